@@ -1,0 +1,55 @@
+PYTHON ?= python3.11
+THREADS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+TTTNN_HOME ?= $(CURDIR)/.cache/tttnn
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+export TTTNN_HOME
+export OMP_NUM_THREADS = $(THREADS)
+export TOKENIZERS_PARALLELISM = false
+export HF_HUB_DISABLE_TELEMETRY = 1
+export PYDEVD_DISABLE_FILE_VALIDATION = 1
+
+# Tests and reference outputs must not depend on the network or on progress bars.
+test notebooks: export HF_HUB_OFFLINE = 1
+test notebooks: export TQDM_DISABLE = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help book test notebooks lint lock clean distclean
+
+help:  ## list the commands
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+book: $(READY)  ## execute the chapters and render the book to _build/html/index.html
+	$(BIN)/python book/build.py $(if $(PROFILE),--profile $(PROFILE))
+
+test: $(READY)  ## unit tests, the rendered book, and every chapter against its reference outputs
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+
+notebooks: $(READY)  ## execute the chapters and refresh the reference outputs in notebooks/*.ipynb
+	$(BIN)/python book/build.py --refresh
+
+lint: $(READY)  ## code style, and text and ipynb halves of the chapters agree
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q tests/test_project.py -k halves
+
+lock: $(READY)  ## write the versions installed in .venv to requirements.lock
+	{ echo "# Exact versions of everything the book runs with; written by \`make lock\`. Linux, Python 3.11."; \
+	  $(BIN)/pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+.*$$//'; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean:  ## remove the rendered book and caches of tools; keep .venv and corpora
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis tttnn.egg-info
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean  ## remove .venv and the embedded corpora, too
+	rm -rf .venv .cache
+
+# The stamp is the last thing written, so an interrupted installation is repeated.
+$(READY): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@

@@ -1,0 +1,225 @@
+"""The rendered book works without a network and for every reader."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).resolve().parents[1]
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+PAGES = [TOC["root"]] + [entry["file"] for part in TOC["parts"] for entry in part["chapters"]]
+CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
+LOADING = {"script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src", "object": "data"}
+ROLE = re.compile(r"\{(?:term|glue|cite|numref|ref|eq|doc|figure|math)[\w:]*\}")
+
+each_page = pytest.mark.parametrize("page", PAGES)
+each_chapter = pytest.mark.parametrize("page", CHAPTERS)
+
+
+CHAPTER = """---
+kernelspec:
+  display_name: Python 3
+  name: python3
+---
+
+# Multiply
+
+```{code-cell}
+:tags: [parameters]
+
+k: int = 2  # neighbours, count
+```
+
+```{code-cell}
+print(1 / k)
+```
+"""
+
+
+def run_build(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "book" / "build.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    """Render the committed reference outputs once."""
+    build = tmp_path_factory.mktemp("book")
+    run = run_build("--no-execute", "--build", build)
+    assert run.returncode == 0, run.stderr[-5000:]
+    return build / "html"
+
+
+@pytest.fixture
+def small(tmp_path):
+    """Return a project of one chapter."""
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    (tmp_path / "notebooks" / "01_multiply.md").write_text(CHAPTER, encoding="utf-8")
+    contents = {"root": "book/index", "parts": [{"chapters": [{"file": "notebooks/01_multiply"}]}]}
+    (tmp_path / "_toc.yml").write_text(yaml.safe_dump(contents), encoding="utf-8")
+    return tmp_path
+
+
+def test_refresh_writes_reference_outputs_without_a_trace_of_papermill(small):
+    run = run_build("--root", small, "--refresh")
+    assert run.returncode == 0, run.stderr
+    text = (small / "notebooks" / "01_multiply.ipynb").read_text(encoding="utf-8")
+    notebook = nbformat.reads(text, as_version=4)
+    assert notebook.cells[-1].outputs[0].text == "0.5\n"
+    assert "papermill" not in text and "injected-parameters" not in text and str(small) not in text
+    assert (small / "notebooks" / "01_multiply.md").read_text(encoding="utf-8") == CHAPTER
+    assert not list(small.rglob("*.tmp"))
+
+
+def test_a_failing_chapter_stops_the_build_and_keeps_the_references(small):
+    (small / "notebooks" / "profiles" / "zero.yaml").write_text("k: 0\n", encoding="utf-8")
+    run = run_build("--root", small, "--profile", "zero")  # the profile reaches the chapter, where it fails
+    assert run.returncode == 1
+    assert "ZeroDivisionError" in run.stderr
+    assert "notebooks/01_multiply.md: code cell 3, which begins `print(1 / k)`" in run.stderr
+    assert not (small / "_build" / "html").exists()
+    assert not (small / "notebooks" / "01_multiply.ipynb").exists()
+
+
+def test_an_unknown_profile_is_named(small):
+    run = run_build("--root", small, "--profile", "nosuch")
+    assert run.returncode == 1
+    assert "no profile 'nosuch'" in run.stderr and "known profiles: none" in run.stderr
+
+
+def test_missing_reference_outputs_are_named(small):
+    (small / "_config.yml").write_text("html: {extra_footer: ''}\n", encoding="utf-8")
+    (small / "book").mkdir()
+    run = run_build("--root", small, "--no-execute")
+    assert run.returncode == 1
+    assert "notebooks/01_multiply.ipynb is missing; run `make notebooks`" in run.stderr
+
+
+@pytest.fixture(scope="module")
+def soup(book):
+    """Return a function that parses one page, each only once."""
+    pages = {}
+
+    def parse(page):
+        if page not in pages:
+            pages[page] = BeautifulSoup((book / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
+        return pages[page]
+
+    return parse
+
+
+def is_remote(address: str) -> bool:
+    return bool(urlsplit(address).netloc)
+
+
+def prose(soup: BeautifulSoup) -> str:
+    """Return the article's text without its code."""
+    copy = BeautifulSoup(str(soup.find("article")), "html.parser")
+    for code in copy.find_all(["code", "pre", "script"]):
+        code.decompose()
+    return copy.get_text()
+
+
+def test_no_page_loads_anything_from_another_host(book):
+    for path in book.rglob("*.html"):
+        soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        for name, attribute in LOADING.items():
+            remote = [tag[attribute] for tag in soup.find_all(name) if is_remote(tag.get(attribute, ""))]
+            assert not remote, f"{path.name}: <{name}> loads {remote}"
+        for script in soup.find_all("script", src=False):
+            if script.get("type") != "application/json":  # data of a chart, which names its schema
+                assert "://" not in script.get_text(), f"{path.name}: {script.get_text()[:200]}"
+
+
+def test_no_style_loads_anything_from_another_host(book):
+    for path in (book / "_static").rglob("*.css"):
+        remote = re.findall(r"(?:url\(\s*|@import\s+)[\"']?((?:https?:)?//[^\"')]+)", path.read_text("utf-8"))
+        assert not remote, f"{path.name} loads {remote}"
+
+
+def test_scripts_for_charts_and_maths_are_part_of_the_book(book):
+    vega = (book / "_static" / "vega.js").read_text(encoding="utf-8")
+    assert vega.startswith("(function") and "vegaEmbed" in vega
+    assert (book / "_static" / "tex-svg.js").stat().st_size > 1_000_000
+    assert "vega.js" in (book / "_static" / "charts.js").read_text(encoding="utf-8")
+
+
+def test_every_link_within_the_book_leads_somewhere(book):
+    for path in book.rglob("*.html"):
+        soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        for link in soup.find_all("a", href=True):
+            target = urlsplit(link["href"])
+            if not target.scheme and target.path:
+                assert (path.parent / unquote(target.path)).exists(), f"{path.name} links to {link['href']}"
+
+
+def test_no_machine_path_in_any_page(book):
+    places = [str(ROOT), str(book.parent), sys.prefix]
+    for path in [*book.rglob("*.html"), *book.rglob("*.ipynb"), book / "searchindex.js"]:
+        text = path.read_text(encoding="utf-8")
+        assert not any(place in text for place in places), path.name
+        assert not re.search(r"/(?:home|Users|root)/\w|site-packages/", text), path.name
+
+
+@each_page
+def test_page_is_complete(soup, page):
+    text = prose(soup(page))
+    assert not soup(page).select(".problematic, .system-message")
+    assert not ROLE.search(text)
+    assert "Traceback (most recent call last)" not in soup(page).get_text()
+    assert "VegaLite" not in text  # the text form of a chart that was not drawn
+
+
+@each_page
+def test_page_has_its_buttons(book, soup, page):
+    html = soup(page)
+    assert html.select(".theme-switch-button")
+    assert html.select(".search-button, .search-button-field")
+    assert html.select('a[href*="_sources/"]'), "no download button"
+    assert html.select('script[src*="copybutton"]')
+    assert (book / "search.html").exists() and (book / "searchindex.js").exists()
+
+
+@each_page
+def test_page_names_licences_and_origin(soup, page):
+    footer = soup(page).select_one("footer.bd-footer-content, .bd-footer-content").get_text()
+    assert "Apache License 2.0" in footer and "CC BY 4.0" in footer
+    assert re.search(r"commit \S+.*built on \d{4}-\d{2}-\d{2}", footer)
+
+
+@each_page
+def test_every_picture_has_alternative_text(soup, page):
+    assert not [str(image)[:200] for image in soup(page).find_all("img") if not image.get("alt", "").strip()]
+
+
+@each_chapter
+def test_every_chart_is_a_labelled_numbered_figure_with_its_data(soup, page):
+    charts = soup(page).select("script[data-chart]")
+    assert charts, "a chapter without a figure"
+    for script in charts:
+        container = soup(page).select(f'[id="{script["data-chart"]}"]')
+        assert len(container) == 1
+        assert container[0]["role"] == "img" and len(container[0]["aria-label"]) > 20
+        shown = script.find_parent("figure")
+        assert shown is not None and shown["id"] == script["data-chart"].removesuffix("-chart")
+        assert re.match(r"Fig\. \d", shown.find("figcaption").get_text().strip())
+        assert shown.select("details table")
+
+
+@each_chapter
+def test_chapter_can_be_downloaded_as_a_notebook(book, soup, page):
+    assert soup(page).select(f'a[href$="{Path(page).name}.ipynb"]')
+    assert (book / "_sources" / f"{page}.ipynb").exists()
+
+
+@each_chapter
+def test_chapter_shows_its_provenance(soup, page):
+    facts = soup(page).select_one(".tttnn-provenance").get_text()
+    for fact in ("commit", "parameters", "versions", "date", "device", "peak resident memory"):
+        assert fact in facts

@@ -1,0 +1,280 @@
+"""Embedders: the same text has the same vector wherever it stands; a fingerprint changes with any change."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from sklearn.preprocessing import normalize
+from tiny import CONTEXT, LINES, WIDTH, tiny_gpt2, tiny_gpt_neo, tiny_qwen2, tiny_roberta
+from transformers import AutoModel, AutoTokenizer
+
+from tttnn.embedding import EmbeddingError, LexicalEmbedder, TransformerEmbedder, load_embedder
+from tttnn.embedding.transformer import _batches
+from tttnn.files import read_json, write_json
+
+MAKERS = [tiny_gpt2, tiny_gpt_neo, tiny_qwen2, tiny_roberta]
+TEXTS = [*LINES, "a", "Grüße, 世界!", " \n", "one two " * 200, "x" * 37, "the report of the committee " * 3]
+
+
+# --- transformers
+
+
+@pytest.fixture(params=MAKERS, ids=lambda maker: maker.__name__)
+def checkpoint(request, tmp_path):
+    return request.param(tmp_path / "checkpoint")
+
+
+def test_vectors_are_means_of_the_last_hidden_states(checkpoint):
+    embedder = TransformerEmbedder(checkpoint)
+    model, tokenizer = AutoModel.from_pretrained(checkpoint).eval(), AutoTokenizer.from_pretrained(checkpoint)
+    for text, vector in zip(TEXTS, embedder.embed(TEXTS), strict=True):
+        tokens = tokenizer(text, truncation=True, max_length=CONTEXT, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            expected = model(tokens).last_hidden_state[0].mean(dim=0)
+        np.testing.assert_allclose(vector, expected.numpy(), atol=1e-5)
+
+
+def test_batching_does_not_matter(checkpoint):
+    whole = TransformerEmbedder(checkpoint).embed(TEXTS)
+    assert whole.shape == (len(TEXTS), WIDTH) and whole.dtype == np.float32
+    small = TransformerEmbedder(checkpoint, batch_tokens=70)
+    np.testing.assert_allclose(small.embed(TEXTS), whole, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate([small.embed([text]) for text in TEXTS]), whole, atol=1e-5)
+    np.testing.assert_allclose(small.embed(TEXTS[::-1])[::-1], whole, atol=1e-5)
+
+
+def test_only_the_first_tokens_count(checkpoint):
+    embedder = TransformerEmbedder(checkpoint, max_length=8)
+    long = "one two " * 200
+    np.testing.assert_allclose(*embedder.embed([long, long + "three"]), atol=1e-6)
+    short = embedder.embed(["one", "one three"])
+    assert np.abs(short[0] - short[1]).max() > 1e-3
+
+
+def test_the_whole_context_can_be_used_and_no_more(checkpoint):
+    assert TransformerEmbedder(checkpoint).max_length == CONTEXT
+    assert np.isfinite(TransformerEmbedder(checkpoint, max_length=CONTEXT).embed(["one two " * 200])).all()
+    for wrong in (0, CONTEXT + 1):
+        with pytest.raises(EmbeddingError, match=f"1 to {CONTEXT} tokens"):
+            TransformerEmbedder(checkpoint, max_length=wrong)
+
+
+def test_fingerprint_is_the_checkpoint_s_own(checkpoint, tmp_path):
+    embedder = TransformerEmbedder(checkpoint)
+    before = embedder.fingerprint
+    embedder.embed(TEXTS)
+    moved = checkpoint.rename(tmp_path / "moved")
+    assert embedder.fingerprint == before == TransformerEmbedder(moved).fingerprint
+    assert TransformerEmbedder(moved, batch_tokens=100).fingerprint == before
+    assert TransformerEmbedder(moved, max_length=CONTEXT - 1).fingerprint != before
+
+
+def test_fingerprint_sees_one_bit_of_the_weights(tmp_path):
+    before = TransformerEmbedder(tiny_gpt2(tmp_path)).fingerprint
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["transformer.h.1.mlp.c_fc.bias"].view(torch.int32)[3] ^= 1
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert TransformerEmbedder(tmp_path).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    "file, change",
+    [("config.json", {"n_head": 2}), ("tokenizer.json", {"normalizer": {"type": "Lowercase"}})],
+)
+def test_fingerprint_sees_config_and_tokenizer(tmp_path, file, change):
+    before = TransformerEmbedder(tiny_gpt2(tmp_path)).fingerprint
+    write_json(tmp_path / file, {**read_json(tmp_path / file), **change})
+    assert TransformerEmbedder(tmp_path).fingerprint != before
+
+
+def test_bf16_checkpoints_are_computed_in_float32(tmp_path):
+    tiny_gpt2(tmp_path)
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(tmp_path / "model.safetensors").items()}
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    write_json(tmp_path / "config.json", {**read_json(tmp_path / "config.json"), "dtype": "bfloat16"})
+    embedder = TransformerEmbedder(tmp_path)
+    np.testing.assert_allclose(embedder.embed(TEXTS)[3:4], embedder.embed(TEXTS[3:4]), atol=1e-5)
+
+
+def test_missing_weights_are_not_replaced_by_random_ones(tmp_path):
+    tensors = load_file(tiny_roberta(tmp_path) / "model.safetensors")
+    del tensors["roberta.encoder.layer.1.output.dense.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EmbeddingError, match=r"1 weights missing.*output\.dense\.weight"):
+        TransformerEmbedder(tmp_path)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    tensors = load_file(tiny_gpt2(tmp_path) / "model.safetensors")
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(EmbeddingError, match=r"model\.safetensors"):
+        TransformerEmbedder(tmp_path)
+
+
+def test_unknown_names_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in (str(tmp_path), "no-such-owner/no-such-model"):
+        with pytest.raises(EmbeddingError, match=r"cannot load the embedder.*\n.*a folder with"):
+            load_embedder(name)
+    with pytest.raises(EmbeddingError, match=r"no embedded language model 'gpt9'.*gpt2-xs-general"):
+        load_embedder("lm:gpt9")
+
+
+def test_embedded_language_model():
+    embedder = load_embedder("lm:gpt2-xs-general")
+    assert embedder.name == "lm:gpt2-xs-general" and embedder.max_length == 512
+    near, text, far = embedder.embed(["The cat sat.", "The cat sat down.", "x = f(y) * 3;"])
+    assert np.square(near - text).sum() < np.square(far - text).sum()
+
+
+def test_transformer_card(tmp_path):
+    embedder = load_embedder(tiny_roberta(tmp_path / "roberta"))
+    embedder.save(tmp_path / "card")
+    assert read_json(tmp_path / "card" / "embedder.json")["fingerprint"] == embedder.fingerprint
+    assert (
+        embedder.name == "roberta" and str(tmp_path) not in (tmp_path / "card" / "embedder.json").read_text()
+    )
+
+
+@given(lengths=st.lists(st.integers(1, 64), max_size=60), budget=st.integers(1, 200))
+def test_batches_keep_to_the_budget(lengths, budget):
+    batches = list(_batches(lengths, budget))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= budget
+    longest = [lengths[batch[0]] for batch in batches]
+    assert longest == sorted(longest, reverse=True)
+
+
+# --- lexical
+
+
+@pytest.fixture(scope="module")
+def lexical():
+    return LexicalEmbedder.fit([*LINES, *TEXTS], dimension=64)
+
+
+def test_lexical_vectors_have_length_one(lexical):
+    vectors = lexical.embed(LINES)
+    assert vectors.shape == (len(LINES), lexical.dimension) and vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(texts=st.lists(st.text(min_size=1), min_size=1, max_size=5))
+def test_lexical_vectors_depend_on_the_text_alone(lexical, texts):
+    alone = np.concatenate([lexical.embed([text]) for text in texts])
+    np.testing.assert_array_equal(lexical.embed(texts), alone)
+    lengths = np.linalg.norm(alone, axis=1)
+    assert np.all((np.abs(lengths - 1) < 1e-5) | (lengths == 0))
+
+
+def test_lexical_batches_do_not_matter(lexical, monkeypatch):
+    whole = lexical.embed(TEXTS)
+    monkeypatch.setattr("tttnn.embedding.lexical.BATCH_CHARACTERS", 50)
+    np.testing.assert_array_equal(lexical.embed(TEXTS), whole)
+    assert LexicalEmbedder.fit(iter([*LINES, *TEXTS]), dimension=64).fingerprint == lexical.fingerprint
+
+
+def test_projection_keeps_cosines():
+    """Against the unprojected vectors, computed here: the error of a random projection is about 1/sqrt(d)."""
+    random = np.random.default_rng(0)
+    words = [f"w{number}" for number in range(300)]
+    texts = [" ".join(random.choice(words[start : start + 60], 200)) for start in random.integers(0, 240, 40)]
+    embedder = LexicalEmbedder.fit(texts, dimension=1024)
+    exact = embedder._counter.transform(texts)
+    exact.data = (1 + np.log(exact.data)) * embedder._idf[exact.indices]
+    exact = normalize(exact)
+    vectors = embedder.embed(texts)
+    assert np.abs(vectors @ vectors.T - (exact @ exact.T).toarray()).max() < 5 / np.sqrt(1024)
+
+
+def test_words_unknown_to_the_corpus_do_not_count(lexical):
+    known, mixed, unknown = lexical.embed(["quick brown fox", "quick brown fox zzyzx qwxyz", "zzyzx"])
+    np.testing.assert_allclose(known, mixed, atol=1e-6)
+    assert not unknown.any()
+
+
+def test_lexical_round_trip(lexical, tmp_path):
+    lexical.save(tmp_path / "e")
+    again = LexicalEmbedder.load(tmp_path / "e")
+    assert (again.fingerprint, again.dimension, again.name) == (lexical.fingerprint, 64, "lexical")
+    np.testing.assert_array_equal(again.embed(TEXTS), lexical.embed(TEXTS))
+    with pytest.raises(FileExistsError, match="remove it"):
+        lexical.save(tmp_path / "e")
+
+
+def test_lexical_fingerprint_sees_settings_and_texts(lexical):
+    others = [
+        LexicalEmbedder.fit([*LINES, *TEXTS], dimension=63),
+        LexicalEmbedder.fit([*LINES, *TEXTS], dimension=64, seed=1),
+        LexicalEmbedder.fit([*LINES, *TEXTS[:-1]], dimension=64),
+    ]
+    assert len({lexical.fingerprint, *(other.fingerprint for other in others)}) == 4
+
+
+def test_lexical_fingerprint_is_the_same_in_another_process(lexical):
+    program = (
+        "import sys; from tttnn.embedding import LexicalEmbedder\n"
+        "sys.stdout.write(LexicalEmbedder.fit(eval(sys.argv[1]), dimension=64).fingerprint)"
+    )
+    command = [sys.executable, "-c", program, repr([*LINES, *TEXTS])]
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    other = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    assert other == lexical.fingerprint
+
+
+@pytest.mark.parametrize("name", ["idf.npy", "projection.npz"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_damaged_lexical_files_are_noticed(lexical, tmp_path, name, damage):
+    lexical.save(tmp_path / "e")
+    file = tmp_path / "e" / name
+    content = bytearray(file.read_bytes())
+    if damage == "remove":
+        file.unlink()
+    elif damage == "cut":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(EmbeddingError, match="remove it and fit again"):
+        LexicalEmbedder.load(tmp_path / "e")
+
+
+def test_lexical_is_fitted_once(tmp_path):
+    fitted = load_embedder("lexical", lambda: LINES, tmp_path / "e")
+    loaded = load_embedder("lexical", folder=tmp_path / "e")
+    assert loaded.fingerprint == fitted.fingerprint
+    with pytest.raises(EmbeddingError, match="give texts"):
+        load_embedder("lexical")
+    for texts, problem in (([], "no text to fit"), ([" "], "no words to fit")):
+        with pytest.raises(EmbeddingError, match=problem):
+            LexicalEmbedder.fit(texts)
+    with pytest.raises(EmbeddingError, match="dimension=0"):
+        LexicalEmbedder.fit(LINES, dimension=0)
+
+
+# --- both
+
+
+@pytest.fixture(params=["lexical", "transformer"])
+def embedder(request, lexical, tmp_path):
+    return lexical if request.param == "lexical" else TransformerEmbedder(tiny_roberta(tmp_path))
+
+
+def test_empty_texts_have_no_vector(embedder):
+    with pytest.raises(ValueError, match="text 1 of 3 is empty"):
+        embedder.embed(["a", "", "b"])
+    with pytest.raises(TypeError, match="not one text"):
+        embedder.embed("abc")
+
+
+def test_no_texts(embedder):
+    assert embedder.embed([]).shape == (0, embedder.dimension)

@@ -1,0 +1,136 @@
+"""Rows survive kills: none lost, none twice, none half-written; wrong continuations are refused."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import tiny_gpt2
+
+from tttnn.experiment import RowsError, TestDocument, read_rows, run
+from tttnn.experiment.rows import JOURNAL, RowJournal
+from tttnn.models import load_model
+from tttnn.retrieval import Neighbour
+from tttnn.ttt import TTT, Switches
+
+LINES = ["def mean(values): return sum(values)", "the quick brown fox", "Madam President, thank you", "3, 7, 11, 15"]
+DOCUMENTS = [TestDocument("code", i, f"{line} {i} " * 3) for i, line in enumerate(LINES)]
+SWITCHES = Switches(learning_rate=1e-2, max_length=16)
+
+
+class FixedRetriever:
+    def neighbours(self, text, k):
+        return [Neighbour(i, i / 10, LINES[i], {"pile_set_name": "code"}) for i in range(k)]
+
+
+@pytest.fixture(scope="module")
+def ttt(tmp_path_factory):
+    return TTT(load_model(tiny_gpt2(tmp_path_factory.mktemp("gpt2"))), FixedRetriever(), SWITCHES)
+
+
+def timeless(rows):
+    return rows.drop(columns=[c for c in rows if c.endswith("seconds")])
+
+
+def test_one_row_per_document_and_k(ttt, tmp_path):
+    rows = run(ttt, DOCUMENTS, ks=[0, 1, 3], folder=tmp_path, about={"corpus": "x"})
+    assert list(rows.groupby("document")["k"].apply(list)) == [[0, 1, 2, 3]] * 4
+    assert rows["nats"].notna().tolist() == [True, True, False, True] * 4
+    one = ttt.evaluate(DOCUMENTS[0].text, k=3)
+    first = rows[(rows["document"] == 0) & (rows["k"] == 3)].iloc[0]
+    assert first["nats"] == pytest.approx(one.after.nats)
+    assert (first["bytes"], first["neighbour"], first["distance"]) == (len(DOCUMENTS[0].text), 2, 0.2)
+    pd.testing.assert_frame_equal(read_rows(tmp_path), rows, check_dtype=False)
+    about = json.loads((tmp_path / "run.json").read_text())
+    assert about["about"] == {"corpus": "x"} and about["end"] >= about["start"]
+
+
+def test_interrupted_run_continues_with_the_same_rows(ttt, tmp_path):
+    whole = run(ttt, DOCUMENTS, ks=[0, 2])
+
+
+    run(ttt, DOCUMENTS[:2], ks=[0, 2], folder=tmp_path)
+    with open(tmp_path / JOURNAL, "ab") as file:
+        file.write(b'{"key": ["gpt2", "code", 2], "rows": [{"k"')  # killed while writing
+    rows = run(ttt, DOCUMENTS, ks=[0, 2], folder=tmp_path)
+    pd.testing.assert_frame_equal(timeless(rows), timeless(whole), check_dtype=False)
+
+
+def test_a_finished_run_computes_nothing_again(ttt, tmp_path, monkeypatch):
+    first = run(ttt, DOCUMENTS, ks=[0, 1], folder=tmp_path)
+    monkeypatch.setattr(TTT, "adapt", lambda *a: pytest.fail("computed again"))
+    pd.testing.assert_frame_equal(run(ttt, DOCUMENTS, ks=[0, 1], folder=tmp_path), first)
+
+
+def test_sigkill_loses_at_most_the_document_in_flight(tmp_path):
+    script = textwrap.dedent("""
+        import os, signal, sys
+        from pathlib import Path
+        from tttnn.experiment.rows import RowJournal
+        with RowJournal(Path(sys.argv[1])) as journal:
+            for number in range(100):
+                if ("m", "d", number) not in journal:
+                    journal.append(("m", "d", number), [{"k": 0, "document": number}])
+                    if number % 7 == 6:
+                        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    for _ in range(20):
+        result = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True)
+        if result.returncode == 0:
+            break
+        assert result.returncode == -signal.SIGKILL, result.stderr.decode()
+    with RowJournal(tmp_path) as journal:
+        assert journal.table()["document"].tolist() == list(range(100))
+
+
+@pytest.mark.parametrize("cut", range(1, 60, 7))
+def test_any_cut_of_the_last_line_is_repaired(tmp_path, cut):
+    with RowJournal(tmp_path) as journal:
+        for number in range(3):
+            journal.append(("m", "d", number), [{"k": 0, "document": number, "failure": "ü" * 9}])
+    size = (tmp_path / JOURNAL).stat().st_size
+    os.truncate(tmp_path / JOURNAL, size - cut)
+    with RowJournal(tmp_path) as journal:
+        assert ("m", "d", 1) in journal and ("m", "d", 2) not in journal
+        journal.append(("m", "d", 2), [{"k": 0, "document": 2}])
+    with RowJournal(tmp_path) as journal:
+        assert journal.table()["document"].tolist() == [0, 1, 2]
+
+
+def test_two_writers_other_settings_and_damage_are_refused(ttt, tmp_path):
+    with RowJournal(tmp_path) as journal:
+        with pytest.raises(RowsError, match="another run is writing"):
+            RowJournal(tmp_path)
+        journal.append(("m", "d", 0), [])
+        with pytest.raises(RowsError, match="already there"):
+            journal.append(("m", "d", 0), [])
+    (tmp_path / JOURNAL).write_text("not json\n")
+    with pytest.raises(RowsError, match="line 1"):
+        RowJournal(tmp_path)
+    run(ttt, DOCUMENTS[:1], ks=[0], folder=tmp_path / "a")
+    with pytest.raises(RowsError, match="other ks"):
+        run(ttt, DOCUMENTS[:1], ks=[0, 1], folder=tmp_path / "a")
+    with pytest.raises(RowsError, match="no such file"):
+        read_rows(tmp_path / "b")
+
+
+def test_a_failed_document_is_a_row_with_its_reason(ttt):
+    rows = run(ttt, [TestDocument("code", 9, ""), DOCUMENTS[0]], ks=[0, 1])
+    failed = rows[rows["failure"] != ""]
+    assert failed["document"].tolist() == [9] and "empty text" in failed["failure"].iloc[0]
+    assert rows[rows["failure"] == ""]["nats"].notna().all()
+
+
+def test_rows_hold_what_the_metrics_need(ttt):
+    rows = run(ttt, DOCUMENTS, ks=[0, 1])
+    scored = rows[rows["nats"].notna()]
+    assert (scored["bytes"] > 0).all() and (scored["tokens"] > 0).all() and (scored["words"] > 0).all()
+    trained = rows[rows["k"] == 1]
+    assert (trained["steps"] > 0).all() and np.isfinite(trained["loss"]).all()
+    assert not math.isnan(rows["train_seconds"].sum())

@@ -1,0 +1,100 @@
+"""Models load by name, folder or hub name, in float32, and errors say what to do."""
+
+import json
+
+import pytest
+import torch
+from tiny import tiny_gpt2, tiny_gpt_neo, tiny_qwen2
+
+from tttnn.models import CHECKPOINTS, REGISTRY, ModelError, load_model, mean_cross_entropy, token_nats
+
+EMBEDDED = [entry.name for entry in REGISTRY.values() if entry.embedded]
+
+
+@pytest.mark.parametrize("maker", [tiny_gpt2, tiny_gpt_neo, tiny_qwen2])
+def test_any_folder_in_hub_format_loads(maker, tmp_path):
+    lm = load_model(maker(tmp_path))
+    assert lm.settings.context == 64 and lm.settings.max_length == 64
+    assert all(p.dtype == torch.float32 for p in lm.model.parameters())
+    assert lm.tokenizer.decode(lm.encode("Grüße, 世界!")) == "Grüße, 世界!"
+
+
+def test_bf16_checkpoints_get_float32_master_weights(tmp_path):
+    lm = load_model(tiny_gpt2(tmp_path / "a"))
+    lm.model.to(torch.bfloat16).save_pretrained(tmp_path / "b")
+    lm.tokenizer.save_pretrained(tmp_path / "b")
+    again = load_model(tmp_path / "b")
+    assert {p.dtype for p in again.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_checkpoints_are_small_safetensors_with_a_card(name):
+    folder = CHECKPOINTS / name
+    assert (folder / "README.md").is_file()
+    assert (folder / "model.safetensors").stat().st_size < 45 * 2**20
+    assert not list(folder.glob("*.bin")) + list(folder.glob("*.pt"))
+    lm = load_model(name)
+    assert sum(p.numel() for p in lm.model.parameters()) == REGISTRY[name].parameters
+    assert lm.settings.context == 512
+
+
+def test_registry_holds_the_report_settings():
+    assert REGISTRY["gpt2"].settings.learning_rate == 2e-5
+    assert REGISTRY["EleutherAI/gpt-neo-1.3B"].settings.max_length == 2048
+    assert REGISTRY["deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"].settings.learning_rate == 5e-6
+
+
+def test_unknown_name_lists_the_known_ones(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=r"cannot load model 'gpt2-xs-genral'(.|\n)*gpt2-xs-general"):
+        load_model("gpt2-xs-genral")
+
+
+def test_missing_folder_and_missing_weights_name_the_path(tmp_path):
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load_model(tmp_path / "nowhere")
+    folder = tiny_gpt2(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot load model"):
+        load_model(folder)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    folder = tiny_gpt2(tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ModelError):
+        load_model(folder)
+
+
+def test_context_beyond_the_model_is_refused(tmp_path):
+    folder = tiny_gpt2(tmp_path)
+    assert load_model(folder, context=16).settings.context == 16
+    with pytest.raises(ModelError, match="context=65"):
+        load_model(folder, context=65)
+
+
+def test_tokenizer_of_another_model_is_refused(tmp_path):
+    folder = tiny_gpt2(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    other = load_model(folder)
+    config["vocab_size"] = 50
+    other.model.resize_token_embeddings(50)
+    other.model.save_pretrained(folder)
+    with pytest.raises(ModelError, match="wrong tokenizer"):
+        load_model(folder).encode("The quick brown fox jumps over the lazy dog")
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_sliced_cross_entropy_equals_the_library(bias):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(700, 16, generator=generator, requires_grad=True)
+    weight = torch.randn(90, 16, generator=generator, requires_grad=True)
+    offset = torch.randn(90, generator=generator, requires_grad=True) if bias else None
+    targets = torch.randint(0, 90, (700,), generator=generator)
+    inputs = [t for t in (hidden, weight, offset) if t is not None]
+    expected = torch.nn.functional.cross_entropy(torch.nn.functional.linear(hidden, weight, offset), targets)
+    ours = mean_cross_entropy(hidden, weight, offset, targets)
+    torch.testing.assert_close(ours, expected)
+    for mine, theirs in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(token_nats(hidden, weight, offset, targets).mean(), expected)

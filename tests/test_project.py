@@ -1,0 +1,174 @@
+"""The project's files agree with each other, and every chapter keeps the house rules."""
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+FILES = [entry["file"] for part in TOC["parts"] for entry in part["chapters"]]
+CHAPTERS = [Path(file).name for file in FILES if file.startswith("notebooks/")]
+MACHINE_PATH = re.compile(r"/(?:home|Users|root)/\w|[A-Z]:\\Users|file:///\w")
+
+each_chapter = pytest.mark.parametrize("name", CHAPTERS)
+
+
+def read(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def reference(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def code_cells(name: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in reference(name).cells if cell.cell_type == "code"]
+
+
+def pins() -> dict[str, str]:
+    lines = [line for line in read("requirements.lock").splitlines() if line and not line.startswith("#")]
+    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+
+
+def project_files() -> list[Path]:
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode != 0:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in sorted(set(run.stdout.split("\0")) - {""}) if (ROOT / name).is_file()]
+
+
+def test_lock_has_exact_public_versions():
+    for name, version in pins().items():
+        assert re.fullmatch(r"[\w.]+", version), f"{name}=={version} is not a version of the package index"
+
+
+def test_dependencies_are_pinned_within_their_bounds():
+    project = tomllib.loads(read("pyproject.toml"))["project"]
+    locked = pins()
+    for line in project["dependencies"] + project["optional-dependencies"]["test"]:
+        requirement = Requirement(line)
+        assert requirement.specifier, f"{requirement.name} has no bounds"
+        version = locked.get(canonicalize_name(requirement.name))
+        assert version, f"{requirement.name} is not in requirements.lock"
+        assert requirement.specifier.contains(version, prereleases=True), f"{line}, but {version} is locked"
+
+
+def test_conda_installs_from_the_same_lock():
+    dependencies = yaml.safe_load(read("environment.yml"))["dependencies"]
+    assert [entry for entry in dependencies if isinstance(entry, str)] == ["python=3.11", "pip"]
+    assert dependencies[-1] == {"pip": ["-r requirements.lock", "-e ."]}
+    assert "3.11" in tomllib.loads(read("pyproject.toml"))["project"]["requires-python"]
+    assert "python3.11" in read("Makefile")
+
+
+def test_make_installs_from_the_lock():
+    assert re.search(r"^\t.*pip install .*-r requirements\.lock$", read("Makefile"), re.MULTILINE)
+    assert "make test" in read(".ci/run")
+
+
+@pytest.mark.parametrize("command", ["make book", "make test", "papermill notebooks/", "hf download"])
+def test_readme_shows_the_commands(command):
+    assert command in read("README.md")
+
+
+def test_readme_links_exist():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", read("README.md")):
+        assert (ROOT / target).exists(), f"README.md points to {target}, which does not exist"
+
+
+def test_citation_names_the_report():
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    assert citation["preferred-citation"]["url"].endswith("2511.16691")
+
+
+def test_no_machine_path_in_any_file():
+    places = {str(ROOT), str(Path.home()), sys.prefix} - {"/", "/root", "/usr", "/usr/local"}
+    for path in project_files():
+        if path == Path(__file__) or path.suffix == ".safetensors":
+            continue
+        text = path.read_bytes().decode("utf-8", errors="replace")
+        found = MACHINE_PATH.search(text)
+        assert not found, f"{path.relative_to(ROOT)}: {found and found.group()}"
+        assert not [place for place in places if place in text], path.relative_to(ROOT)
+
+
+def test_every_notebook_is_a_chapter():
+    halves = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert halves == set(CHAPTERS)
+    assert halves == {path.stem for path in (ROOT / "notebooks").glob("*.md")}
+
+
+@each_chapter
+def test_chapter_halves_agree(name):
+    def essence(notebook):
+        keys = ("tags", "mystnb")
+        return [
+            (cell.cell_type, cell.source, {key: cell.metadata[key] for key in keys if cell.metadata.get(key)})
+            for cell in notebook.cells
+        ]
+
+    text = jupytext.read(ROOT / "notebooks" / f"{name}.md")
+    assert essence(text) == essence(reference(name)), "run `make notebooks`"
+
+
+@each_chapter
+def test_chapter_was_executed(name):
+    cells = [cell for cell in code_cells(name) if cell.source.strip()]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run `make notebooks`"
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert sum(bool(cell.outputs) for cell in cells) >= len(cells) / 3
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"], "progress bars or warnings"
+
+
+@each_chapter
+def test_chapter_keeps_no_trace_of_the_run(name):
+    notebook = reference(name)
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
+    for cell in notebook.cells:
+        assert set(cell.metadata) <= {"tags", "mystnb"}
+        assert "injected-parameters" not in cell.metadata.get("tags", [])
+
+
+@each_chapter
+def test_chapter_explains_its_parameters(name):
+    cells = code_cells(name)
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assert tagged == cells[:1], "the first code cell, and only that one, is tagged `parameters`"
+    lines = tagged[0].source.splitlines()
+    for statement in ast.parse(tagged[0].source).body:
+        line = lines[statement.end_lineno - 1]
+        assert isinstance(statement, ast.AnnAssign), f"write `name: type = value  # meaning, unit`: {line}"
+        ast.literal_eval(statement.value)  # derived values belong in the next cell
+        assert re.search(r"  # \S+ ?\S*", line), f"says nothing about its parameter: {line}"
+
+
+@each_chapter
+def test_chapter_code_is_short(name):
+    lengths = [sum(bool(line.strip()) for line in cell.source.splitlines()) for cell in code_cells(name)]
+    assert statistics.median(lengths) <= 8
+    assert max(lengths) <= 30
+
+
+@each_chapter
+def test_chapter_figures_have_captions_and_labels(name):
+    for cell in code_cells(name):
+        for label in re.findall(r"""["'](fig-[\w-]+)["']""", cell.source):
+            shown = cell.metadata.get("mystnb", {}).get("figure", {})
+            assert shown.get("name") == label, f"{label} has no `mystnb` figure metadata of that name"
+            assert shown.get("caption"), f"{label} has no caption"

@@ -1,0 +1,164 @@
+"""Figures, tables, glued numbers and provenance say what they should and are the same every time."""
+
+import json
+import math
+import re
+import subprocess
+
+import altair as alt
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+
+from tttnn.report import figure, glue_text, provenance, table
+from tttnn.report.provenance import commit, peak_memory
+from tttnn.report.tables import format_value
+
+ROWS = pd.DataFrame({"k": [0, 1, 2], "bits per byte": [2.0, 1.7, 1.512345678901]})
+
+
+@pytest.fixture(autouse=True)
+def outside_jupyter(monkeypatch):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+
+
+def line(rows=ROWS):
+    return alt.Chart(rows).mark_line().encode(x="k", y="bits per byte")
+
+
+def spec_of(shown) -> dict:
+    return json.loads(BeautifulSoup(shown.html(), "html.parser").find("script").string)
+
+
+def test_figure_is_labelled_and_carries_its_data():
+    shown = figure(line(), "fig-a", 'Falls from "2.0" to <1.6')
+    soup = BeautifulSoup(shown.html(), "html.parser")
+    assert soup.div["role"] == "img"
+    assert soup.div["aria-label"] == 'Falls from "2.0" to <1.6'
+    assert soup.script["data-chart"] == soup.div["id"] == "fig-a-chart"
+    assert [cell.text for cell in soup.select("details td.number")][:2] == ["0", "2.000"]
+
+
+def test_figure_has_the_three_forms():
+    bundle = figure(line(), "fig-a", "Falls.")._repr_mimebundle_()
+    assert bundle["text/plain"] == "Falls."
+    assert bundle["image/png"].startswith("iVBOR")
+    assert set(bundle) == {"text/html", "text/plain", "image/png"}
+
+
+def test_equal_charts_give_equal_bytes_and_names_do_not_depend_on_digits():
+    other = ROWS.assign(**{"bits per byte": ROWS["bits per byte"] + 1e-12})
+    pages = {figure(line(rows), "fig-a", "Falls.").html() for rows in (ROWS, ROWS.copy(), other)}
+    assert len(pages) == 1
+
+
+def test_text_in_a_chart_cannot_end_the_script():
+    rows = pd.DataFrame({"k": ["</script><script>alert(1)"], "bits per byte": [1.0]})
+    soup = BeautifulSoup(figure(line(rows), "fig-a", "One point.").html(), "html.parser")
+    assert len(soup.find_all("script")) == 1
+    assert not soup.div.get_text()
+
+
+def test_only_charts_that_can_stretch_take_the_width_of_the_column():
+    def width(chart):
+        return spec_of(figure(chart, "fig-a", "Falls.")).get("width")
+
+    assert width(line()) == "container"
+    assert width(line() + line()) == "container"
+    assert width(line().properties(width=200)) == 200
+    assert width(line().encode(column="k")) is None
+    assert width(line() | line()) is None
+
+
+def test_a_chart_in_a_live_session_uses_altairs_own_renderer(monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "chapter.ipynb")
+    assert "data-chart" not in str(figure(line(), "fig-a", "Falls.")._repr_mimebundle_())
+
+
+def test_too_many_rows_and_an_empty_description_are_refused():
+    with pytest.raises(ValueError, match="fig-a: more than 5000 rows; aggregate"):
+        figure(line(pd.DataFrame({"k": range(5001), "bits per byte": 1.0})), "fig-a", "Falls.")
+    with pytest.raises(ValueError, match="alt is empty"):
+        figure(line(), "fig-a", " ")
+
+
+@pytest.mark.parametrize(
+    ("value", "spec", "text"),
+    [
+        (12345, None, "12,345"),
+        (0.51234, None, "0.5123"),
+        (123.0, None, "123.0"),
+        (9999.0, None, "9,999"),
+        (123456.7, None, "123,457"),
+        (0.5, ".1%", "50.0%"),
+        (math.nan, ".3f", "–"),
+        (None, None, "–"),
+        (True, None, "True"),
+        ("wheels", None, "wheels"),
+    ],
+)
+def test_numbers_are_readable(value, spec, text):
+    assert format_value(value, spec) == text
+
+
+def test_table_has_units_escapes_text_and_aligns_numbers():
+    frame = pd.DataFrame({"text": ["<b>"], "before": [1.23456]})
+    shown = table(frame, "One & all.", units={"before": "bits/byte"}, formats={"before": ".2f"})
+    soup = BeautifulSoup(shown.html(), "html.parser")
+    assert [cell.text for cell in soup.find_all("th")] == ["text", "before (bits/byte)"]
+    assert [cell.text for cell in soup.find_all("td")] == ["<b>", "1.23"]
+    assert [cell.get("class") for cell in soup.find_all("td")] == [None, ["number"]]
+    assert soup.caption.text == "One & all."
+    assert "1.23" in repr(shown) and "0x" not in repr(shown)
+
+
+def test_table_refuses_unknown_columns():
+    with pytest.raises(KeyError, match="bofore"):
+        table(ROWS, units={"bofore": "s"})
+
+
+def test_glued_text_has_no_quotation_marks(capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    InteractiveShell.instance()
+    with capture_output() as captured:
+        glue_text("gain", 0.51234, ".3f")
+    (output,) = captured.outputs
+    assert output.data["application/papermill.record/text/plain"] == "0.512"
+    assert output.metadata["scrapbook"]["name"] == "gain"
+
+
+def test_provenance_lists_what_a_reader_needs():
+    facts = provenance({"k": 20, "corpus": "wheels"}, index_fingerprint="3fa9").facts
+    assert facts["parameters"] == "k=20, corpus='wheels'"
+    assert facts["index fingerprint"] == "3fa9"
+    assert "threads" in facts["device"] and "torch" in facts["versions"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", facts["date (UTC)"])
+    assert 10e6 < peak_memory() < 1e12
+
+
+def test_provenance_escapes_its_values():
+    shown = provenance({"corpus": "<a|b>"})
+    assert "&lt;a|b&gt;" in shown._repr_html_()
+    assert r"<a\|b>" in shown._repr_markdown_()
+
+
+def test_commit_tells_changed_sources_from_refreshed_outputs(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    assert commit(tmp_path) == "not a git checkout"
+    git("init")
+    (tmp_path / "notebooks").mkdir()
+    for name in ("code.py", "notebooks/a.ipynb"):
+        (tmp_path / name).write_text("1", encoding="utf-8")
+    git("add", ".")
+    git("commit", "-m", "first")
+    clean = commit(tmp_path)
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (tmp_path / "notebooks/a.ipynb").write_text("2", encoding="utf-8")
+    assert commit(tmp_path) == clean
+    (tmp_path / "code.py").write_text("2", encoding="utf-8")
+    assert commit(tmp_path) == f"{clean}-dirty"

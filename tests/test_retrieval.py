@@ -1,0 +1,176 @@
+"""Retrieval: query text in, ordered documents out; what was built once is found again and never mixed up."""
+
+import gzip
+
+import numpy as np
+import pytest
+from tiny import LINES, tiny_roberta
+
+import tttnn.retrieval
+from tttnn.corpus import Corpus, Document, write_jsonl
+from tttnn.embedding import LexicalEmbedder, TransformerEmbedder
+from tttnn.index import DamagedIndex, IndexMismatch, build_index
+from tttnn.retrieval import Neighbour, Retriever, open_retriever
+
+WORDS = ["parliament", "report", "commission", "budget", "member", "vote", "debate", "amendment", "council"]
+
+
+def documents(domain, count, seed):
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        text = " ".join(random.choice(WORDS, 30)) + f" {domain} {number % 5}"
+        yield Document(text, {"pile_set_name": domain, "number": number})
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TTTNN_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def folder(tmp_path, home):
+    """A corpus of two domains, one file compressed; document 7 of the first domain is there three times."""
+    first = list(documents("europarl", 30, 1))
+    write_jsonl(tmp_path / "corpus" / "europarl.train.jsonl", [*first, first[7], first[7]])
+    write_jsonl(tmp_path / "corpus" / "github.train.jsonl.gz", documents("github", 20, 2))
+    write_jsonl(tmp_path / "corpus" / "github.val.jsonl", documents("github", 3, 3))
+    return tmp_path / "corpus"
+
+
+def test_neighbours_are_ordered_documents_of_the_corpus(folder):
+    retriever = open_retriever(folder)
+    everything = list(Corpus(folder).documents("train"))
+    assert len(retriever) == len(everything) == 52
+    neighbours = retriever.neighbours(everything[7].text, 52)
+    assert [each.id for each in neighbours[:3]] == [7, 30, 31]  # copies, ties by id
+    assert [each.distance for each in neighbours[:3]] == [0, 0, 0]
+    keys = [(each.distance, each.id) for each in neighbours]
+    assert keys == sorted(keys) and {each.id for each in neighbours} == set(range(52))
+    for each in neighbours:
+        assert each == Neighbour(each.id, each.distance, everything[each.id].text, everything[each.id].meta)
+
+
+def test_distances_are_squared_l2(folder):
+    retriever = open_retriever(folder)
+    query, stored = retriever.embedder.embed(["a vote on the budget", retriever.store[40].text]).astype(
+        np.float64
+    )
+    found = {each.id: each.distance for each in retriever.neighbours("a vote on the budget", 52)}
+    assert found[40] == pytest.approx(np.square(query - stored).sum(), abs=1e-6)
+
+
+def test_many_queries_are_as_one_by_one(folder):
+    retriever = open_retriever(folder)
+    queries = [document.text for document in Corpus(folder).documents("val")]
+    assert retriever.neighbours_many(queries, 4) == [retriever.neighbours(query, 4) for query in queries]
+
+
+@pytest.mark.parametrize(
+    "k, message", [(0, "k must be at least 1"), (53, "holds 52 vectors: k can be at most 52")]
+)
+def test_k_out_of_range(folder, k, message):
+    with pytest.raises(ValueError, match=message):
+        open_retriever(folder).neighbours("vote", k)
+
+
+@pytest.mark.parametrize("query", ["", " \n\t"])
+def test_empty_query(folder, query):
+    with pytest.raises(ValueError, match="query 0 of 1 is empty"):
+        open_retriever(folder).neighbours(query, 1)
+
+
+def test_a_query_without_known_words_has_defined_neighbours(folder):
+    neighbours = open_retriever(folder).neighbours("zzyzx", 3)
+    assert all(each.distance == pytest.approx(1, abs=1e-6) for each in neighbours)
+
+
+def test_the_second_opening_builds_and_reads_nothing(folder, monkeypatch):
+    expected = open_retriever(folder).neighbours("a vote on the budget", 5)
+
+    def read(*_, **__):
+        raise AssertionError("read the corpus again")
+
+    monkeypatch.setattr(LexicalEmbedder, "fit", read)
+    monkeypatch.setattr(tttnn.retrieval, "build_index", read)
+    monkeypatch.setattr(Corpus, "fingerprint", property(read))
+    monkeypatch.setattr(Corpus, "documents", read)
+    assert open_retriever(folder).neighbours("a vote on the budget", 5) == expected
+
+
+def test_a_changed_corpus_gets_its_own_index(folder, home):
+    before = open_retriever(folder)
+    write_jsonl(folder / "europarl.train.jsonl", documents("europarl", 9, 4))
+    after = open_retriever(folder)
+    assert (len(before), len(after)) == (52, 29)
+    assert after.neighbours(after.store[3].text, 1)[0].text == after.store[3].text
+    assert len(list((home / "indexes").iterdir())) == 2
+
+
+def test_splits_and_embedders_have_their_own_indexes(folder, home, tmp_path):
+    roberta = tiny_roberta(tmp_path / "roberta")
+    retrievers = [
+        open_retriever(folder),
+        open_retriever(folder, split="val"),
+        open_retriever(folder, roberta),
+        open_retriever(folder, TransformerEmbedder(roberta, max_length=16)),
+        open_retriever(folder, LexicalEmbedder.fit(LINES, dimension=32)),
+    ]
+    assert [len(each) for each in retrievers] == [52, 3, 52, 52, 52]
+    assert len({each.index.folder for each in retrievers}) == len(list((home / "indexes").iterdir())) == 5
+    text = retrievers[0].store[44].text
+    for each in retrievers[2:4]:
+        assert each.neighbours(text, 1)[0].id == 44
+
+
+def test_the_manifest_names_corpus_and_embedder_but_no_place(folder, tmp_path):
+    index = open_retriever(folder).index
+    assert index.manifest["corpus_fingerprint"] == Corpus(folder).fingerprint
+    assert index.manifest["embedder"]["name"] == "lexical"
+    assert str(tmp_path) not in (index.folder / "manifest.json").read_text()
+
+
+def test_texts_vectors_and_embedder_must_belong_together(folder):
+    retriever = open_retriever(folder)
+    shorter = open_retriever(folder, split="val").store
+    with pytest.raises(IndexMismatch, match="3 texts, but 52 vectors"):
+        Retriever(shorter, retriever.index, retriever.embedder)
+    other = LexicalEmbedder.fit(LINES)
+    with pytest.raises(IndexMismatch, match="built with embedder 'lexical', not with"):
+        Retriever(retriever.store, retriever.index, other)
+
+
+def test_a_damaged_index_is_not_opened(folder):
+    shard = open_retriever(folder).index.folder / "shard-00000.faiss"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(DamagedIndex, match="build the index again"):
+        open_retriever(folder)
+
+
+def test_an_interrupted_build_is_done_again(folder, home, monkeypatch):
+    def interrupted(path, vectors, **keywords):
+        next(iter(vectors))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tttnn.retrieval, "build_index", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_retriever(folder)
+    monkeypatch.setattr(tttnn.retrieval, "build_index", build_index)
+    assert len(open_retriever(folder)) == 52
+    assert not list(home.rglob("*.partial"))
+
+
+def test_batches_of_documents_do_not_matter(folder, tmp_path, monkeypatch):
+    whole = open_retriever(folder).index
+    monkeypatch.setenv("TTTNN_HOME", str(tmp_path / "other"))
+    monkeypatch.setattr(tttnn.retrieval, "BATCH_DOCUMENTS", 5)
+    monkeypatch.setattr(tttnn.retrieval, "BATCH_CHARACTERS", 700)
+    assert open_retriever(folder).index.manifest == whole.manifest
+
+
+def test_an_empty_document_stops_the_build_by_number(tmp_path, home):
+    (tmp_path / "corpus").mkdir()
+    with gzip.open(tmp_path / "corpus" / "x.train.jsonl.gz", "wt") as file:
+        file.write('{"text": "a", "meta": {}}\n{"text": "", "meta": {}}\n')
+    with pytest.raises(ValueError, match="document 1 has an empty text"):
+        open_retriever(tmp_path / "corpus")

@@ -1,0 +1,63 @@
+"""Corpus values, intervals and curves against hand-computed cases."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tttnn.report.statistics import before_after, bootstrap_ratio, curve
+
+
+def rows(before, after, sizes):
+    made = []
+    for number, (b, a, n) in enumerate(zip(before, after, sizes, strict=True)):
+        base = {"model": "m", "domain": "d", "document": number, "bytes": n, "words": n // 5, "failure": ""}
+        made.append(base | {"k": 0, "nats": b, "loss": None, "steps": 0})
+        made.append(base | {"k": 1, "nats": None, "loss": 3.0 + number, "steps": 1 + number})
+        made.append(base | {"k": 2, "nats": a, "loss": 1.0, "steps": 1})
+    return pd.DataFrame(made)
+
+
+def test_corpus_value_weights_documents_by_their_bytes():
+    table = before_after(rows([100.0, 10.0], [50.0, 12.0], [1000, 10]), k=2).iloc[0]
+    assert table["before"] == pytest.approx(110 / 1010 / math.log(2))
+    assert table["after"] == pytest.approx(62 / 1010 / math.log(2))
+    assert table["ratio"] == pytest.approx(62 / 110)
+    assert table["better"] == 0.5
+    assert table["byte_perplexity_before"] == pytest.approx(math.exp(110 / 1010))
+    assert table["word_perplexity_after"] == pytest.approx(math.exp(62 / 202))
+
+
+def test_interval_is_paired():
+    """Documents differ tenfold in difficulty but all improve by the same share: the ratio is certain."""
+    before = np.geomspace(10, 1000, 20)
+    interval = bootstrap_ratio(before * 0.7, before)
+    assert interval.low == pytest.approx(0.7) and interval.high == pytest.approx(0.7)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        sizes = generator.uniform(500, 2000, 40)
+        interval = bootstrap_ratio(sizes * generator.normal(0.8, 0.1, 40), sizes, resamples=400, seed=seed)
+        covered += interval.low <= 0.8 <= interval.high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_interval_is_seeded_and_refuses_nothing_to_resample():
+    values = np.array([1.0, 2.0, 4.0])
+    assert bootstrap_ratio(values, values[::-1]) == bootstrap_ratio(values, values[::-1])
+    with pytest.raises(ValueError, match="at least one"):
+        bootstrap_ratio(np.array([]), np.array([]))
+    with pytest.raises(ValueError, match="same number"):
+        bootstrap_ratio(values, values[:2])
+
+
+def test_curve_weights_losses_by_steps():
+    table = curve(rows([100.0, 10.0], [50.0, 12.0], [1000, 10])).set_index("k")
+    assert table.index.tolist() == [0, 2], "only where there is a score"
+    assert table.loc[2, "ratio"] == pytest.approx(62 / 110)
+    assert table.loc[2, "loss"] == pytest.approx(1.0)
+    assert math.isnan(table.loc[0, "loss"])

@@ -1,0 +1,254 @@
+"""The byte-offset text store against a list of the same documents."""
+
+import json
+import multiprocessing
+import os
+import pickle
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tttnn.corpus import ConcatStore, CorpusError, Document, TextStore, read_jsonl, store, write_jsonl
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+BLANK = st.sampled_from([b"", b"\r", b" ", b"\t \r", b"   "])
+LINES = st.lists(TEXTS.map(lambda text: json.dumps({"text": text}, ensure_ascii=False).encode()) | BLANK)
+
+
+@settings(deadline=None, max_examples=60)  # a build waits for the disk
+@given(LINES, st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.integers(1, 40))
+@example([b'{"text": "a"}', b"", b' {"text": "b"}'], b"\n", False, 1)
+def test_same_documents_as_the_reader_whatever_the_blocks(lines, newline, final_newline, block):
+    content = newline.join(lines) + newline * final_newline
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "SCAN_BLOCK", block)
+        path = Path(folder) / "a.jsonl"
+        path.write_bytes(content)
+        expected = list(read_jsonl(path))
+        for on_error in ("raise", "skip"):
+            texts = TextStore.build(path, Path(folder) / "a.npy", on_error)
+            assert len(texts) == len(expected)
+            assert list(texts) == expected
+            assert [texts[i] for i in range(-len(texts), 0)] == expected
+            assert texts.skipped == 0
+
+
+def test_the_table_is_eight_bytes_a_document_and_opens_again(tmp_path):
+    path, table = _written(tmp_path, [f"text {n}" for n in range(5000)])
+    TextStore.build(path, table)
+    header = len(np.lib.format.magic(1, 0)) + 2 + 118
+    assert table.stat().st_size == 8 * 5000 + header
+    opened = TextStore.open(path, table)
+    assert opened[4321].text == "text 4321"
+    assert isinstance(opened._offsets, np.memmap)
+
+
+def test_more_offsets_than_are_kept_before_writing(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "FLUSH", 7)
+    monkeypatch.setattr(store, "SCAN_BLOCK", 64)
+    path, table = _written(tmp_path, [str(n) for n in range(100)])
+    assert [document.text for document in TextStore.build(path, table)] == [str(n) for n in range(100)]
+
+
+def test_a_text_over_100_megabytes(tmp_path):
+    path, table = tmp_path / "a.jsonl", tmp_path / "a.npy"
+    with open(path, "wb") as file:
+        file.write(b'{"text": "before"}\n{"text": "')
+        for _ in range(101):
+            file.write("é".encode() * 500_000)
+        file.write(b'"}\n{"text": "after"}')
+    texts = TextStore.build(path, table)
+    assert [texts[0].text, texts[2].text, len(texts)] == ["before", "after", 3]
+    assert len(texts[1].text) == 101 * 500_000
+
+
+@pytest.mark.parametrize("index", [3, -4, 10**12])
+def test_no_such_document(tmp_path, index):
+    texts = TextStore.build(*_written(tmp_path, "abc"))
+    with pytest.raises(IndexError, match=r"there are 3"):
+        texts[index]
+    with pytest.raises(TypeError):
+        texts[0.5]
+
+
+def test_an_empty_file_is_an_empty_store(tmp_path):
+    path, table = _written(tmp_path, [])
+    assert len(TextStore.build(path, table)) == 0
+    with pytest.raises(IndexError):
+        TextStore.open(path, table)[0]
+
+
+CORRUPT = b'\n\n{"text": "a"}\r\n\n{"text": \n \n{"text": "b"}\nnull\n{"text": "c"}'
+
+
+def test_a_corrupt_line_raises_on_access_with_its_place(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(CORRUPT)
+    texts = TextStore.build(tmp_path / "a.jsonl", tmp_path / "a.npy")
+    assert len(texts) == 5
+    assert [texts[i].text for i in (0, 2, 4)] == ["a", "b", "c"]
+    with pytest.raises(CorpusError, match=r"a\.jsonl, line 5, byte 18: not JSON"):
+        texts[1]
+    with pytest.raises(CorpusError, match=r"a\.jsonl, line 8, byte 44: .*NoneType"):
+        texts[3]
+
+
+def test_corrupt_lines_are_skipped_and_counted_if_asked(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(CORRUPT)
+    TextStore.build(tmp_path / "a.jsonl", tmp_path / "a.npy", on_error="skip")
+    texts = TextStore.open(tmp_path / "a.jsonl", tmp_path / "a.npy")
+    assert [document.text for document in texts] == ["a", "b", "c"]
+    assert texts.skipped == 2
+
+
+def _append(content: bytes) -> bytes:
+    return content + b'{"text": "new"}\n'
+
+
+def _truncate(content: bytes) -> bytes:
+    return content[:-20]
+
+
+def _edit_head(content: bytes) -> bytes:
+    return content.replace(b"text 0", b"texT 0", 1)
+
+
+def _edit_tail(content: bytes) -> bytes:
+    return content[:-20] + content[-20:].replace(b"t", b"T")
+
+
+@pytest.mark.parametrize("change", [_append, _truncate, _edit_head, _edit_tail])
+def test_a_changed_file_is_refused(tmp_path, change):
+    path, table = _written(tmp_path, [f"text {n}" for n in range(20_000)])
+    TextStore.build(path, table)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(CorpusError, match=r"a\.jsonl changed since it was indexed.*build the table again"):
+        TextStore.open(path, table)
+    assert len(TextStore.build(path, table)) > 0
+
+
+def test_a_shift_in_the_middle_is_noticed_on_access(tmp_path):
+    path, table = _written(tmp_path, [f"text {n:06}" for n in range(20_000)])
+    texts = TextStore.build(path, table)
+    line = path.read_bytes().index(b'{"text": "text 010000"')
+    with open(path, "r+b") as file:
+        file.seek(line - 1)
+        file.write(b"  ")  # size, head and tail stay
+    reopened = TextStore.open(path, table)
+    for each in (texts, reopened):
+        with pytest.raises(CorpusError, match=rf"byte {line}: no line starts here"):
+            each[10_000]
+
+
+def test_a_table_of_another_count_or_file_is_refused(tmp_path):
+    path, table = _written(tmp_path, "abc")
+    TextStore.build(path, table)
+    np.save(table, np.array([0, 5], dtype="<u8"))
+    with pytest.raises(CorpusError, match=r"a\.npy is not the table"):
+        TextStore.open(path, table)
+    table.with_name("a.npy.json").unlink()
+    with pytest.raises(CorpusError, match=r"no .*a\.npy\.json: build"):
+        TextStore.open(path, table)
+
+
+def test_missing_compressed_and_misnamed_files(tmp_path):
+    with pytest.raises(CorpusError, match=r"no file .*a\.jsonl"):
+        TextStore.build(tmp_path / "a.jsonl", tmp_path / "a.npy")
+    write_jsonl(tmp_path / "a.jsonl.gz", [Document("a")])
+    with pytest.raises(CorpusError, match="compressed"):
+        TextStore.build(tmp_path / "a.jsonl.gz", tmp_path / "a.npy")
+    with pytest.raises(ValueError, match=r"\.npy"):
+        TextStore.build(tmp_path / "a.jsonl", tmp_path / "a.bin")
+
+
+def test_an_interrupted_build_leaves_no_table(tmp_path, monkeypatch):
+    path, table = _written(tmp_path, "abc")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(store, "_write_header", fail)
+    with pytest.raises(OSError, match="disk full"):
+        TextStore.build(path, table)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_threads_and_forked_processes_read_the_right_texts(tmp_path):
+    texts = [f"{n}:" + "x" * (n % 997) for n in range(3000)]
+    opened = TextStore.build(*_written(tmp_path, texts))
+    with multiprocessing.get_context("fork").Pool(3, initializer=_share, initargs=(opened, texts)) as pool:
+        waiting = pool.map_async(_wrong, range(12))
+        with ThreadPoolExecutor(4) as threads:  # the parent reads through the same descriptor meanwhile
+            _share(opened, texts)
+            assert not any(threads.map(_wrong, range(12)))
+        assert not any(waiting.get(timeout=120))
+
+
+def test_a_pickled_store_opens_its_files_again(tmp_path):
+    opened = TextStore.build(*_written(tmp_path, "abc"))
+    copy = pickle.loads(pickle.dumps(opened))  # noqa: S301 - what a spawned data loader does
+    assert copy[2].text == "c"
+    assert copy._descriptor != opened._descriptor
+
+
+def test_files_are_closed_with_the_store(tmp_path):
+    path, table = _written(tmp_path, "abc")
+    TextStore.build(path, table)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        TextStore.open(path, table)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_resident_memory_is_at_most_16_bytes_a_document(tmp_path):
+    count = 1_000_000
+    path = tmp_path / "a.jsonl"
+    with open(path, "wb") as file:
+        for _ in range(100):
+            file.write(b'{"text": "a text of some fifty bytes, as long as a tweet"}\n' * (count // 100))
+    TextStore.build(path, tmp_path / "a.npy")
+    before = psutil.Process().memory_info().rss
+    texts = TextStore.open(path, tmp_path / "a.npy")
+    for index in range(0, count, 97):
+        texts[index]
+    grown = psutil.Process().memory_info().rss - before
+    assert len(texts) == count
+    assert grown <= 16 * count + 4_000_000
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.lists(TEXTS, max_size=4), max_size=4))
+def test_stores_in_a_row(parts):
+    with tempfile.TemporaryDirectory() as folder:
+        stores = []
+        for number, texts in enumerate(parts):
+            (Path(folder) / str(number)).mkdir()
+            stores.append(TextStore.build(*_written(Path(folder) / str(number), texts)))
+        joined = ConcatStore(stores)
+        assert [document.text for document in joined] == list(chain.from_iterable(parts))
+        assert len(joined) == sum(map(len, parts))
+        if len(joined):
+            assert joined[-1] == joined[len(joined) - 1]
+        with pytest.raises(IndexError):
+            joined[len(joined)]
+
+
+def _share(opened: TextStore, texts: list[str]) -> None:
+    global _OPENED, _TEXTS
+    _OPENED, _TEXTS = opened, texts
+
+
+def _wrong(seed: int) -> int:
+    order = np.random.default_rng(seed).permutation(len(_TEXTS))
+    return sum(_OPENED[int(i)].text != _TEXTS[i] for i in order)
+
+
+def _written(folder: Path, texts) -> tuple[Path, Path]:
+    write_jsonl(folder / "a.jsonl", (Document(text) for text in texts))
+    return folder / "a.jsonl", folder / "a.npy"

@@ -1,0 +1,189 @@
+"""The loop does what its semantics say, against a plain reference, and restores the weights bit for bit."""
+
+import math
+
+import pytest
+import torch
+from tiny import tiny_gpt2, tiny_gpt_neo, tiny_qwen2
+
+from tttnn.models import load_model
+from tttnn.retrieval import Neighbour
+from tttnn.scoring import score
+from tttnn.ttt import TTT, Switches, split_halves
+
+MAKERS = {"gpt2": tiny_gpt2, "gpt_neo": tiny_gpt_neo, "qwen2": tiny_qwen2}
+TEXT = "def mean(values):\n    return sum(values) / len(values)\n" * 3
+NEIGHBOURS = [f"def f{i}(values):\n    return {i} * sum(values) / len(values)\n" * (i + 2) for i in range(4)]
+FAST = Switches(learning_rate=1e-2, max_length=32)
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def lm(request, tmp_path_factory):
+    return load_model(MAKERS[request.param](tmp_path_factory.mktemp(request.param)))
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    return load_model(tiny_gpt2(tmp_path_factory.mktemp("gpt2")))
+
+
+def bits(ttt, ks=(0, 1, 2, 4), neighbours=NEIGHBOURS, text=TEXT):
+    return [step.score.bits_per_byte for step in ttt.adapt(text, neighbours, ks) if step.score]
+
+
+def reference(lm, neighbours, switches):
+    """Straightforward loop: library loss, unfused AdamW, scores after every neighbour."""
+    before = {name: value.clone() for name, value in lm.model.state_dict().items()}
+    optimizer = torch.optim.AdamW(lm.model.parameters(), lr=switches.learning_rate, eps=1e-8)
+    scores = [score(lm, TEXT).bits_per_byte]
+    for neighbour in neighbours:
+        ids = lm.encode(neighbour)
+        for start in range(0, len(ids), switches.max_length):
+            chunk = torch.tensor([ids[start : start + switches.max_length]])
+            if chunk.shape[1] > 1:
+                optimizer.zero_grad()
+                lm.model(chunk, labels=chunk).loss.backward()
+                torch.nn.utils.clip_grad_norm_(lm.model.parameters(), 1.0)
+                optimizer.step()
+        scores.append(score(lm, TEXT).bits_per_byte)
+    lm.model.load_state_dict(before)
+    return scores
+
+
+def test_equals_a_plain_loop_at_every_k(lm):
+    ours = bits(TTT(lm, switches=FAST), ks=range(5))
+    assert ours == pytest.approx(reference(lm, NEIGHBOURS, FAST), abs=1e-4)
+
+
+def test_adapting_on_similar_text_helps_and_weights_come_back(lm):
+    before = lm.weight_hash()
+    scores = bits(TTT(lm, switches=FAST))
+    assert scores[-1] < scores[0]
+    assert lm.weight_hash() == before
+
+
+def test_weights_come_back_when_the_iterator_is_dropped_or_fails(gpt2):
+    before = gpt2.weight_hash()
+    ttt = TTT(gpt2, switches=FAST)
+    steps = ttt.adapt(TEXT, NEIGHBOURS, [4])
+    next(steps), next(steps)
+    assert gpt2.weight_hash() != before
+    steps.close()
+    assert gpt2.weight_hash() == before
+    with pytest.raises(ValueError):
+        list(ttt.adapt(TEXT, [*NEIGHBOURS[:3], None], [4]))
+    assert gpt2.weight_hash() == before
+
+
+def test_document_order_does_not_matter_unless_the_optimizer_is_kept(gpt2):
+    other = "Madam President, I should like to thank the rapporteur."
+    fresh = TTT(gpt2, switches=FAST)
+    first = bits(fresh)
+    bits(fresh, text=other, neighbours=[other] * 4)
+    assert bits(fresh) == first
+    kept = TTT(gpt2, switches=Switches(learning_rate=1e-2, max_length=32, keep_optimizer=True))
+    assert bits(kept) == first
+    bits(kept, text=other, neighbours=[other] * 4)
+    assert bits(kept) != first
+
+
+def test_each_step_reports_what_it_did(gpt2):
+    neighbour = NEIGHBOURS[0]
+    tokens = len(gpt2.encode(neighbour))
+    switches = Switches(learning_rate=1e-2, max_length=tokens - 1)
+    step = list(TTT(gpt2, switches=switches).adapt(TEXT, [neighbour], [1]))[1]
+    assert (len(step.losses), step.tokens, step.skipped) == (1, tokens - 1, 1), "the one-token last chunk is skipped"
+    ids = torch.tensor([gpt2.encode(neighbour)[:-1]])
+    assert step.loss == pytest.approx(gpt2.model(ids, labels=ids).loss.item(), abs=1e-5)
+    assert step.train_seconds > 0
+    zero = next(TTT(gpt2).adapt(TEXT, [], [0]))
+    assert zero.score is not None and zero.losses == () and math.isnan(zero.loss)
+
+
+def test_scores_only_where_asked(gpt2):
+    steps = list(TTT(gpt2, switches=FAST).adapt(TEXT, NEIGHBOURS, [0, 3]))
+    assert [step.k for step in steps] == [0, 1, 2, 3]
+    assert [step.score is not None for step in steps] == [True, False, False, True]
+
+
+def test_max_chunks_caps_the_steps(gpt2):
+    capped = Switches(learning_rate=1e-2, max_length=8, max_chunks=2)
+    steps = list(TTT(gpt2, switches=capped).adapt(TEXT, NEIGHBOURS, [4]))
+    assert [len(step.losses) for step in steps] == [0, 2, 2, 2, 2]
+    assert all(step.skipped > 0 for step in steps[1:])
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_dropout_is_seeded_changes_the_result_and_is_put_back(maker, tmp_path):
+    lm = load_model(MAKERS[maker](tmp_path))
+    switches = Switches(learning_rate=1e-2, max_length=32, dropout=0.3)
+    state = torch.random.get_rng_state()
+    first = bits(TTT(lm, switches=switches))
+    assert torch.equal(torch.random.get_rng_state(), state), "the caller's random numbers are left alone"
+    assert bits(TTT(lm, switches=switches)) == first
+    assert first[1:] != bits(TTT(lm, switches=FAST))[1:]
+    assert bits(TTT(lm, switches=FAST))[0] == first[0]
+    assert not lm.model.training
+
+
+def test_cut_vocabulary_and_context_reach_the_scores(gpt2):
+    plain, cut = bits(TTT(gpt2))[0], bits(TTT(gpt2, switches=Switches(vocabulary=max(gpt2.encode(TEXT)) + 1)))[0]
+    assert cut < plain
+    assert bits(TTT(gpt2, switches=Switches(context=8)))[0] != plain
+
+
+def test_no_gradient_update_when_the_step_is_tiny_in_bf16(gpt2):
+    """Why weights are float32: at the published 5e-6 a bf16 copy of the model hardly moves."""
+    weights = torch.cat([p.detach().flatten() for p in gpt2.model.parameters()])
+    moved_bf16 = (weights.bfloat16() - 5e-6).ne(weights.bfloat16()).float().mean()
+    moved_fp32 = (weights - 5e-6).ne(weights).float().mean()
+    assert moved_fp32 == 1
+    assert moved_bf16 < 0.5
+
+
+class FixedRetriever:
+    def neighbours(self, text, k):
+        self.query = text
+        return [Neighbour(i, float(i), t, {}) for i, t in enumerate(NEIGHBOURS[:k])]
+
+
+def test_evaluate_is_three_lines(gpt2):
+    retriever = FixedRetriever()
+    result = TTT(gpt2, retriever, FAST).evaluate(TEXT, k=3, ks=[1])
+    assert retriever.query == TEXT
+    assert result.ratio == pytest.approx(result.after.bits_per_byte / result.before.bits_per_byte)
+    assert result.ratio < 1
+    assert [step.score is not None for step in result.steps] == [True, True, False, True]
+    assert len(result.neighbours) == 3
+
+
+def test_split_query_scores_only_the_second_half(gpt2):
+    retriever = FixedRetriever()
+    switches = Switches(learning_rate=1e-2, max_length=32, split_query=True)
+    result = TTT(gpt2, retriever, switches).evaluate(TEXT, k=1)
+    first, second = split_halves(TEXT)
+    assert first + second == TEXT and retriever.query == first
+    assert result.before == score(gpt2, second)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, [5]), "4 neighbours, but a score after 5"),
+        (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, []), "at least one"),
+        (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, [-1]), "none negative"),
+        (lambda ttt: ttt.adapt("", NEIGHBOURS, [1]), "empty text"),
+        (lambda ttt: ttt.evaluate(TEXT), "needs a retriever"),
+    ],
+)
+def test_bad_calls_say_what_is_wrong_before_anything_runs(gpt2, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(TTT(gpt2))
+
+
+@pytest.mark.parametrize(
+    "bad", [{"learning_rate": 0}, {"max_length": 1}, {"dropout": 1.0}, {"max_chunks": 0}, {"context": -1}]
+)
+def test_bad_switches_name_the_parameter(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Switches(**bad)

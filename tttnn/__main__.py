@@ -1,0 +1,154 @@
+"""Command line: ``python -m tttnn COMMAND``; every command is a thin call into the package."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Test-time training on nearest neighbours.", no_args_is_help=True, add_completion=False)
+
+Model = Annotated[str, typer.Option(help="Registry name, folder in Hugging Face format, or hub name.")]
+Corpus = Annotated[str, typer.Option(help="'wheels' or a folder of JSON Lines in the Pile's layout.")]
+Embedder = Annotated[str, typer.Option(help="'lexical', 'lm:<model>', or a transformer's hub name or folder.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads for torch.")]
+Device = Annotated[str, typer.Option(help="A torch device.")]
+
+
+@app.command()
+def models() -> None:
+    """List the registered models and what of them is on this machine."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tttnn.models import REGISTRY, is_cached
+
+    table = Table("name", "parameters", "learning rate", "chunk", "context", "saw the domains", "licence", "here")
+    for entry in REGISTRY.values():
+        settings = entry.settings
+        here = "embedded" if entry.embedded else "cached" if is_cached(entry.name) else "no"
+        row = (entry.name, f"{entry.parameters / 1e6:,.1f} M", f"{settings.learning_rate:g}", str(settings.max_length))
+        table.add_row(*row, str(settings.context or "config"), entry.saw_domains, entry.licence, here)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+@app.command()
+def corpus(name: Annotated[str, typer.Argument(help="'wheels' or a folder.")] = "wheels") -> None:
+    """Build or open a corpus and show its domains."""
+    from tttnn.corpus import open_corpus
+
+    opened = open_corpus(name)
+    for domain in opened.domains:
+        sizes = [len(d.text.encode()) for split in opened.splits for d in opened.documents(split, domain)]
+        typer.echo(f"{domain:20s} {len(sizes):8,d} documents {sum(sizes):14,d} bytes")
+    typer.echo(f"fingerprint {opened.fingerprint}")
+
+
+@app.command()
+def index(corpus: Corpus = "wheels", embedder: Embedder = "lexical") -> None:
+    """Build the index of a corpus' train split, or check the one that is there."""
+    from tttnn.retrieval import open_retriever
+
+    retriever = open_retriever(corpus, embedder)
+    typer.echo(f"{len(retriever):,d} documents, {retriever.embedder.dimension} dimensions: ready")
+
+
+@app.command()
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="UTF-8 text to evaluate.")],
+    model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical", k: int = 20,
+    threads: Threads = None, device: Device = "cpu",
+) -> None:  # fmt: skip
+    """Score one text before and after adapting on its k nearest neighbours."""
+    from tttnn import TTT, load_model, open_retriever
+
+    ttt = TTT(load_model(model, device, threads), open_retriever(corpus, embedder))
+    result = ttt.evaluate(file.read_text(encoding="utf-8"), k)
+    before, after = result.before.bits_per_byte, result.after.bits_per_byte
+    typer.echo(f"bits/byte {before:.4f} -> {after:.4f} ({100 * result.ratio:.1f} %) after {k} neighbours")
+
+
+@app.command()
+def run(
+    out: Annotated[Path, typer.Option(help="Folder for rows and provenance; the same call continues there.")],
+    model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
+    domains: Annotated[list[str] | None, typer.Option("--domain", help="Default: all.")] = None,
+    per_domain: Annotated[int, typer.Option(help="Test documents drawn per domain.")] = 30,
+    max_bytes: Annotated[int | None, typer.Option(help="Draw among documents up to this size.")] = None,
+    split: str = "test",
+    ks: Annotated[str, typer.Option(help="Where to score, comma-separated.")] = "0,1,2,3,5,7,10,15,20",
+    learning_rate: float | None = None, max_chunks: int | None = None, dropout: float = 0.0,
+    keep_optimizer: bool = False, split_query: bool = False, context: int | None = None,
+    vocabulary: int | None = None, seed: int = 1216, threads: Threads = None, device: Device = "cpu",
+) -> None:  # fmt: skip
+    """Evaluate test documents of a corpus; resumable, rows end as Parquet."""
+    from tttnn import TTT, Switches, load_model, open_corpus, open_retriever
+    from tttnn.experiment import about, draw_documents
+    from tttnn.experiment import run as run_documents
+
+    opened = open_corpus(corpus)
+    switches = Switches(
+        learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout, keep_optimizer=keep_optimizer,
+        split_query=split_query, context=context, vocabulary=vocabulary, seed=seed,
+    )  # fmt: skip
+    ttt = TTT(load_model(model, device, threads), open_retriever(opened, embedder), switches)
+    documents = draw_documents(opened, per_domain, seed, split, max_bytes, domains)
+    wanted = [int(k) for k in ks.split(",")]
+    origin = about(opened, ttt.retriever, per_domain=per_domain, split=split, max_bytes=max_bytes, seed=seed)
+    rows = run_documents(ttt, documents, wanted, out, origin)
+    typer.echo(f"{len(rows):,d} rows in {out}")
+
+
+@app.command()
+def sweep(
+    out: Annotated[Path, typer.Option(help="Folder for rows; the same call continues there.")],
+    model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
+    rates: Annotated[str, typer.Option(help="Learning rates, comma-separated.")] = "1e-4,2e-4,5e-4,1e-3,2e-3",
+    per_domain: Annotated[int, typer.Option(help="Validation documents drawn per domain.")] = 3,
+    max_bytes: Annotated[int | None, typer.Option(help="Draw among documents up to this size.")] = 6000,
+    ks: Annotated[str, typer.Option(help="Where to score, comma-separated.")] = "0,1,5,20",
+    max_chunks: int | None = None, seed: int = 1216, threads: Threads = None, device: Device = "cpu",
+) -> None:  # fmt: skip
+    """Compare test-time learning rates on validation documents."""
+    from tttnn import TTT, Switches, load_model, open_corpus, open_retriever
+    from tttnn.experiment import draw_documents
+    from tttnn.experiment.sweep import sweep as compare
+
+    opened = open_corpus(corpus)
+    ttt = TTT(load_model(model, device, threads), open_retriever(opened, embedder), Switches(max_chunks=max_chunks))
+    documents = draw_documents(opened, per_domain, seed, "val", max_bytes)
+    table = compare(ttt, documents, [float(r) for r in rates.split(",")], [int(k) for k in ks.split(",")], out)
+    typer.echo(table.pivot(index="learning_rate", columns="k", values="ratio").to_string(float_format="%.4f"))
+
+
+@app.command()
+def pretrain(
+    settings: Annotated[Path, typer.Argument(help="Settings file of the recipe.")],
+    data: Annotated[Path, typer.Option(help="Folder that the settings' data paths start from.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished model; continues there.")],
+    device: Annotated[str | None, typer.Option(help="A torch device; default: GPU if there is one.")] = None,
+    threads: Threads = None,
+) -> None:
+    """Train a language model by the project's recipe; resumable."""
+    from tttnn.pretraining import pretrain as train
+
+    train(settings, data, out, device=device, threads=threads)
+
+
+def main() -> None:
+    """Run the command line; errors of the package end it with their message, without a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Documents: the Pile's JSON Lines, the embedded corpus, and the byte-offset text store."""
+
+from pathlib import Path
+
+from tttnn.corpus.folder import Corpus
+from tttnn.corpus.jsonl import CorpusError, Document, read_jsonl, write_jsonl
+from tttnn.corpus.store import ConcatStore, TextStore
+
+__all__ = [
+    "ConcatStore",
+    "Corpus",
+    "CorpusError",
+    "Document",
+    "TextStore",
+    "open_corpus",
+    "read_jsonl",
+    "write_jsonl",
+]
+
+
+def open_corpus(name_or_folder: str | Path) -> Corpus:
+    """Open a corpus by name or folder.
+
+    Parameters
+    ----------
+    name_or_folder : str or Path
+        ``"wheels"`` for the embedded corpus, which is built below `tttnn.files.home` on first use (some ten
+        seconds), or a folder; see `Corpus` for its layout.
+
+    Returns
+    -------
+    Corpus
+
+    Raises
+    ------
+    CorpusError
+        If there is no such folder or it is not a corpus, or if a package that the embedded corpus reads is
+        not installed.
+    """
+    if name_or_folder == "wheels":
+        from tttnn.corpus.wheels import (
+            wheels_folder,  # it reads from a hundred packages: only when asked
+        )
+
+        return Corpus(wheels_folder(), name="wheels")
+    return Corpus(name_or_folder)

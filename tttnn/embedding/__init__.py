@@ -1,0 +1,23 @@
+"""Embedders: text -> float32 vectors, each with a name, a dimension and a fingerprint."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tttnn.embedding.base import Embedder, EmbeddingError
+from tttnn.embedding.lexical import LexicalEmbedder
+from tttnn.embedding.loading import load_embedder
+
+if TYPE_CHECKING:
+    from tttnn.embedding.transformer import TransformerEmbedder
+
+__all__ = ["Embedder", "EmbeddingError", "LexicalEmbedder", "TransformerEmbedder", "load_embedder"]
+
+
+def __getattr__(name: str) -> type:
+    # On first use: the lexical embedder must not need torch.
+    if name == "TransformerEmbedder":
+        from tttnn.embedding.transformer import TransformerEmbedder
+
+        return TransformerEmbedder
+    raise AttributeError(f"module 'tttnn.embedding' has no attribute '{name}'")

@@ -1,0 +1,64 @@
+"""Embedders by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from tttnn.embedding.base import Embedder, EmbeddingError
+from tttnn.embedding.lexical import NAME, LexicalEmbedder
+
+CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"
+LM_PREFIX = "lm:"
+
+
+def load_embedder(
+    name: str | Path,
+    texts: Callable[[], Iterable[str]] | None = None,
+    folder: str | Path | None = None,
+) -> Embedder:
+    """Load an embedder, or fit the lexical one.
+
+    Parameters
+    ----------
+    name : str or Path
+        ``"lexical"``; ``"lm:<name>"`` for the hidden states of an embedded language model, such as
+        ``"lm:gpt2-xs-general"``; any other is a transformer's hub name or folder.
+    texts : callable, optional
+        Gives the texts the lexical embedder is fitted on; called only if that is necessary.
+    folder : str or Path, optional
+        Where the lexical embedder is loaded from if it is there, and saved to if it had to be fitted.
+
+    Raises
+    ------
+    EmbeddingError
+        If there is no such embedder, it cannot be loaded, or there is nothing to fit it on.
+    """
+    if name == NAME:
+        return _load_lexical(texts, folder)
+    from tttnn.embedding.transformer import TransformerEmbedder
+
+    if str(name).startswith(LM_PREFIX):
+        return TransformerEmbedder(_embedded_lm(str(name).removeprefix(LM_PREFIX)), name=str(name))
+    return TransformerEmbedder(name)
+
+
+def _load_lexical(texts: Callable[[], Iterable[str]] | None, folder: str | Path | None) -> LexicalEmbedder:
+    if folder is not None and Path(folder).exists():
+        return LexicalEmbedder.load(folder)
+    if texts is None:
+        raise EmbeddingError("the lexical embedder is fitted on texts: give texts, or the folder it is in")
+    embedder = LexicalEmbedder.fit(texts())
+    if folder is not None:
+        embedder.save(folder)
+    return embedder
+
+
+def _embedded_lm(name: str) -> Path:
+    known = sorted(folder.name for folder in CHECKPOINTS.iterdir() if (folder / "config.json").is_file())
+    if name not in known:
+        raise EmbeddingError(
+            f"no embedded language model '{name}': there is {', '.join(known)}; give other models by hub "
+            f"name or folder, without '{LM_PREFIX}'"
+        )
+    return CHECKPOINTS / name

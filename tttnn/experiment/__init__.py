@@ -1,0 +1,198 @@
+"""Grids of test documents: resumable result rows and their provenance.
+
+The same runner serves the small live runs of the chapters and the archived ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from tttnn.experiment.provenance import commit, device, versions
+from tttnn.experiment.rows import Row, RowJournal, RowsError, read_rows
+from tttnn.files import read_json, write_json
+from tttnn.ttt import TTT, Step, split_halves
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tttnn.corpus import Corpus
+    from tttnn.retrieval import Neighbour, Retriever
+
+__all__ = ["RowsError", "TestDocument", "about", "draw_documents", "read_rows", "run"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TestDocument:
+    """A document to evaluate: `number` is its place in the domain's split, from 0."""
+
+    domain: str
+    number: int
+    text: str
+
+    __test__ = False  # pytest takes the name for a test class
+
+def draw_documents(
+    corpus: Corpus, per_domain: int, seed: int, split: str = "test", max_bytes: int | None = None,
+    domains: Sequence[str] | None = None,
+) -> list[TestDocument]:  # fmt: skip
+    """Draw test documents at random, the same ones for the same seed.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    per_domain : int
+        Documents per domain.
+    seed : int
+    split : str
+    max_bytes : int, optional
+        Draw among documents of at most so many bytes. Say so where results are shown.
+    domains : sequence of str, optional
+        Default: all.
+
+    Raises
+    ------
+    CorpusError
+        If a domain has fewer such documents.
+    """
+    return [
+        TestDocument(domain, number, document.text)
+        for domain in domains or corpus.domains
+        for number, document in corpus.sample(split, domain, per_domain, seed, max_bytes)
+    ]
+
+
+def about(corpus: Corpus, retriever: Retriever, **drawn: Any) -> dict[str, Any]:
+    """Provenance of a run for `run.json`: commit, versions, device, corpus and index, how documents were drawn."""
+    return {
+        "commit": commit(),
+        "versions": versions(),
+        "device": device(),
+        "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
+        "index": {"documents": len(retriever), "embedder": retriever.embedder.name},
+        "embedder fingerprint": retriever.embedder.fingerprint,
+        "drawn": drawn,
+    }
+
+
+def run(
+    ttt: TTT, documents: Iterable[TestDocument], ks: Sequence[int], folder: str | Path | None = None,
+    about: dict[str, Any] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Evaluate documents and return one row per (document, k).
+
+    Parameters
+    ----------
+    ttt : TTT
+        Model, retriever and switches.
+    documents : iterable of TestDocument
+    ks : sequence of int
+        Where to score; rows in between hold training loss and seconds only.
+    folder : path, optional
+        Where rows are kept: `rows.jsonl` while running, `rows.parquet` and `run.json` at rest. The same call on
+        the same folder continues after a kill. Default: nothing is kept.
+    about : dict, optional
+        Provenance to write into `run.json` (corpus, commit, device, ...), JSON values.
+
+    Returns
+    -------
+    DataFrame
+        Columns: model, domain, document, k, neighbour (id), neighbour_domain, distance (squared L2), nats,
+        bytes, words, tokens, loss (nats/token), steps, train_tokens, skipped, train_seconds,
+        evaluation_seconds, retrieval_seconds, seed, failure. Without a score at that k, nats is missing. A
+        document that could not be evaluated has one row with the reason in `failure`; it is logged, too.
+
+    Raises
+    ------
+    RowsError
+        If the folder belongs to a run with other settings, or another process writes there.
+    """
+    settings = {"model": ttt.lm.name, "weights": ttt.lm.weight_hash(), "ks": sorted(set(ks))}
+    settings |= {"switches": asdict(ttt.switches), "settings": asdict(ttt.lm.settings)}
+    documents = list(documents)
+    place = TemporaryDirectory() if folder is None else nullcontext(folder)
+    with place as name, RowJournal(Path(name)) as journal:
+        _claim(journal.folder / "run.json", settings, about or {})
+        todo = [document for document in documents if _key(ttt, document) not in journal]
+        for document in tqdm(todo, desc=f"{ttt.lm.name}: documents", unit="doc"):
+            journal.append(_key(ttt, document), _document_rows(ttt, document, settings["ks"]))
+        table = journal.table()
+        _finish(journal.folder / "run.json")
+    if folder is not None:
+        log.info("%d rows of %d documents are in %s", len(table), len(documents), folder)
+    return table
+
+
+def _key(ttt: TTT, document: TestDocument) -> tuple[str, str, int]:
+    return ttt.lm.name, document.domain, document.number
+
+
+def _claim(path: Path, settings: dict[str, Any], about: dict[str, Any]) -> None:
+    """Write the settings, or check that the folder was begun with the same ones."""
+    if not path.exists():
+        write_json(path, {"settings": settings, "about": about, "start": _now(), "end": None})
+        return
+    begun = read_json(path)["settings"]
+    other = sorted(name for name in settings if settings[name] != begun.get(name))
+    if other:
+        raise RowsError(f"{path.parent} holds a run with other {', '.join(other)}; give another folder")
+
+
+def _finish(path: Path) -> None:
+    write_json(path, read_json(path) | {"end": _now()})
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _document_rows(ttt: TTT, document: TestDocument, ks: Sequence[int]) -> list[Row]:
+    base = {"model": ttt.lm.name, "domain": document.domain, "document": document.number, "seed": ttt.switches.seed}
+    try:
+        neighbours, scored, seconds = _retrieve(ttt, document.text, max(ks))
+        steps = list(ttt.adapt(scored, [neighbour.text for neighbour in neighbours], ks))
+    except ValueError as error:
+        log.warning("%s document %d failed: %s", document.domain, document.number, error)
+        return [base | {"k": 0, "failure": str(error)}]
+    return [base | _row(step, neighbours, seconds) for step in steps]
+
+
+def _retrieve(ttt: TTT, text: str, k: int) -> tuple[list[Neighbour], str, float]:
+    start = time.perf_counter()
+    query, scored = split_halves(text) if ttt.switches.split_query else (text, text)
+    neighbours = ttt.retriever.neighbours(query, k) if k else []
+    return neighbours, scored, time.perf_counter() - start
+
+
+def _row(step: Step, neighbours: Sequence[Neighbour], retrieval_seconds: float) -> Row:
+    neighbour = neighbours[step.k - 1] if step.k else None
+    score = step.score
+    return {
+        "k": step.k,
+        "neighbour": neighbour.id if neighbour else None,
+        "neighbour_domain": neighbour.meta.get("pile_set_name", "") if neighbour else None,
+        "distance": neighbour.distance if neighbour else None,
+        "nats": score.nats if score else None,
+        "bytes": score.bytes if score else None,
+        "words": score.words if score else None,
+        "tokens": score.tokens if score else None,
+        "loss": None if math.isnan(step.loss) else step.loss,
+        "steps": len(step.losses),
+        "train_tokens": step.tokens,
+        "skipped": step.skipped,
+        "train_seconds": step.train_seconds,
+        "evaluation_seconds": step.evaluation_seconds,
+        "retrieval_seconds": retrieval_seconds if step.k == 0 else 0.0,
+        "failure": "",
+    }

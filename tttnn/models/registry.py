@@ -1,0 +1,123 @@
+"""Names of language models, and the test-time-training settings published for each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+
+
+@dataclass(frozen=True)
+class TTTSettings:
+    """How a model is adapted and scored unless a run says otherwise (Table 1 of the report).
+
+    Attributes
+    ----------
+    learning_rate : float
+        AdamW learning rate of the one step per chunk.
+    eps : float
+        AdamW epsilon.
+    max_length : int
+        Tokens per training chunk; the stride equals it, so chunks do not overlap.
+    context : int or None
+        Tokens of evaluation context. None: the largest the model's config allows.
+    """
+
+    learning_rate: float = 2e-5
+    eps: float = 1e-8
+    max_length: int = 1024
+    context: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One line of the registry.
+
+    Attributes
+    ----------
+    name : str
+        What :func:`tttnn.models.load_model` is called with.
+    parameters : int
+        Number of weights, tied ones counted once (0: not known before loading).
+    saw_domains : str
+        Whether pre-training text included the domains the book evaluates on.
+    licence, source : str
+        Terms of the weights, and where the settings come from.
+    settings : TTTSettings
+        Published, or for our own checkpoints chosen on validation documents.
+    """
+
+    name: str
+    parameters: int
+    saw_domains: str
+    licence: str
+    source: str
+    settings: TTTSettings
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the weights ship inside the package."""
+        return (CHECKPOINTS / self.name / "config.json").is_file()
+
+
+_REPORT = "settings of the report's public code (arXiv 2511.16691)"
+
+REGISTRY = {
+    entry.name: entry
+    for entry in (
+        ModelEntry(
+            "gpt2-xs-general",
+            3_450_816,
+            "no code, mathematics, LaTeX or parliament; encyclopedia and e-mail yes",
+            "Apache-2.0",
+            "trained by tttnn.pretraining; learning rate chosen on validation documents",
+            TTTSettings(learning_rate=5e-4, max_length=512, context=512),
+        ),
+        ModelEntry(
+            "gpt2",
+            124_439_808,
+            "hardly (WebText)",
+            "MIT",
+            _REPORT,
+            TTTSettings(learning_rate=2e-5, max_length=1024, context=1024),
+        ),
+        ModelEntry(
+            "gpt2-large",
+            774_030_080,
+            "hardly (WebText)",
+            "MIT",
+            _REPORT,
+            TTTSettings(learning_rate=2e-5, max_length=1024, context=1024),
+        ),
+        ModelEntry(
+            "EleutherAI/gpt-neo-1.3B",
+            1_315_575_808,
+            "yes (the Pile)",
+            "MIT",
+            _REPORT,
+            TTTSettings(learning_rate=5e-6, max_length=2048, context=2048),
+        ),
+        ModelEntry(
+            "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+            1_777_088_000,
+            "mathematics and code",
+            "MIT",
+            _REPORT + "; it scored with the config's whole context, give context=1024 to compare with GPT-2",
+            TTTSettings(learning_rate=5e-6, max_length=1024, context=None),
+        ),
+    )
+}
+
+
+def find_entry(name: str) -> ModelEntry:
+    """Look a model up; names outside the registry get GPT-2's published settings.
+
+    Parameters
+    ----------
+    name : str
+        Registry name, hub name, or folder in Hugging Face format.
+    """
+    if name in REGISTRY:
+        return REGISTRY[name]
+    return ModelEntry(name, 0, "unknown", "see the model", "not in the registry", TTTSettings())

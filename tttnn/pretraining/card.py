@@ -1,0 +1,166 @@
+"""The finished model: bf16 safetensors, tokenizer, figures as JSON, and a model card made of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tttnn.files import write_json, writing_folder
+from tttnn.pretraining.data import end_of_text
+from tttnn.pretraining.settings import Settings, settings_as_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+MODEL_FIGURES = "training.json"
+
+
+def export(
+    folder: Path, settings: Settings, model: PreTrainedModel, tokenizer_file: Path, figures: dict[str, Any]
+) -> dict[str, Any]:
+    """Write a model in Hugging Face format with its card, replacing what is in `folder`.
+
+    Parameters
+    ----------
+    folder : Path
+        Gets model.safetensors (bfloat16), configuration, tokenizer files, settings.json, training.json and
+        README.md.
+    settings : Settings
+    model : PreTrainedModel
+        It is left rounded to bfloat16.
+    tokenizer_file : Path
+        Copied as it is.
+    figures : dict
+        What the run did, and the exported weights' bits per byte under "validation_bits_per_byte".
+
+    Returns
+    -------
+    dict
+        `figures`.
+    """
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    shutil.rmtree(folder, ignore_errors=True)  # a rename needs the place free; the run can export again
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    end = tokenizer.id_to_token(end_of_text(tokenizer))
+    special = [token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special]
+    with writing_folder(folder) as partial:
+        model.config.use_cache = True
+        model.to(torch.bfloat16).save_pretrained(partial)
+        PreTrainedTokenizerFast(
+            tokenizer_file=str(tokenizer_file), bos_token=end, eos_token=end,
+            additional_special_tokens=[token for token in special if token != end],
+        ).save_pretrained(partial)  # fmt: skip
+        shutil.copyfile(tokenizer_file, partial / "tokenizer.json")
+        write_json(partial / "settings.json", settings_as_json(settings))
+        write_json(partial / MODEL_FIGURES, figures)
+        (partial / "README.md").write_text(render_card(settings, figures), encoding="utf-8")
+    return figures
+
+
+def render_card(settings: Settings, figures: dict[str, Any]) -> str:
+    """Render the model card; every number in it comes from the settings or the run's figures."""
+    return "\n\n".join([
+        f"# {settings.name}",
+        settings.about,
+        "## Architecture\n\n" + _architecture(settings, figures),
+        "## Training\n\n" + _training(settings, figures),
+        "## Data\n\n" + _data(settings, figures),
+        "## Validation\n\n" + _validation(settings, figures),
+        "## Make it again\n\n" + _command(settings, figures),
+    ]) + "\n"  # fmt: skip
+
+
+def _architecture(settings: Settings, figures: dict[str, Any]) -> str:
+    rows = [
+        ("parameters (tied ones once)", f"{figures['parameters']:,}"),
+        ("vocabulary", f"{figures['vocabulary']:,}"),
+    ]
+    rows += [(key, str(value)) for key, value in settings.architecture.items()]
+    return _table(("setting", "value"), rows)
+
+
+def _training(settings: Settings, figures: dict[str, Any]) -> str:
+    start = f"`{settings.init}`, itself trained before; see above" if settings.init else "random weights"
+    rows = [
+        ("tokens seen", f"{figures['tokens']:,} in {figures['steps']:,} steps of {settings.batch_tokens:,}"),
+        ("epochs of the data", f"{figures['tokens'] / _total(figures, 'tokens'):.2f}"),
+        ("tokens per parameter", f"{figures['tokens'] / figures['parameters']:.1f}"),
+        ("started from", start),
+        ("optimizer", f"AdamW, betas {settings.betas}, weight decay {settings.weight_decay} on matrices"),
+        ("learning rate", f"{settings.learning_rate} after {settings.warmup_tokens:,} tokens of warm-up, "
+                          f"cosine to {settings.final_fraction:.0%} of it"),
+        ("gradient norm clipped at", str(settings.clip)),
+        ("training loss", f"{figures['training_loss']:.3f} nats per token at the end (smoothed)"),
+        ("time", f"{figures['hours']:.2f} hours, validation included"),
+        ("device", f"{figures['device']}, {figures['threads']} CPU thread(s)"),
+        ("precision", f"{figures['precision']} matrix products, float32 weights; shipped as bfloat16"),
+        ("seed", str(settings.seed)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in figures["versions"].items())),
+    ]  # fmt: skip
+    return _table(("what", "value"), rows)
+
+
+def _data(settings: Settings, figures: dict[str, Any]) -> str:
+    domains = figures["data"]["domains"]
+    rows = [
+        (source.domain, source.about, f"{each['documents']:,}", f"{each['bytes']:,}", f"{each['tokens']:,}",
+         "; ".join(f"{name} ({count:,})" for name, count in each["licences"].items()))
+        for source, each in ((source, domains[source.domain]) for source in settings.train)
+    ]  # fmt: skip
+    head = ("domain", "text", "documents", "bytes", "tokens", "licences as the documents state (documents)")
+    return (
+        f"{_table(head, rows)}\n\nOnly files of train splits were read. No training text is one of the "
+        f"{figures['data']['held_out_texts_compared']:,} validation and test texts (SHA-256 of whole texts; "
+        "near-duplicates are possible). The text itself is not part of this folder. "
+        "The hash of every training file is in `training.json`."
+    )
+
+
+def _validation(settings: Settings, figures: dict[str, Any]) -> str:
+    seen = {source.domain for source in settings.train}
+    columns = [figures["curve"][i]["validation_bits_per_byte"] for i in (0, -1)]
+    columns.append(figures["validation_bits_per_byte"])
+    rows = []
+    for each in settings.validation:
+        told = (
+            each.domain,
+            "yes" if each.domain in seen else "no",
+            f"{each.documents} of {each.tokens:,} tokens",
+        )
+        rows.append(told + tuple(_rounded(values, each.domain) for values in columns))
+    head = ("domain", "seen in training", "documents in the run", "at step 0", "at the last step", "shipped")
+    return (
+        f"{_table(head, rows)}\n\nBits per byte: the sum of bits over the sum of bytes, on the first "
+        "documents of a domain, each cut at so many tokens; windows of "
+        f"{settings.context} tokens without overlap, float32 arithmetic, the end-of-text token before each "
+        "document. *Shipped* is this folder's bfloat16 weights on the first "
+        f"{settings.final_documents} documents, cut alike. The values in between are in `training.json`."
+    )
+
+
+def _rounded(values: dict[str, float], domain: str) -> str:
+    return f"{values[domain]:.4f}" if domain in values else ""
+
+
+def _command(settings: Settings, figures: dict[str, Any]) -> str:
+    flags = f"--device {figures['device_type']} --threads {figures['threads']}"
+    return (
+        f"```\npython -m tttnn pretrain settings.json --data ROOT --out FOLDER {flags}\n```\n\n"
+        "`settings.json` is the file beside this card; `ROOT` holds the files it names. The order of the "
+        "data depends on the seed alone; on a CPU with one thread an interrupted run ends with the same "
+        "weights, bit for bit. `tttnn.pretraining.validate` measures the table above again."
+    )
+
+
+def _total(figures: dict[str, Any], what: str) -> int:
+    return sum(each[what] for each in figures["data"]["domains"].values())
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

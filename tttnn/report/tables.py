@@ -1,0 +1,130 @@
+"""Tables with units and readable numbers, and numbers glued into prose."""
+
+from __future__ import annotations
+
+import html
+import numbers
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Table:
+    """A formatted table; every cell of `frame` is already a string. Made by :func:`table`."""
+
+    frame: pd.DataFrame
+    caption: str
+    numeric: frozenset[str]
+
+    def __repr__(self) -> str:
+        text = self.frame.to_string(index=False)
+        return f"{self.caption}\n{text}" if self.caption else text
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+    def html(self) -> str:
+        """Return the table as HTML with right-aligned numbers."""
+        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        head = "".join(self._cell("th", column, str(column)) for column in self.frame.columns)
+        rows = (
+            "".join(
+                self._cell("td", column, text) for column, text in zip(self.frame.columns, row, strict=True)
+            )
+            for row in self.frame.itertuples(index=False, name=None)
+        )
+        body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+        return (
+            f'<table class="dataframe tttnn-table">{caption}<thead><tr>{head}</tr></thead>\n'
+            f"<tbody>{body}</tbody></table>"
+        )
+
+    def _cell(self, tag: str, column: Any, text: str) -> str:
+        number = ' class="number"' if column in self.numeric else ""
+        scope = ' scope="col"' if tag == "th" else ""
+        return f"<{tag}{scope}{number}>{html.escape(text)}</{tag}>"
+
+
+def table(
+    frame: pd.DataFrame,
+    caption: str = "",
+    units: Mapping[str, str] | None = None,
+    formats: Mapping[str, str] | None = None,
+) -> Table:
+    """Format `frame` for readers.
+
+    Parameters
+    ----------
+    frame
+        One row per line; the index is not shown.
+    caption
+        One sentence above the table.
+    units
+        Column name to unit, put in brackets after the heading, for example ``{"before": "bits/byte"}``.
+    formats
+        Column name to a format such as ``".3f"`` or ``".1%"``; default: integers with thousands
+        separators, other numbers with four significant digits, missing values as an en dash.
+
+    Raises
+    ------
+    KeyError
+        If `units` or `formats` names a column that `frame` does not have.
+    """
+    import pandas as pd
+
+    units, formats = units or {}, formats or {}
+    if unknown := (units.keys() | formats.keys()) - set(frame.columns):
+        raise KeyError(f"no such column: {sorted(unknown)}; the table has {list(frame.columns)}")
+    numeric = {column for column in frame.columns if pd.api.types.is_numeric_dtype(frame[column])}
+    heading = {
+        column: f"{column} ({units[column]})" if column in units else column for column in frame.columns
+    }
+    cells = {
+        heading[column]: [format_value(value, formats.get(column)) for value in frame[column]]
+        for column in frame.columns
+    }
+    return Table(pd.DataFrame(cells), caption, frozenset(heading[column] for column in numeric))
+
+
+def format_value(value: Any, spec: str | None = None) -> str:
+    """Return `value` as readers expect it: ``12,345``, ``0.5123``, ``–`` for a missing value."""
+    if value is None or (isinstance(value, numbers.Real) and value != value):
+        return "–"
+    if spec is not None:
+        return format(value, spec)
+    if isinstance(value, (bool, str)) or not isinstance(value, numbers.Real):
+        return str(value)
+    if isinstance(value, numbers.Integral):
+        return f"{int(value):,}"
+    return f"{float(value):,.0f}" if abs(value) >= 1_000 else f"{float(value):#.4g}".rstrip(".")
+
+
+def glue_text(name: str, value: Any, spec: str | None = None) -> None:
+    """Make `value` available to prose as ``{glue:text}`` with the label `name`.
+
+    Parameters
+    ----------
+    name
+        The label, unique in the chapter, for example ``loop-gain-github``.
+    value
+        A number or a text.
+    spec
+        A format such as ``".3f"``; default: as in a table.
+    """
+    from myst_nb import glue
+
+    glue(name, _Plain(format_value(value, spec)), display=False)
+
+
+class _Plain:
+    """A text whose notebook form has no quotation marks."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text

@@ -1,0 +1,228 @@
+"""Retrieval: query text -> its nearest documents, nearest first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from tttnn.corpus import Corpus, Document, open_corpus
+from tttnn.embedding import Embedder, EmbeddingError, LexicalEmbedder, load_embedder
+from tttnn.embedding.lexical import LexicalSettings
+from tttnn.files import home, read_json, write_json
+from tttnn.index import Index, IndexMismatch, build_index
+
+BATCH_DOCUMENTS = 1024
+BATCH_CHARACTERS = 1 << 23  # the texts held in memory while an index is built
+
+
+class Store(Protocol):
+    """Random access to documents: a `TextStore` or `ConcatStore`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Document: ...
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A document found for a query.
+
+    Attributes
+    ----------
+    id : int
+        Number of the document in the retriever's store.
+    distance : float
+        Squared L2 distance between its vector and the query's.
+    text : str
+    meta : dict
+        What the corpus says about it.
+    """
+
+    id: int
+    distance: float
+    text: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+class Retriever:
+    """Finds the documents of a store that are nearest to a text.
+
+    Parameters
+    ----------
+    store : Store
+        The texts; document i belongs to vector i.
+    index : Index
+        Their vectors.
+    embedder : Embedder
+        The one the index was built with.
+
+    Raises
+    ------
+    IndexMismatch
+        If the index was built with another embedder, or holds more or fewer vectors than there are texts.
+    """
+
+    def __init__(self, store: Store, index: Index, embedder: Embedder):
+        if embedder.fingerprint != index.fingerprint:
+            raise IndexMismatch(
+                f"{index.folder} was built with embedder '{index.manifest['embedder']['name']}', not with "
+                f"this '{embedder.name}': use that one, or build another index"
+            )
+        if len(store) != len(index):
+            raise IndexMismatch(
+                f"{len(store)} texts, but {len(index)} vectors in {index.folder}: they do not belong "
+                "together, so remove the index and build it again"
+            )
+        self.store, self.index, self.embedder = store, index, embedder
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def neighbours(self, text: str, k: int) -> list[Neighbour]:
+        """Find the k nearest documents.
+
+        Parameters
+        ----------
+        text : str
+            The query.
+        k : int
+            Between 1 and ``len(retriever)``.
+
+        Returns
+        -------
+        list of Neighbour
+            Nearest first; at equal distance the lower id first.
+
+        Raises
+        ------
+        ValueError
+            If k is out of range, or the query is empty or only white space.
+        """
+        return self.neighbours_many([text], k)[0]
+
+    def neighbours_many(self, texts: Sequence[str], k: int) -> list[list[Neighbour]]:
+        """Find the k nearest documents of each text, embedding and searching all of them at once.
+
+        Returns and raises what `neighbours` does, for each text in order.
+        """
+        self.index.check_k(k)
+        for position, text in enumerate(texts):
+            if not text.strip():
+                raise ValueError(f"query {position} of {len(texts)} is empty: nothing is near to it")
+        distances, ids = self.index.search(self.embedder.embed(texts), k)  # two (n, k)
+        return [
+            [self._neighbour(int(id_), float(distance)) for id_, distance in zip(*found, strict=True)]
+            for found in zip(ids, distances, strict=True)
+        ]
+
+    def _neighbour(self, id_: int, distance: float) -> Neighbour:
+        document = self.store[id_]
+        return Neighbour(id_, distance, document.text, document.meta)
+
+
+def open_retriever(
+    corpus: str | Path | Corpus = "wheels",
+    embedder: str | Path | Embedder = "lexical",
+    split: str = "train",
+    threads: int | None = None,
+) -> Retriever:
+    """Open a retriever over a corpus; what it needs is built on first use, below ``home()/indexes``.
+
+    There is one folder for each corpus (by content), split and embedder (by fingerprint), so that a changed
+    corpus or embedder never meets an old index. The second time no document is read.
+
+    Parameters
+    ----------
+    corpus : str, Path or Corpus
+        ``"wheels"``, a folder (see `tttnn.corpus.Corpus`), or an open corpus.
+    embedder : str, Path or Embedder
+        A name or folder (see `tttnn.embedding.load_embedder`), or an open embedder.
+    split : str
+        Which documents can be found.
+    threads : int, optional
+        Threads that Faiss searches with, in the whole process; None leaves its default.
+
+    Raises
+    ------
+    CorpusError, EmbeddingError
+        If corpus or embedder cannot be opened, or a document is empty and so has no vector.
+    DamagedIndex
+        If the index built before is damaged.
+    """
+    corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+    is_lexical = embedder == LexicalEmbedder.name
+    if isinstance(embedder, (str, Path)) and not is_lexical:
+        embedder = load_embedder(embedder)
+    # The lexical embedder's fingerprint is known only after fitting, but settings and corpus determine it.
+    key = LexicalSettings().key() if is_lexical else embedder.fingerprint
+    fingerprint = _corpus_fingerprint(corpus)
+    folder = home() / "indexes" / _folder_name(corpus, split, embedder, fingerprint, key)
+    store = corpus.store(split, folder / "texts")
+    if is_lexical:
+        embedder = load_embedder(LexicalEmbedder.name, lambda: _texts(store), folder / "embedder")
+    if not (folder / "index").exists():
+        vectors = _embed(store, embedder)
+        build_index(
+            folder / "index", vectors, embedder=embedder, corpus_fingerprint=fingerprint, count=len(store)
+        )
+    return Retriever(
+        store, Index.open(folder / "index", embedder.fingerprint, embedder.name, threads), embedder
+    )
+
+
+def _folder_name(
+    corpus: Corpus, split: str, embedder: str | Path | Embedder, fingerprint: str, key: str
+) -> str:
+    name = embedder if isinstance(embedder, (str, Path)) else embedder.name
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{corpus.name}-{split}-{name}")
+    whole = json.dumps([fingerprint, split, key])
+    return f"{readable[:80]}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+
+
+def _corpus_fingerprint(corpus: Corpus) -> str:
+    """The corpus's fingerprint, remembered as long as no file changes its size or modification time."""
+    files = [path for split in corpus.splits for path in corpus.files(split)]
+    stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    place = hashlib.sha256(str(corpus.folder).encode()).hexdigest()[:16]
+    memo = home() / "fingerprints" / f"{place}.json"
+    if memo.exists():
+        known = read_json(memo)
+        if known.get("stamps") == stamps:
+            return known["fingerprint"]
+    write_json(memo, {"stamps": stamps, "fingerprint": corpus.fingerprint})
+    return corpus.fingerprint
+
+
+def _texts(store: Store) -> Iterator[str]:
+    numbers = tqdm(range(len(store)), desc="document frequencies", unit=" documents")
+    return (store[number].text for number in numbers)
+
+
+def _embed(store: Store, embedder: Embedder) -> Iterator[np.ndarray]:
+    """Vectors of all documents in order, some at a time: arrays (n, dimension)."""
+    with tqdm(total=len(store), desc=f"{embedder.name} index", unit=" documents") as bar:
+        for texts in _batches(store):
+            yield embedder.embed(texts)
+            bar.update(len(texts))
+
+
+def _batches(store: Store) -> Iterator[list[str]]:
+    texts, characters = [], 0
+    for number in range(len(store)):
+        texts.append(store[number].text)
+        characters += len(texts[-1])
+        if not texts[-1]:
+            raise EmbeddingError(f"document {number} has an empty text, so it has no vector: leave it out")
+        if len(texts) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
+            yield texts
+            texts, characters = [], 0
+    if texts:
+        yield texts

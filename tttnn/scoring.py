@@ -1,0 +1,164 @@
+"""Rolling log-likelihood of a text, and the three metrics of the report.
+
+Windows and formulas are lm-evaluation-harness's: the text is cut into windows of at most `context` tokens,
+every token is predicted once, the first one from an end-of-text prefix, and the last window reaches back so that
+it is as long as the others. Corpus values are sums over sums, never means of per-document values.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
+
+import torch
+from torch import Tensor
+
+from tttnn.models import LanguageModel, token_nats
+
+WINDOWS_AT_ONCE = 8  # bounds the memory of one forward pass
+
+
+@dataclass(frozen=True)
+class Score:
+    """Negative log-likelihood of one text or, after adding, of several.
+
+    Attributes
+    ----------
+    nats : float
+        Total negative log-likelihood.
+    bytes : int
+        UTF-8 bytes.
+    words : int
+        Pieces between white space, counted as the harness does (so an empty piece at an end counts).
+    tokens : int
+        Tokens predicted.
+    """
+
+    nats: float
+    bytes: int
+    words: int
+    tokens: int
+
+    def __add__(self, other: Score) -> Score:
+        sums = (mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True))
+        return Score(*sums)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """nats / bytes / ln 2."""
+        return self.nats / self.bytes / math.log(2)
+
+    @property
+    def byte_perplexity(self) -> float:
+        """exp(nats / bytes), that is 2 to the power of bits per byte."""
+        return _exp(self.nats / self.bytes)
+
+    @property
+    def word_perplexity(self) -> float:
+        """exp(nats / words)."""
+        return _exp(self.nats / self.words)
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 709 else math.inf
+
+
+@dataclass(frozen=True)
+class Window:
+    """Token ids of one forward pass: the last `len(targets)` outputs for `inputs` predict `targets`."""
+
+    inputs: list[int]
+    targets: list[int]
+
+
+def rolling_windows(tokens: list[int], prefix_id: int, context: int) -> Iterator[Window]:
+    """Cut a text's tokens into windows that together predict each token once.
+
+    Parameters
+    ----------
+    tokens : list of int
+        The text; may be empty.
+    prefix_id : int
+        Id that stands before the first token.
+    context : int
+        Most tokens a window may hold.
+
+    Yields
+    ------
+    Window
+        All windows of a text longer than `context` have exactly `context` inputs.
+    """
+    shifted = [prefix_id, *tokens]
+    for start in range(0, len(tokens), context):
+        end = min(start + context, len(tokens))
+        yield Window(shifted[max(0, end - context) : end], tokens[start:end])
+
+
+class Scorer:
+    """Scores one text, as often as asked, under whatever weights the model has at the time.
+
+    Parameters
+    ----------
+    lm : LanguageModel
+    text : str
+        At least one token long.
+    context : int, optional
+        Tokens of evaluation context; default: the model's setting.
+    vocabulary : int, optional
+        Score over the first so many entries only, as the report's code did with Qwen. For showing the effect.
+
+    Raises
+    ------
+    ValueError
+        If the text is empty, or holds a token that a cut vocabulary cannot score.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, text: str, context: int | None = None, vocabulary: int | None = None
+    ) -> None:
+        tokens = lm.encode(text)
+        if not tokens:
+            raise ValueError("cannot score an empty text: bits per byte need at least one token")
+        if vocabulary is not None and max(tokens) >= vocabulary:
+            raise ValueError(f"token id {max(tokens)} cannot be scored over the first {vocabulary} entries")
+        self._lm = lm
+        self._vocabulary = vocabulary
+        self._windows = list(rolling_windows(tokens, lm.prefix_id, context or lm.settings.context))
+        self.tokens = tokens
+        self._bytes = len(text.encode("utf-8"))
+        self._words = len(re.split(r"\s+", text))
+
+    def __call__(self) -> Score:
+        """Score the text with the model's present weights."""
+        nats = self.token_nats().sum(dtype=torch.float64).item()
+        return Score(nats, self._bytes, self._words, len(self.tokens))
+
+    @torch.no_grad()
+    def token_nats(self) -> Tensor:
+        """Negative log-likelihood of each token of the text, in order: float32, shape (tokens,), nats."""
+        training = self._lm.model.training
+        self._lm.model.eval()
+        try:
+            batches = range(0, len(self._windows), WINDOWS_AT_ONCE)
+            return torch.cat([self._batch_nats(self._windows[i : i + WINDOWS_AT_ONCE]) for i in batches])
+        finally:
+            self._lm.model.train(training)
+
+    def _batch_nats(self, windows: list[Window]) -> Tensor:
+        """Windows of one text are equally long (or there is only one), so that a batch needs no padding."""
+        device = self._lm.device
+        inputs = torch.tensor([window.inputs for window in windows], device=device)  # (windows, length)
+        hidden = self._lm.hidden(inputs)  # (windows, length, width)
+        pairs = zip(hidden, windows, strict=True)
+        kept = torch.cat([states[-len(window.targets) :] for states, window in pairs])  # (tokens, width)
+        targets = torch.tensor([t for window in windows for t in window.targets], device=device)  # (tokens,)
+        weight, bias = self._lm.head
+        cut = slice(self._vocabulary)
+        return token_nats(kept, weight[cut], None if bias is None else bias[cut], targets)  # (tokens,)
+
+
+def score(lm: LanguageModel, text: str, context: int | None = None, vocabulary: int | None = None) -> Score:
+    """Score a text once; see :class:`Scorer` for the parameters and errors."""
+    return Scorer(lm, text, context, vocabulary)()

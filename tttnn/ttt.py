@@ -1,0 +1,302 @@
+"""The loop: adapt a model on a text's neighbours, score along the way, restore the weights.
+
+Section 3 of Hardt & Sun (2024): take the neighbours nearest first, and on each make one gradient step per chunk
+of `max_length` tokens. The defaults are clean; each deviation of the published code is a field of `Switches`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from tttnn.models import LanguageModel, mean_cross_entropy
+from tttnn.scoring import Score, Scorer
+
+if TYPE_CHECKING:
+    from tttnn.retrieval import Neighbour, Retriever
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What a run may change; the defaults are the clean semantics.
+
+    Attributes
+    ----------
+    learning_rate, eps, max_length, context : float or int, optional
+        Override the model's published settings (tokens for the last two).
+    clip : float
+        Largest gradient norm.
+    weight_decay : float
+        AdamW's default, which the published code leaves on.
+    max_chunks : int, optional
+        Most chunks (steps) taken from one neighbour; None: all.
+    keep_optimizer : bool
+        Published quirk: AdamW's moments survive from one document to the next.
+    dropout : float
+        Dropout rate while training; the published code trains GPT-2 with 0.1.
+    split_query : bool
+        The first half of the text is the query, only the second half is scored.
+    vocabulary : int, optional
+        Score over the first so many entries of the vocabulary (the report's R1-Qwen run: 50,257).
+    seed : int
+        For dropout; each document starts from it.
+    """
+
+    learning_rate: float | None = None
+    eps: float | None = None
+    max_length: int | None = None
+    context: int | None = None
+    clip: float = 1.0
+    weight_decay: float = 0.01
+    max_chunks: int | None = None
+    keep_optimizer: bool = False
+    dropout: float = 0.0
+    split_query: bool = False
+    vocabulary: int | None = None
+    seed: int = 1216
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "eps", "context", "clip", "max_chunks", "vocabulary"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name}={value}: must be positive")
+        if self.max_length is not None and self.max_length < 2:
+            raise ValueError(f"max_length={self.max_length}: a chunk needs two tokens to predict one")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout}: must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Step:
+    """State after the k-th neighbour (k = 0: before the first).
+
+    Attributes
+    ----------
+    k : int
+        Neighbours trained on so far.
+    score : Score or None
+        Of the text, where one was asked for at this k.
+    losses : tuple of float
+        Training loss before each gradient step on this neighbour, nats/token.
+    tokens : int
+        Tokens of this neighbour that were trained on.
+    skipped : int
+        Chunks left out: one token long, so that there is nothing to predict, or beyond `max_chunks`.
+    train_seconds, evaluation_seconds : float
+        Wall time of this neighbour's steps, and of the scoring after it. The published "training cost" is
+        their sum with a score at every k.
+    """
+
+    k: int
+    score: Score | None
+    losses: tuple[float, ...] = ()
+    tokens: int = 0
+    skipped: int = 0
+    train_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Mean training loss on this neighbour, nats/token (nan where it gave no step)."""
+        return sum(self.losses) / len(self.losses) if self.losses else math.nan
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A text scored before and after adapting on its neighbours."""
+
+    before: Score
+    after: Score
+    steps: tuple[Step, ...]
+    neighbours: tuple[Neighbour, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Bits per byte after / before; below 1 is a gain."""
+        return self.after.nats / self.before.nats
+
+
+class TTT:
+    """Test-time training on nearest neighbours.
+
+    Parameters
+    ----------
+    lm : LanguageModel
+    retriever : Retriever, optional
+        Needed by :meth:`evaluate` only; :meth:`adapt` takes texts.
+    switches : Switches, optional
+
+    Examples
+    --------
+    >>> ttt = TTT(load_model("gpt2-xs-general"), open_retriever("wheels"))  # doctest: +SKIP
+    >>> ttt.evaluate(text, k=20).ratio  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, lm: LanguageModel, retriever: Retriever | None = None, switches: Switches | None = None
+    ) -> None:
+        self.lm = lm
+        self.retriever = retriever
+        self.switches = switches or Switches()
+        self._parameters = list(lm.model.parameters())
+        self._initial = [parameter.detach().clone() for parameter in self._parameters]
+        self._optimizer = self._new_optimizer()
+
+    def evaluate(self, text: str, k: int = 20, ks: Sequence[int] | None = None) -> Evaluation:
+        """Retrieve k neighbours of a text, adapt on them, and score it before and after.
+
+        Parameters
+        ----------
+        text : str
+            The test text; with `split_query` its first half is the query and its second half is scored.
+        k : int
+            Neighbours to train on, at least 1.
+        ks : sequence of int, optional
+            Where to score besides 0 and k.
+
+        Raises
+        ------
+        ValueError
+            If k is below 1 or above the corpus size, or the text is empty.
+        """
+        if self.retriever is None:
+            raise ValueError("evaluate needs a retriever: TTT(lm, open_retriever(...)), or call adapt with texts")
+        query, scored = split_halves(text) if self.switches.split_query else (text, text)
+        neighbours = self.retriever.neighbours(query, k)
+        wanted = {0, k, *(ks or ())}
+        steps = tuple(self.adapt(scored, [neighbour.text for neighbour in neighbours], sorted(wanted)))
+        return Evaluation(steps[0].score, steps[-1].score, steps, tuple(neighbours))
+
+    def adapt(
+        self, text: str, neighbours: Sequence[str], ks: Sequence[int] = (0, 1, 2, 5, 10, 20)
+    ) -> Iterator[Step]:
+        """Train on the neighbours in the order given, and yield a step for each k from 0 to the largest of `ks`.
+
+        The weights are the initial ones again when the iterator ends, is closed or fails, bit for bit.
+
+        Parameters
+        ----------
+        text : str
+            Scored text.
+        neighbours : sequence of str
+            Texts to train on, nearest first; at least max(ks).
+        ks : sequence of int
+            Where to score the text.
+
+        Raises
+        ------
+        ValueError
+            If `ks` is empty or negative, or there are too few neighbours.
+        """
+        wanted = set(ks)
+        if not wanted or min(wanted) < 0:
+            raise ValueError(f"ks={list(ks)}: give at least one number of neighbours, none negative")
+        if len(neighbours) < max(wanted):
+            raise ValueError(f"{len(neighbours)} neighbours, but a score after {max(wanted)} was asked for")
+        scorer = Scorer(self.lm, text, self.switches.context, self.switches.vocabulary)
+        return self._steps(scorer, neighbours[: max(wanted)], wanted)
+
+    def _steps(self, scorer: Scorer, neighbours: Sequence[str], wanted: set[int]) -> Iterator[Step]:
+        if not self.switches.keep_optimizer:
+            self._optimizer = self._new_optimizer()
+        try:
+            yield self._step(0, "", scorer, wanted)
+            for k, neighbour in enumerate(neighbours, start=1):
+                yield self._step(k, neighbour, scorer, wanted)
+        finally:
+            self._restore()
+
+    def _step(self, k: int, neighbour: str, scorer: Scorer, wanted: set[int]) -> Step:
+        start = self._clock()
+        chunks, skipped = self._chunks(neighbour)
+        with _dropout(self.lm.model, self.switches.dropout, self.switches.seed + k):
+            losses = [self._update(chunk) for chunk in chunks]
+        trained = self._clock()
+        score = scorer() if k in wanted else None
+        seconds = self._clock() - trained
+        tokens = sum(map(len, chunks))
+        return Step(k, score, tuple(map(float, losses)), tokens, skipped, trained - start, seconds)
+
+    def _chunks(self, neighbour: str) -> tuple[list[list[int]], int]:
+        """Disjoint chunks of `max_length` tokens, and how many were left out."""
+        tokens = self.lm.encode(neighbour)
+        length = self.switches.max_length or self.lm.settings.max_length
+        every = [tokens[i : i + length] for i in range(0, len(tokens), length)]
+        chunks = [chunk for chunk in every[: self.switches.max_chunks] if len(chunk) > 1]
+        return chunks, len(every) - len(chunks)
+
+    def _update(self, chunk: list[int]) -> Tensor:
+        """One AdamW step; returns the loss before it (a tensor, so that a GPU need not wait for it)."""
+        ids = torch.tensor([chunk], device=self.lm.device)  # (1, tokens)
+        hidden = self.lm.hidden(ids[:, :-1])[0]  # (tokens - 1, width)
+        loss = mean_cross_entropy(hidden, *self.lm.head, ids[0, 1:])
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._parameters, self.switches.clip)
+        self._optimizer.step()
+        return loss.detach()
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        settings, switches = self.lm.settings, self.switches
+        return torch.optim.AdamW(
+            self._parameters,
+            lr=switches.learning_rate or settings.learning_rate,
+            eps=switches.eps or settings.eps,
+            weight_decay=switches.weight_decay,
+            fused=True,
+        )
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for parameter, initial in zip(self._parameters, self._initial, strict=True):
+            parameter.copy_(initial)
+            parameter.grad = None
+
+    def _clock(self) -> float:
+        if self.lm.device.type == "cuda":
+            torch.cuda.synchronize(self.lm.device)
+        return time.perf_counter()
+
+
+def split_halves(text: str) -> tuple[str, str]:
+    """Cut a text in the middle, so that query and scored text share nothing (the paper's split control).
+
+    Raises
+    ------
+    ValueError
+        If the text has fewer than two characters.
+    """
+    if len(text) < 2:
+        raise ValueError("split_query needs a text of at least two characters")
+    middle = len(text) // 2
+    return text[:middle], text[middle:]
+
+
+@contextlib.contextmanager
+def _dropout(model: nn.Module, rate: float, seed: int) -> Iterator[None]:
+    """Train with seeded dropout at `rate`, then put everything back; at 0 the model stays in evaluation mode."""
+    if rate == 0:
+        yield
+        return
+    layers = [(m, "p") for m in model.modules() if isinstance(m, nn.Dropout)]
+    layers += [(m, "attention_dropout") for m in model.modules() if hasattr(m, "attention_dropout")]
+    layers = [(m, name) for m, name in layers if isinstance(getattr(m, name), float)]
+    before = [getattr(module, name) for module, name in layers]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for module, name in layers:
+            setattr(module, name, rate)
+        model.train()
+        try:
+            yield
+        finally:
+            model.eval()
+            for (module, name), value in zip(layers, before, strict=True):
+                setattr(module, name, value)
