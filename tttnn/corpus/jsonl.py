@@ -11,9 +11,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO, Literal
-
-import zstandard
 
 from tttnn.files import writing
 
@@ -183,7 +182,7 @@ def read_blocks(path: str | Path) -> Iterator[bytes]:
                 yield from iter(lambda: file.read(BLOCK), b"")
         except EOFError as error:
             raise CorpusError(f"{path}: ends in the middle of its compressed data: copy it again") from error
-        except (gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        except (gzip.BadGzipFile, zlib.error, _Damaged) as error:
             raise CorpusError(f"{path}: damaged, or not compressed as {path.suffix[1:]}: {error}") from error
 
 
@@ -217,7 +216,20 @@ def parse_line(line: Line) -> Document:
     return Document(text, meta or {})
 
 
+class _Damaged(Exception):
+    """Stands for zstandard's own error where that package is not loaded."""
+
+
 def _zstandard_blocks(file: BinaryIO) -> Iterator[bytes]:
+    import zstandard
+
+    try:
+        yield from _frames(file, zstandard)
+    except zstandard.ZstdError as error:
+        raise _Damaged(*error.args) from error
+
+
+def _frames(file: BinaryIO, zstandard: ModuleType) -> Iterator[bytes]:
     # Not zstandard's own stream reader: it takes a truncated file for a complete one.
     decompressor = None
     for packed in iter(lambda: file.read(ZSTD_BLOCK), b""):
@@ -239,6 +251,8 @@ def _packing(path: Path, suffix: str) -> Iterator[BinaryIO]:
             with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
                 yield packed
         elif suffix == ".zst":
+            import zstandard
+
             with zstandard.ZstdCompressor().stream_writer(file, closefd=False) as packed:
                 yield packed
         else:

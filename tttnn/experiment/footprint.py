@@ -1,10 +1,13 @@
-"""What holding texts costs: resident memory and latency of three ways to fetch a text by number.
+"""What holding texts and vectors costs: resident memory and latency, measured, and the Pile's arithmetic.
 
-Each way is measured in a process of its own, so that what one leaves in memory does not count for the next.
+Three ways to fetch a text by its number are compared:
 
 - ``dictionary``: all parsed texts in memory, as in the original system.
-- ``offsets``: a list of line offsets in memory, as in the report.
+- ``offsets``: one array of line offsets in memory, as in the report, but counted in bytes.
 - ``store``: the offset table on disk, memory-mapped: this project's :class:`tttnn.corpus.TextStore`.
+
+Each is measured in a process of its own, so that what one leaves in memory does not count for the next. This file
+is also the program of that process: as a module it would import the whole package, torch included.
 """
 
 from __future__ import annotations
@@ -16,155 +19,129 @@ import subprocess
 import sys
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tttnn.corpus import Document, TextStore, read_jsonl, write_jsonl
+from tttnn.files import read_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = ("dictionary", "offsets", "store")
+VECTOR_KINDS = ("memory", "mapped")
 
 
 def footprint(jsonl: str | Path, table: str | Path, reads: int, seed: int) -> pd.DataFrame:
-    """Measure the three ways on one plain JSON Lines file.
+    """Measure the three ways to fetch texts on one plain JSON Lines file.
 
     Parameters
     ----------
-    jsonl : path
-    table : path
-        Offset table of the store; built by the measurement if it is not there.
+    jsonl : str or Path
+    table : str or Path
+        Offset table of the store; built first if it is not there.
     reads : int
-        Random documents to fetch, once with the file dropped from the page cache and once warm.
+        Random documents to fetch, each twice: after the kernel was asked to forget the files, and once more.
     seed : int
-        Chooses the documents, the same for each way.
+        Chooses the documents, the same ones for each way.
 
     Returns
     -------
     DataFrame
-        One row a way: kind, documents, ready_seconds, resident_bytes (growth of the process after opening and
-        reading), bytes_per_document, cold_us, warm_us (median microseconds a read), digest (SHA-256 of the texts
-        read, so that the ways can be compared).
+        One row a way. kind; documents; ready_seconds (to open, table built before); resident_bytes (growth of
+        the process from before opening to after reading); mapped_bytes (the part of it that belongs to mapped
+        files and may be evicted; Linux only, elsewhere 0); cold_us and warm_us (median microseconds a read);
+        digest (SHA-256 of the texts read, by which the ways can be compared).
 
     Raises
     ------
+    ValueError
+        If reads is less than 1.
     RuntimeError
         If a measurement fails; the message ends with its error.
     """
     import pandas as pd
 
+    if reads < 1:
+        raise ValueError(f"reads={reads}: must be at least 1")
     if not Path(table).exists():
         TextStore.build(jsonl, table)
-    return pd.DataFrame([_in_own_process(kind, Path(jsonl), Path(table), reads, seed) for kind in KINDS])
+    return pd.DataFrame([_in_own_process("texts", kind, jsonl, table, reads, seed) for kind in KINDS])
 
 
-def _in_own_process(kind: str, jsonl: Path, table: Path, reads: int, seed: int) -> dict:
-    command = [sys.executable, "-m", __name__, kind, str(jsonl), str(table), str(reads), str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"measuring {kind} failed: {done.stderr.strip().splitlines()[-1:]}")
-    return json.loads(done.stdout)
+def index_footprint(folder: str | Path, searches: int, seed: int) -> pd.DataFrame:
+    """Measure what opening an index and searching it add to the resident memory of a process.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of a :class:`tttnn.index.Index`.
+    searches : int
+        Random query vectors, searched one by one for the nearest vector.
+    seed : int
+        Draws the queries.
+
+    Returns
+    -------
+    DataFrame
+        Two rows a way, "memory" (vectors read into memory) and "mapped" (as `Index.open` does). kind; after
+        ("opening" or "searching"); resident_bytes and mapped_bytes (as in `footprint`).
+
+    Raises
+    ------
+    ValueError
+        If searches is less than 1.
+    RuntimeError
+        If a measurement fails; the message ends with its error.
+    """
+    import pandas as pd
+
+    if searches < 1:
+        raise ValueError(f"searches={searches}: must be at least 1")
+    measured = (_in_own_process("vectors", kind, folder, searches, seed) for kind in VECTOR_KINDS)
+    return pd.DataFrame([row for rows in measured for row in rows])
 
 
-def measure(kind: str, jsonl: Path, table: Path, reads: int, seed: int) -> dict:
-    """Measure one way in this process; see :func:`footprint`, which starts a process for it."""
-    _warm_up(kind)
-    resident = _resident_bytes()
-    start = time.perf_counter()
-    count, fetch = _fetcher(kind, jsonl, table)
-    ready = time.perf_counter() - start
-    numbers = np.random.default_rng(seed).integers(count, size=reads).tolist()
-    _drop_from_page_cache(jsonl)
-    cold, texts = _timed(fetch, numbers)
-    warm, _ = _timed(fetch, numbers)
-    grown = max(0, _resident_bytes() - resident)
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-    return {
-        "kind": kind, "documents": count, "ready_seconds": ready, "resident_bytes": grown,
-        "bytes_per_document": grown / count, "cold_us": cold, "warm_us": warm, "digest": digest,
-    }  # fmt: skip
+def per_document(measured: pd.DataFrame) -> pd.DataFrame:
+    """Fit a straight line through resident memory over documents, for each way.
 
+    Parameters
+    ----------
+    measured : DataFrame
+        Rows of `footprint` for at least two numbers of documents.
 
-def _warm_up(kind: str) -> None:
-    """Fetch from a file of one document: code and buffers that any use needs are there before counting begins."""
-    with TemporaryDirectory() as folder:
-        jsonl, table = Path(folder) / "one.jsonl", Path(folder) / "one.npy"
-        write_jsonl(jsonl, [Document("text", {})])
-        TextStore.build(jsonl, table)
-        _fetcher(kind, jsonl, table)[1](0)
+    Returns
+    -------
+    DataFrame
+        Columns kind, slope (bytes per document), constant (bytes).
 
+    Raises
+    ------
+    ValueError
+        If there is only one number of documents.
+    """
+    import pandas as pd
 
-def _fetcher(kind: str, jsonl: Path, table: Path) -> tuple[int, Callable[[int], str]]:
-    """How many documents there are, and a function that fetches one by number."""
-    if kind == "store":
-        store = TextStore.open(jsonl, table)
-        return len(store), lambda number: store[number].text
-    if kind == "dictionary":
-        texts = {number: document.text for number, document in enumerate(read_jsonl(jsonl))}
-        return len(texts), texts.__getitem__
-    if kind == "offsets":
-        offsets = _line_offsets(jsonl)
-        file = open(jsonl, "rb")  # noqa: SIM115  (stays open as long as the closure)
-
-        def fetch(number: int) -> str:
-            file.seek(offsets[number])
-            return json.loads(file.readline())["text"]
-
-        return len(offsets), fetch
-    raise ValueError(f"kind={kind!r}: one of {', '.join(KINDS)}")
-
-
-def _line_offsets(jsonl: Path) -> array:
-    offsets = array("q")
-    with open(jsonl, "rb") as file:
-        position = 0
-        for line in file:
-            if line.strip():
-                offsets.append(position)
-            position += len(line)
-    return offsets
-
-
-def _timed(fetch: Callable[[int], str], numbers: list[int]) -> tuple[float, list[str]]:
-    """Median microseconds a read, and the texts."""
-    seconds, texts = [], []
-    for number in numbers:
-        start = time.perf_counter()
-        text = fetch(number)
-        seconds.append(time.perf_counter() - start)
-        texts.append(text)
-    return 1e6 * float(np.median(seconds)), texts
-
-
-def _resident_bytes() -> int:
-    import psutil
-
-    return psutil.Process().memory_info().rss
-
-
-def _drop_from_page_cache(path: Path) -> None:
-    """Ask the kernel to forget the file; where it cannot (other systems), the cold reads are warm ones."""
-    if hasattr(os, "posix_fadvise"):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
+    if measured.documents.nunique() < 2:
+        raise ValueError("a line needs two points: measure files of at least two sizes")
+    lines = {
+        kind: np.polyfit(rows.documents, rows.resident_bytes, 1)
+        for kind, rows in measured.groupby("kind", sort=False)
+    }
+    return pd.DataFrame([{"kind": kind, "slope": line[0], "constant": line[1]} for kind, line in lines.items()])
 
 
 def pile_memory(documents: int, text_bytes: int, dimension: int, servers: int) -> pd.DataFrame:
-    """Memory a server needs, by what it keeps there: arithmetic, not measurement.
+    """What a server must hold in memory, by what is kept there: arithmetic, not measurement.
 
     Parameters
     ----------
     documents : int
-        Of the whole corpus; the Pile's training set has 210 million.
+        Of the whole corpus; the Pile's training split has 210 million (paper, section 3).
     text_bytes : int
         Of the whole corpus.
     dimension : int
@@ -175,21 +152,173 @@ def pile_memory(documents: int, text_bytes: int, dimension: int, servers: int) -
     Returns
     -------
     DataFrame
-        Columns what, texts, table, vectors, total, all in bytes per server.
+        Columns kept; texts, offsets, vectors and their sum memory (bytes per server that memory must hold);
+        disk (bytes per server that are read in place, and cached as far as memory allows).
     """
     import pandas as pd
 
-    share = documents / servers
-    vectors = 4 * dimension * share
-    ways = {
-        "dictionary of texts, vectors in memory": (text_bytes / servers, 0.0, vectors),
-        "line offsets, vectors in memory (the report)": (0.0, 8 * share, vectors),
-        "memory-mapped table and vectors (here)": (0.0, 0.0, 0.0),
-    }
-    rows = [{"what": way, "texts": t, "table": o, "vectors": v, "total": t + o + v} for way, (t, o, v) in ways.items()]
-    return pd.DataFrame(rows)
+    texts, offsets, vectors = (size / servers for size in (text_bytes, 8 * documents, 4 * dimension * documents))
+    ways = [
+        ("texts and vectors, vectors twice", texts, 0.0, 2 * vectors, 0.0),
+        ("texts and vectors", texts, 0.0, vectors, 0.0),
+        ("line offsets and vectors", 0.0, offsets, vectors, texts),
+        ("nothing: all is mapped", 0.0, 0.0, 0.0, texts + offsets + vectors),
+    ]
+    table = pd.DataFrame(ways, columns=["kept", "texts", "offsets", "vectors", "disk"])
+    table.insert(4, "memory", table[["texts", "offsets", "vectors"]].sum(axis=1))
+    return table
+
+
+def measure_texts(kind: str, jsonl: Path, table: Path, reads: int, seed: int) -> dict[str, Any]:
+    """Measure one way in this process; see `footprint`, which starts a process for it.
+
+    Raises
+    ------
+    ValueError
+        If `kind` is unknown, or the file holds no document.
+    """
+    with TemporaryDirectory() as folder:
+        # The same on a file of one document: code and buffers that any use needs are there before counting.
+        one, one_table = Path(folder) / "one.jsonl", Path(folder) / "one.npy"
+        write_jsonl(one, [Document("text", {})])
+        TextStore.build(one, one_table)
+        _measure_texts(kind, one, one_table, 1, seed)
+    return _measure_texts(kind, jsonl, table, reads, seed)
+
+
+def _measure_texts(kind: str, jsonl: Path, table: Path, reads: int, seed: int) -> dict[str, Any]:
+    before = _memory()
+    start = time.perf_counter()
+    count, fetch = _fetcher(kind, jsonl, table)
+    ready = time.perf_counter() - start
+    if not count:
+        raise ValueError(f"{jsonl} holds no documents: nothing to measure")
+    numbers = np.random.default_rng(seed).integers(count, size=reads).tolist()
+    for path in (jsonl, table):
+        _drop_from_page_cache(path)
+    cold, digest = _timed(fetch, numbers)
+    warm, again = _timed(fetch, numbers)
+    if digest != again:
+        raise ValueError(f"{jsonl} gave other texts when it was read again")
+    grown = {"kind": kind, "documents": count, "ready_seconds": ready} | _grown(before)
+    return grown | {"cold_us": cold, "warm_us": warm, "digest": digest}
+
+
+def _fetcher(kind: str, jsonl: Path, table: Path) -> tuple[int, Callable[[int], str]]:
+    """How many documents there are, and a function that fetches the text of one by number."""
+    if kind == "store":
+        store = TextStore.open(jsonl, table)
+        return len(store), lambda number: store[number].text
+    if kind == "dictionary":
+        texts = {number: document.text for number, document in enumerate(read_jsonl(jsonl))}
+        return len(texts), texts.__getitem__
+    if kind == "offsets":
+        offsets = np.array(array("q", _line_starts(jsonl)))  # (documents,), int64
+        file = open(jsonl, "rb")  # noqa: SIM115  (stays open as long as the closure)
+
+        def fetch(number: int) -> str:
+            file.seek(offsets[number])
+            return json.loads(file.readline())["text"]
+
+        return len(offsets), fetch
+    raise ValueError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
+
+
+def _line_starts(jsonl: Path) -> Iterator[int]:
+    position = 0
+    with open(jsonl, "rb") as file:
+        for line in file:
+            if line.strip():
+                yield position
+            position += len(line)
+
+
+def _timed(fetch: Callable[[int], str], numbers: list[int]) -> tuple[float, str]:
+    """Median microseconds a read, and a digest of the texts. No text is kept: that would count as memory."""
+    seconds, digest = [], hashlib.sha256()
+    for number in numbers:
+        start = time.perf_counter()
+        text = fetch(number)
+        seconds.append(time.perf_counter() - start)
+        content = text.encode()
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return 1e6 * float(np.median(seconds)), digest.hexdigest()
+
+
+def measure_vectors(kind: str, folder: Path, searches: int, seed: int) -> list[dict[str, Any]]:
+    """Measure one way to hold an index in this process; see `index_footprint`, which starts a process for it.
+
+    Raises
+    ------
+    ValueError
+        If `kind` is unknown.
+    """
+    from tttnn.index import MANIFEST, Index
+
+    if kind not in VECTOR_KINDS:
+        raise ValueError(f"kind={kind!r}: must be one of {', '.join(VECTOR_KINDS)}")
+    manifest = read_json(folder / MANIFEST)
+    dimension, (shard,) = manifest["dimension"], manifest["shards"]
+    queries = np.random.default_rng(seed).standard_normal((searches, 1, dimension), dtype=np.float32)
+    # Opened once, and a small one searched: code that any use needs is there before counting.
+    Index.open(folder, manifest["embedder"]["fingerprint"], threads=1)
+    import faiss  # here, because Index imports what must come before it
+
+    small = faiss.IndexFlatL2(dimension)
+    small.add(queries[0])
+    Index(folder, manifest | {"count": 1}, small).search(queries[0], 1)
+
+    before = _memory()
+    if kind == "mapped":
+        index = Index.open(folder, manifest["embedder"]["fingerprint"])
+    else:
+        index = Index(folder, manifest, faiss.read_index(str(folder / shard["file"])))
+    opened = _grown(before)
+    for query in queries:
+        index.search(query, 1)
+    return [{"kind": kind, "after": "opening"} | opened, {"kind": kind, "after": "searching"} | _grown(before)]
+
+
+def _memory() -> tuple[int, int]:
+    """Resident bytes of this process, and those of them that belong to files (Linux; elsewhere 0)."""
+    import psutil
+
+    memory = psutil.Process().memory_info()
+    return memory.rss, getattr(memory, "shared", 0)
+
+
+def _grown(before: tuple[int, int]) -> dict[str, int]:
+    resident, mapped = _memory()
+    return {"resident_bytes": resident - before[0], "mapped_bytes": mapped - before[1]}
+
+
+def _drop_from_page_cache(path: Path) -> None:
+    """Ask the kernel to forget a file; where it cannot (other systems, files in memory), cold reads are warm."""
+    if hasattr(os, "posix_fadvise"):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # pages not yet written cannot be dropped
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(descriptor)
+
+
+def _in_own_process(what: str, kind: str, *arguments: object) -> Any:
+    command = [sys.executable, "-P", __file__, what, kind, *(str(argument) for argument in arguments)]
+    # The child finds the same packages as this process, installed or not.
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise RuntimeError(f"measuring {what}, {kind}, failed: {reason}")
+    return json.loads(done.stdout)
+
+
+def _main(what: str, kind: str, *arguments: str) -> None:
+    *paths, number, seed = arguments
+    measure = {"texts": measure_texts, "vectors": measure_vectors}[what]
+    json.dump(measure(kind, *map(Path, paths), int(number), int(seed)), sys.stdout)
 
 
 if __name__ == "__main__":
-    _kind, _jsonl, _table, _reads, _seed = sys.argv[1:]
-    sys.stdout.write(json.dumps(measure(_kind, Path(_jsonl), Path(_table), int(_reads), int(_seed))))
+    _main(*sys.argv[1:])

@@ -16,10 +16,10 @@ import torch
 from tqdm import tqdm
 
 from tttnn.files import sha256_file, write_json, writing
+from tttnn.models.cross_entropy import mean_cross_entropy
 from tttnn.pretraining.card import export
 from tttnn.pretraining.checkpoint import read_checkpoint, save_checkpoint
 from tttnn.pretraining.data import Windows, cache_tokens, end_of_text, locate, make_tokenizer
-from tttnn.pretraining.loss import sliced_cross_entropy
 from tttnn.pretraining.settings import Settings, SettingsError, load_settings, settings_as_json
 from tttnn.pretraining.validation import ValidationText, bits_per_byte, read_validation, validate_model
 
@@ -227,7 +227,8 @@ class Run:
         for part in micro:
             with torch.autocast(rows.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 hidden = trunk(input_ids=part[:, :-1]).last_hidden_state  # (micro, context, width)
-            loss = sliced_cross_entropy(hidden.float().flatten(0, 1), head, part[:, 1:].flatten(), dtype)
+            states, targets = hidden.float().flatten(0, 1), part[:, 1:].flatten()  # (tokens, width), (tokens,)
+            loss = mean_cross_entropy(states, head, None, targets, dtype)
             (loss / len(micro)).backward()
             total += loss.detach() / len(micro)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)

@@ -112,20 +112,107 @@ def cost_chart(cost: pd.DataFrame, name: str, alt_text: str) -> Figure:
 
 
 def distance_chart(counts: pd.DataFrame, name: str, alt_text: str) -> Figure:
-    """Histogram of nearest-neighbour distances, a small panel per domain.
+    """Histogram of neighbours' distances, a small panel per domain.
 
     Parameters
     ----------
     counts : DataFrame
-        Columns domain, rank ("1st", "20th"), low, high (squared L2, edges of the bin) and share (of queries).
+        Of :func:`tttnn.experiment.neighbourhoods.distance_histogram`.
     """
     import altair as alt
 
-    shown = {"title": "neighbour"}
-    chart = alt.Chart(counts).mark_bar(opacity=0.75, stroke="black", strokeWidth=0.3).encode(
-        x=alt.X("low:Q", title="squared L2 distance"), x2="high:Q",
-        y=alt.Y("share:Q", title="share of queries", stack=None, axis=alt.Axis(format="%")),
-        color=alt.Color("rank:N", **shown), facet=alt.Facet("domain:N", columns=3, title=None),
+    ranks = counts["rank"].drop_duplicates().tolist()
+    # Bars, and outlines over them. Vega-Lite merges the legends of channels whose scales have the same domain.
+    filled = alt.Scale(domain=ranks, range=[0.8, 0.0][: len(ranks)])
+    shown = {"title": "distance of the neighbour at"}
+    hue = shown | {"scale": alt.Scale(domain=ranks)}
+    chart = alt.Chart(counts).mark_bar(strokeWidth=1.5).encode(
+        x=alt.X("low:Q", title="squared L2 distance", axis=alt.Axis(tickCount=5)), x2="high:Q",
+        y=alt.Y("share:Q", title="share of queries", stack=None, axis=alt.Axis(format="%")), y2=alt.datum(0),
+        fill=alt.Fill("rank:N", **hue), stroke=alt.Stroke("rank:N", **hue),
+        fillOpacity=alt.FillOpacity("rank:N", scale=filled, **shown),
+        facet=alt.Facet("domain:N", columns=3, title=None),
         tooltip=["domain:N", "rank:N", "low:Q", "high:Q", alt.Tooltip("share:Q", format=".0%")],
-    ).properties(width=170, height=110)  # fmt: skip
-    return figure(chart, name, alt_text, counts.rename(columns=UNITS))
+    ).properties(width=150, height=110)  # fmt: skip
+    named = {"rank": "neighbour", "low": "distance from (squared L2)", "high": "to", "share": "share of queries"}
+    return figure(chart, name, alt_text, counts[counts["share"] > 0].rename(columns=named))
+
+
+OVERLAP = "share of the query in the neighbour"
+
+
+def overlap_chart(rows: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """Overlap with the query over distance, a point per neighbour.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of :func:`tttnn.experiment.neighbourhoods.neighbourhoods`, at most 1000 of them.
+    """
+    import altair as alt
+
+    shown = {"title": "domain of the query"}
+    columns = ["domain", "document", "rank", "neighbour", "distance", "overlap"]
+    chart = alt.Chart(rows[columns]).mark_point(size=45, filled=True, opacity=0.75).encode(
+        x=alt.X("distance:Q", title="squared L2 distance", scale=alt.Scale(zero=True)),
+        y=alt.Y("overlap:Q", title=OVERLAP, axis=alt.Axis(format="%")),
+        color=alt.Color("domain:N", **shown), shape=alt.Shape("domain:N", **shown),
+        tooltip=["domain:N", "document:Q", "rank:Q", alt.Tooltip("distance:Q", format=".3f"),
+                 alt.Tooltip("overlap:Q", format=".0%")],
+    ).properties(height=300)  # fmt: skip
+    return figure(chart, name, alt_text, rows[columns].rename(columns=UNITS | {"overlap": OVERLAP}))
+
+
+def index_share_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """Distance of the nearest neighbour over the share of the index that is searched, a line per domain.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns domain, share, documents (in that part of the index), distance (squared L2).
+    """
+    import altair as alt
+
+    domains = alt.Scale(domain=sorted(table["domain"].unique()))  # stated, so that the two legends become one
+    shown = {"title": "domain of the query", "scale": domains}
+    ticks = alt.Axis(format="%", values=sorted(table["share"].unique().tolist()))
+    lines = alt.Chart(table).mark_line().encode(
+        x=alt.X("share:Q", title="share of the index (logarithmic)", axis=ticks,
+                scale=alt.Scale(type="log", nice=False)),
+        y=alt.Y("distance:Q", title="nearest neighbour, median squared L2", scale=alt.Scale(zero=True)),
+        color=alt.Color("domain:N", **shown),
+        tooltip=["domain:N", alt.Tooltip("share:Q", format=".0%"), "documents:Q",
+                 alt.Tooltip("distance:Q", format=".3f")],
+    )  # fmt: skip
+    points = lines.mark_point(size=55, filled=True).encode(shape=alt.Shape("domain:N", **shown))
+    chart = (lines + points).properties(height=280)
+    named = {"share": "share of the index", "documents": "documents in it", "distance": "median squared L2 distance"}
+    return figure(chart, name, alt_text, table.rename(columns=named))
+
+
+def footprint_chart(measured: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """Resident memory over documents for each way to fetch texts, both axes logarithmic.
+
+    Parameters
+    ----------
+    measured : DataFrame
+        Of :func:`tttnn.experiment.footprint.footprint`, for several numbers of documents.
+    """
+    import altair as alt
+
+    # A logarithm has no place for a process that did not grow.
+    data = measured.assign(megabytes=(measured["resident_bytes"] / 1e6).clip(lower=0.01))
+    data = data[["kind", "documents", "megabytes"]]
+    # With the domain given, colour and shape share one legend.
+    shown = {"title": "texts fetched from", "scale": alt.Scale(domain=data["kind"].unique().tolist())}
+    lines = alt.Chart(data).mark_line().encode(
+        x=alt.X("documents:Q", title="documents", scale=alt.Scale(type="log"), axis=alt.Axis(labelOverlap=True)),
+        y=alt.Y("megabytes:Q", title="growth of resident memory (MB)", scale=alt.Scale(type="log")),
+        color=alt.Color("kind:N", **shown),
+    )  # fmt: skip
+    points = lines.mark_point(size=90, filled=True).encode(
+        shape=alt.Shape("kind:N", **shown),
+        tooltip=["kind:N", "documents:Q", alt.Tooltip("megabytes:Q", format=".2f", title="MB")],
+    )
+    chart = lines + points
+    return figure(chart, name, alt_text, data.rename(columns={"megabytes": "resident memory (MB)"}))

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = Path(__file__).parent / "published"
+PILE_NAMES = {"books": "books3"}  # where a domain here is named otherwise than the Pile's that it stands for
 
 
 def published_curves(run: str = "gpt2") -> pd.DataFrame:

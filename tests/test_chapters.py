@@ -1,0 +1,78 @@
+"""Every chapter runs with other parameters: another corpus, another k, models and embedders of each architecture."""
+
+import random
+from pathlib import Path
+
+import jupytext
+import nbformat
+import papermill
+import pytest
+from tiny import LINES, tiny_gpt2, tiny_gpt_neo, tiny_qwen2, tiny_roberta
+
+from tttnn.corpus import Document, write_jsonl
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+MODELS = {"gpt2": tiny_gpt2, "gpt_neo": tiny_gpt_neo, "qwen2": tiny_qwen2}
+SIZES = {"train": 40, "val": 12, "test": 12}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A corpus of one's own, in the Pile's layout by domain, gzipped; no meta but the domain."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = random.Random(0)
+    for domain in ("letters", "orders"):
+        words = [word for line in draw.sample(LINES, 3) for word in line.split()]
+        for split, size in SIZES.items():
+            texts = (" ".join(draw.choices(words, k=60)) + f" {domain} {i} é\n" for i in range(size))
+            documents = [Document(text, {"pile_set_name": domain}) for text in texts]
+            write_jsonl(folder / f"{domain}.{split}.jsonl.gz", documents)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+def execute(name, parameters, home, tmp_path, monkeypatch):
+    monkeypatch.setenv("TTTNN_HOME", str(home))
+    source = tmp_path / f"{name}.ipynb"
+    nbformat.write(jupytext.read(NOTEBOOKS / f"{name}.md"), source)
+    known = set(papermill.inspect_notebook(source))
+    assert set(parameters) <= known, f"{name} has no parameter {set(parameters) - known}"
+    return papermill.execute_notebook(
+        source, tmp_path / "out.ipynb", parameters, kernel_name="python3", cwd=NOTEBOOKS, progress_bar=False
+    )
+
+
+def outputs(notebook):
+    return "\n".join(str(output) for cell in notebook.cells for output in cell.get("outputs", []))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_loop_runs_with_other_models(model, corpus, home, tmp_path, monkeypatch):
+    folder = MODELS[model](tmp_path / f"tiny-{model}")
+    parameters = {"corpus": str(corpus), "model": str(folder), "k": 2, "per_domain": 2, "learning_rate": 1e-3}
+    done = execute("03_ttt_nn_loop", parameters, home, tmp_path, monkeypatch)
+    text = outputs(done)
+    assert f"tiny-{model}" in text and "letters" in text and "orders" in text
+
+
+def test_the_loop_runs_with_a_transformer_embedder(corpus, home, tmp_path, monkeypatch):
+    model, embedder = tiny_gpt2(tmp_path / "model"), tiny_roberta(tmp_path / "embedder")
+    parameters = {"corpus": str(corpus), "model": str(model), "embedder": str(embedder), "k": 1, "per_domain": 1}
+    done = execute("03_ttt_nn_loop", parameters, home, tmp_path, monkeypatch)
+    assert "letters" in outputs(done)
+
+
+def test_retrieval_runs_with_another_corpus_and_embedder(corpus, home, tmp_path, monkeypatch):
+    embedder = tiny_roberta(tmp_path / "embedder")
+    parameters = {"corpus": str(corpus), "embedder": str(embedder), "k": 3}
+    done = execute("01_retrieval", parameters, home, tmp_path, monkeypatch)
+    assert "letters" in outputs(done)
+
+
+def test_the_index_chapter_runs_with_another_corpus(corpus, home, tmp_path, monkeypatch):
+    done = execute("02_memory_efficient_index", {"corpus": str(corpus)}, home, tmp_path, monkeypatch)
+    assert "letters" in outputs(done) or "store" in outputs(done)

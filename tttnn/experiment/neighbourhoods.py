@@ -1,0 +1,339 @@
+"""What the neighbours of test documents look like: how far, from where, and how much of the query they repeat."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tttnn.corpus.overlap import seen_shares
+from tttnn.experiment import TestDocument
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tttnn.corpus import Corpus
+    from tttnn.embedding import Embedder
+    from tttnn.retrieval import Neighbour, Retriever
+
+BATCH_QUERIES = 32  # queries whose neighbours' texts are in memory at once
+BATCH_VECTORS = 4096  # stored vectors compared with all queries at once
+LICENCES_SHOWN = 2
+EXCERPT = 80  # characters
+
+
+@dataclass(frozen=True)
+class SourcedDocument(TestDocument):
+    """A document with what the corpus says about it, so that its source can be compared with its neighbours'."""
+
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def draw_sourced(corpus: Corpus, per_domain: int, seed: int, split: str = "test") -> list[SourcedDocument]:
+    """Draw documents at random, at most `per_domain` from each domain, the same ones for the same seed.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    per_domain : int
+        A domain with fewer documents gives all of them.
+    seed : int
+    split : str
+
+    Raises
+    ------
+    CorpusError
+        If a domain does not have the split.
+    """
+    drawn = []
+    for domain in corpus.domains:
+        held = sum(1 for _ in corpus.documents(split, domain))
+        sample = corpus.sample(split, domain, min(per_domain, held), seed) if held else []
+        drawn += [SourcedDocument(domain, number, document.text, document.meta) for number, document in sample]
+    return drawn
+
+
+def neighbourhoods(retriever: Retriever, queries: Sequence[SourcedDocument], k: int) -> pd.DataFrame:
+    """Describe the k nearest neighbours of each query.
+
+    Parameters
+    ----------
+    retriever : Retriever
+    queries : sequence of SourcedDocument
+    k : int
+
+    Returns
+    -------
+    DataFrame
+        One row per (query, rank): domain, document (number within the domain's split), rank (from 1), neighbour
+        (id), neighbour_domain, same_domain, same_source (both parts of one file; missing where the corpus does
+        not say), distance (squared L2), overlap (share of the query's 50-byte windows that occur in the
+        neighbour).
+
+    Raises
+    ------
+    ValueError
+        If k is out of range, or a query is empty.
+    """
+    import pandas as pd
+
+    rows = []
+    with tqdm(total=len(queries), desc="neighbours", unit=" queries") as bar:
+        for batch in _batches(queries, BATCH_QUERIES):
+            found = retriever.neighbours_many([query.text for query in batch], k)
+            for query, neighbours in zip(batch, found, strict=True):
+                rows += [_row(query, rank, neighbour) for rank, neighbour in enumerate(neighbours, 1)]
+            bar.update(len(batch))
+    return pd.DataFrame(rows).astype({"same_domain": "boolean", "same_source": "boolean"})
+
+
+def _row(query: SourcedDocument, rank: int, neighbour: Neighbour) -> dict[str, Any]:
+    return {
+        "domain": query.domain,
+        "document": query.number,
+        "rank": rank,
+        "neighbour": neighbour.id,
+        "neighbour_domain": neighbour.meta.get("pile_set_name", ""),
+        "same_domain": _same(query.meta.get("pile_set_name"), neighbour.meta.get("pile_set_name")),
+        "same_source": _same(source_file(query.meta), source_file(neighbour.meta)),
+        "distance": neighbour.distance,
+        "overlap": float(seen_shares([query.text], [neighbour.text])[0]),
+    }
+
+
+def _same(one: str | None, other: str | None) -> bool | None:
+    return one == other if one and other else None
+
+
+def source_file(meta: Mapping[str, Any]) -> str:
+    """Return the file a document was cut from: its source without ``#part``; empty if the corpus does not say."""
+    source = str(meta.get("source") or "")
+    return source.rpartition("#")[0] or source
+
+
+def side_by_side(retriever: Retriever, queries: Iterable[SourcedDocument], rows: pd.DataFrame) -> pd.DataFrame:
+    """Put the beginning of each query beside that of its neighbour, white space as single spaces.
+
+    Parameters
+    ----------
+    retriever : Retriever
+    queries : iterable of SourcedDocument
+        Those the rows were made from.
+    rows : DataFrame
+        Of :func:`neighbourhoods`.
+
+    Returns
+    -------
+    DataFrame
+        In the order of `rows`: domain, distance, overlap, query, neighbour.
+    """
+    texts = {(query.domain, query.number): query.text for query in queries}
+    asked = [_beginning(texts[row.domain, row.document]) for row in rows.itertuples()]
+    found = [_beginning(retriever.store[number].text) for number in rows["neighbour"]]
+    return rows[["domain", "distance", "overlap"]].assign(query=asked, neighbour=found)
+
+
+def _beginning(text: str) -> str:
+    return " ".join(text[: 4 * EXCERPT].split())[:EXCERPT]
+
+
+def distance_histogram(rows: pd.DataFrame, ranks: Iterable[int], bins: int = 20) -> pd.DataFrame:
+    """Count distances in bins of equal width from 0 to the largest one, the same bins for every domain.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of :func:`neighbourhoods`.
+    ranks : iterable of int
+    bins : int
+
+    Returns
+    -------
+    DataFrame
+        Columns domain, rank ("k = 1", ...), low and high (edges of the bin, squared L2), share (of the domain's
+        queries).
+    """
+    import pandas as pd
+
+    chosen = rows[rows["rank"].isin(list(ranks))]
+    edges = np.linspace(0, chosen["distance"].max() or 1.0, bins + 1)
+    counted = []
+    for (domain, rank), part in chosen.groupby(["domain", "rank"]):
+        counts, _ = np.histogram(part["distance"], edges)  # (bins,)
+        bars = {"low": edges[:-1], "high": edges[1:], "share": counts / len(part)}
+        counted.append(pd.DataFrame({"domain": domain, "rank": f"k = {rank}", **bars}))
+    return pd.concat(counted, ignore_index=True)
+
+
+def growing_index(
+    retriever: Retriever, queries: Sequence[SourcedDocument], shares: Iterable[float], seed: int
+) -> pd.DataFrame:
+    """Distance to the nearest neighbour if only a random share of the index were there.
+
+    Larger shares contain the smaller ones, and every stored vector is read once.
+
+    Parameters
+    ----------
+    retriever : Retriever
+    queries : sequence of SourcedDocument
+    shares : iterable of float
+        Above 0, up to 1.
+    seed : int
+        Of the order in which documents are added.
+
+    Returns
+    -------
+    DataFrame
+        One row per (query, share): domain, document, share, documents (in that part of the index), distance
+        (squared L2, to the nearest).
+
+    Raises
+    ------
+    ValueError
+        If a share is not above 0 and at most 1.
+    """
+    import pandas as pd
+
+    shares = sorted(shares)
+    if not shares or not 0 < shares[0] <= shares[-1] <= 1:
+        raise ValueError(f"shares={shares}: give shares of the index above 0, up to 1")
+    order = np.random.default_rng(seed).permutation(len(retriever))
+    vectors = retriever.embedder.embed([query.text for query in queries])  # (queries, dimension)
+    known = pd.DataFrame({"domain": [q.domain for q in queries], "document": [q.number for q in queries]})
+    nearest, start, parts = np.full(len(queries), np.inf), 0, []
+    for share in shares:
+        end = max(1, round(share * len(order)))
+        for ids in _batches(order[start:end], BATCH_VECTORS):
+            nearest = np.minimum(nearest, _squared_distances(vectors, retriever.index.vectors(ids)).min(axis=1))
+        start = end
+        parts.append(known.assign(share=share, documents=end, distance=nearest))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _squared_distances(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Squared L2 between all rows: (n, d), (m, d) -> (n, m), in float64, where cancellation does no harm."""
+    ones, others = ones.astype(np.float64), others.astype(np.float64)
+    lengths = np.square(ones).sum(1)[:, np.newaxis] + np.square(others).sum(1)  # (n, m)
+    return np.maximum(lengths - 2 * ones @ others.T, 0)
+
+
+class RandomEmbedder:
+    """Vectors that say nothing about a text: each is drawn at random, seeded by the text. The baseline to beat.
+
+    Attributes
+    ----------
+    name, dimension, fingerprint
+        See `tttnn.embedding.Embedder`.
+    """
+
+    name = "random"
+
+    def __init__(self, dimension: int = 64, seed: int = 1216):
+        self.dimension, self._seed = dimension, seed
+        self.fingerprint = hashlib.sha256(f"random {dimension} {seed}".encode()).hexdigest()
+
+    def embed(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
+        """Draw one vector per text, float32 (len(texts), dimension)."""
+        drawn = [self._generator(text).standard_normal(self.dimension) for text in texts]
+        return np.array(drawn, dtype=np.float32).reshape(len(texts), self.dimension)
+
+    def save(self, folder: str | Path) -> None:
+        """Write nothing: dimension and seed are all there is."""
+
+    def _generator(self, text: str) -> np.random.Generator:
+        digest = hashlib.sha256(f"{self._seed} {text}".encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:8], "little"))
+
+
+def compare_embedders(
+    embedders: Iterable[Embedder], documents: Sequence[SourcedDocument], queries: Sequence[SourcedDocument], k: int
+) -> pd.DataFrame:
+    """Describe the neighbours that several embedders find for the same queries among the same documents.
+
+    Parameters
+    ----------
+    embedders : iterable of Embedder
+    documents : sequence of SourcedDocument
+        What can be found; small, since every embedder embeds all of it.
+    queries : sequence of SourcedDocument
+    k : int
+        At most ``len(documents)``.
+
+    Returns
+    -------
+    DataFrame
+        Rows of :func:`neighbourhoods` with a column embedder (its name); neighbour is a position in `documents`.
+    """
+    import pandas as pd
+
+    from tttnn.index import build_index
+    from tttnn.retrieval import Retriever
+
+    parts = []
+    with TemporaryDirectory() as folder:
+        for number, embedder in enumerate(embedders):
+            vectors = embedder.embed([document.text for document in documents])  # (documents, dimension)
+            place = Path(folder) / str(number)
+            index = build_index(place, [vectors], embedder=embedder, corpus_fingerprint="sample")
+            retriever = Retriever(documents, index, embedder)
+            parts.append(neighbourhoods(retriever, queries, k).assign(embedder=embedder.name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def describe_corpus(corpus: Corpus) -> pd.DataFrame:
+    """Count what is in a corpus, and how far its test documents depend on its training documents.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        With splits train and test; both are read once.
+
+    Returns
+    -------
+    DataFrame
+        One row a domain: domain, documents and bytes (train), test_documents, test_bytes, siblings (share of
+        test documents cut from a file that training documents were cut from, too; missing if the corpus does not
+        name sources), seen (mean share of a test document's 50-byte windows that occur in the domain's training
+        documents; from the corpus's manifest, missing without one), licences (the most frequent ones).
+    """
+    import pandas as pd
+
+    return pd.DataFrame([_domain_facts(corpus, domain) for domain in corpus.domains])
+
+
+def _domain_facts(corpus: Corpus, domain: str) -> dict[str, Any]:
+    documents, size, files, licences = 0, 0, set(), Counter()
+    for document in corpus.documents("train", domain):
+        documents, size = documents + 1, size + len(document.text.encode())
+        files.add(source_file(document.meta))
+        licences[document.meta.get("license") or "not stated"] += 1
+    test = list(corpus.documents("test", domain))
+    from_same = [source_file(document.meta) in files for document in test]
+    overlap = corpus.manifest.get("domains", {}).get(domain, {}).get("test_overlap", {})
+    return {
+        "domain": domain,
+        "documents": documents,
+        "bytes": size,
+        "test_documents": len(test),
+        "test_bytes": sum(len(document.text.encode()) for document in test),
+        "siblings": np.mean(from_same) if test and "" not in files else np.nan,
+        "seen": overlap.get("mean_share_of_windows_in_train", np.nan),
+        "licences": _listed(licences),
+    }
+
+
+def _listed(licences: Counter[str]) -> str:
+    shown = [name for name, _ in licences.most_common(LICENCES_SHOWN)]
+    more = len(licences) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def _batches(items: Any, size: int) -> Iterator[Any]:
+    return (items[start : start + size] for start in range(0, len(items), size))
