@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 from tiny import tiny_gpt2
 
-from tttnn.experiment import RowsError, TestDocument, read_rows, run
+from tttnn.experiment import DrawnDocument, RowsError, read_rows, run
 from tttnn.experiment.rows import JOURNAL, RowJournal
 from tttnn.models import load_model
 from tttnn.retrieval import Neighbour
 from tttnn.ttt import TTT, Switches
 
 LINES = ["def mean(values): return sum(values)", "the quick brown fox", "Madam President, thank you", "3, 7, 11, 15"]
-DOCUMENTS = [TestDocument("code", i, f"{line} {i} " * 3) for i, line in enumerate(LINES)]
+DOCUMENTS = [DrawnDocument("code", i, f"{line} {i} " * 3) for i, line in enumerate(LINES)]
 SWITCHES = Switches(learning_rate=1e-2, max_length=16)
 
 
@@ -121,7 +121,7 @@ def test_two_writers_other_settings_and_damage_are_refused(ttt, tmp_path):
 
 
 def test_a_failed_document_is_a_row_with_its_reason(ttt):
-    rows = run(ttt, [TestDocument("code", 9, ""), DOCUMENTS[0]], ks=[0, 1])
+    rows = run(ttt, [DrawnDocument("code", 9, ""), DOCUMENTS[0]], ks=[0, 1])
     failed = rows[rows["failure"] != ""]
     assert failed["document"].tolist() == [9] and "empty text" in failed["failure"].iloc[0]
     assert rows[rows["failure"] == ""]["nats"].notna().all()

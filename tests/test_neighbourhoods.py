@@ -6,6 +6,7 @@ import pytest
 
 from tttnn.corpus import Corpus, Document, write_jsonl
 from tttnn.corpus.overlap import seen_shares
+from tttnn.experiment import DrawnDocument, draw_documents
 from tttnn.experiment import neighbourhoods as near
 from tttnn.files import write_json
 from tttnn.index import build_index
@@ -46,7 +47,7 @@ def retriever(documents, folder, embedder=None):
 
 
 def query(characters, **meta):
-    return near.SourcedDocument("code", 0, "q" * characters, meta)
+    return DrawnDocument("code", 0, "q" * characters, meta)
 
 
 @pytest.fixture
@@ -68,9 +69,9 @@ def test_one_row_per_query_and_rank_nearest_first(tmp_path):
 def test_overlap_is_the_share_of_the_query_and_not_of_the_neighbour(tmp_path):
     half = "".join(chr(97 + n % 26) + str(n) for n in range(60))  # no window of it occurs twice
     documents = [Document(half + "#" * 500, {})]
-    rows = near.neighbourhoods(retriever(documents, tmp_path / "i"), [near.SourcedDocument("d", 0, half, {})], k=1)
+    rows = near.neighbourhoods(retriever(documents, tmp_path / "i"), [DrawnDocument("d", 0, half, {})], k=1)
     assert rows["overlap"].item() == 1
-    other = near.SourcedDocument("d", 0, half + "?" * 100, {})
+    other = DrawnDocument("d", 0, half + "?" * 100, {})
     rows = near.neighbourhoods(retriever(documents, tmp_path / "j"), [other], k=1)
     assert rows["overlap"].item() == seen_shares([other.text], [documents[0].text])[0]
     assert 0 < rows["overlap"].item() < 1
@@ -97,10 +98,10 @@ def test_the_source_file_is_the_source_without_its_part(meta, file):
 
 
 def test_a_domain_with_few_documents_gives_all_of_them(corpus):
-    assert [each.domain for each in near.draw_sourced(corpus, 2, seed=1)] == ["code"] * 2 + ["prose"] * 2
-    everything = near.draw_sourced(corpus, 99, seed=1)
+    assert [each.domain for each in draw_documents(corpus, 2, seed=1)] == ["code"] * 2 + ["prose"] * 2
+    everything = draw_documents(corpus, 99, seed=1)
     assert sorted(each.number for each in everything if each.domain == "code") == list(range(5))
-    assert near.draw_sourced(corpus, 2, seed=1)[0] == everything[0], "a larger sample extends the smaller one"
+    assert draw_documents(corpus, 2, seed=1)[0] == everything[0], "a larger sample extends the smaller one"
     assert everything[0].meta["source"] == f"code/{(6 + everything[0].number) // 4}#{(6 + everything[0].number) % 4}"
 
 
@@ -126,13 +127,22 @@ def test_growing_index_ends_at_the_nearest_neighbour_of_the_whole(tmp_path, corp
     monkeypatch.setattr(near, "BATCH_VECTORS", block)
     documents = list(corpus.documents("train"))
     found = retriever(documents, tmp_path / "i", near.RandomEmbedder(8))
-    queries = near.draw_sourced(corpus, 5, seed=1)
+    queries = draw_documents(corpus, 5, seed=1)
     growth = near.growing_index(found, queries, [1.0, 0.1, 0.5], seed=3)
     assert growth.groupby("share")["documents"].unique().map(list).to_dict() == {0.1: [2], 0.5: [8], 1.0: [16]}
     wide = growth.pivot(index=["domain", "document"], columns="share", values="distance")
     assert (wide[0.1] >= wide[0.5]).all() and (wide[0.5] >= wide[1.0]).all() and (wide[0.1] > wide[1.0]).any()
     rows = near.neighbourhoods(found, queries, k=1).set_index(["domain", "document"])
     np.testing.assert_allclose(wide[1.0], rows["distance"].loc[wide.index], atol=1e-5)
+
+
+def test_growing_index_reads_every_stored_vector_once(tmp_path, corpus, monkeypatch):
+    found = retriever(list(corpus.documents("train")), tmp_path / "i")
+    read, vectors = [], found.index.vectors
+    monkeypatch.setattr(found.index, "vectors", lambda ids: read.extend(ids) or vectors(ids))
+    near.growing_index(found, [query(100)], [0.25, 0.5, 1.0], seed=3)
+    assert len(read) == 16 and set(read) == set(range(16))
+    assert read != sorted(read), "in a random order, not domain after domain"
 
 
 @pytest.mark.parametrize("shares", [[], [0.0, 1.0], [0.5, 1.5]])
@@ -155,10 +165,10 @@ def test_random_embedder_knows_copies_and_nothing_else():
 def test_a_lexical_embedder_beats_random_ones_at_finding_the_domain(corpus):
     from tttnn.embedding import LexicalEmbedder
 
-    documents = near.draw_sourced(corpus, 8, seed=1, split="train")
+    documents = draw_documents(corpus, 8, seed=1, split="train")
     lexical = LexicalEmbedder.fit([each.text for each in documents], dimension=32)
     rows = near.compare_embedders(
-        [lexical, near.RandomEmbedder(16)], documents, near.draw_sourced(corpus, 5, seed=1), k=4
+        [lexical, near.RandomEmbedder(16)], documents, draw_documents(corpus, 5, seed=1), k=4
     )
     assert len(rows) == 2 * 10 * 4
     share = rows.groupby("embedder")["same_domain"].mean()
@@ -168,6 +178,7 @@ def test_a_lexical_embedder_beats_random_ones_at_finding_the_domain(corpus):
 def test_corpus_facts_count_bytes_siblings_and_licences(tmp_path, corpus):
     licences = ["MIT"] * 3 + ["BSD"] * 2 + ["Zlib", "ISC"]
     train = [document("code", n, license=licence) for n, licence in enumerate(licences)]
+    train[0] = Document(train[0].text + " é", train[0].meta)
     write_jsonl(corpus.folder / "code.train.jsonl", train)  # files code/0 and code/1; the test split has 1, 1, 2, 2, 2
     overlap = {"test_overlap": {"mean_share_of_windows_in_train": 0.25}}
     write_json(corpus.folder / "manifest.json", {"domains": {"code": overlap}})
@@ -189,7 +200,7 @@ def test_siblings_are_missing_where_sources_are(tmp_path):
 @pytest.mark.parametrize("ranks", [[1], [1, 2]])
 def test_charts_draw_and_list_their_numbers(corpus, tmp_path, ranks):
     found = retriever(list(corpus.documents("train")), tmp_path / "i", near.RandomEmbedder(8))
-    queries = near.draw_sourced(corpus, 3, seed=1)
+    queries = draw_documents(corpus, 3, seed=1)
     rows = near.neighbourhoods(found, queries, k=2)
     growth = near.growing_index(found, queries, [0.5, 1.0], seed=1)
     median = growth.groupby(["domain", "share", "documents"], as_index=False)["distance"].median()
@@ -206,7 +217,7 @@ def test_charts_draw_and_list_their_numbers(corpus, tmp_path, ranks):
 
 def test_beginnings_stand_side_by_side_on_one_line(tmp_path):
     documents = [Document("one\n\n  two " + "x" * 200, {}), Document("short", {})]
-    asked = [near.SourcedDocument("a", 0, "q\tq " * 50, {}), near.SourcedDocument("b", 0, "s h", {})]
+    asked = [DrawnDocument("a", 0, "q\tq " * 50, {}), DrawnDocument("b", 0, "s h", {})]
     found = retriever(documents, tmp_path / "i")
     pairs = near.side_by_side(found, asked, near.neighbourhoods(found, asked, k=1))
     assert pairs["neighbour"].tolist() == ["one two " + "x" * 72, "short"]

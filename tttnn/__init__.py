@@ -8,9 +8,13 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 __version__ = "0.1.0"
+
+# Progress bars are text here; without this, every notebook begins with tqdm asking for a widget package.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 # Loaded on first use: the loop must not need faiss, nor the corpus tools torch.
 _HOMES = {

@@ -143,7 +143,7 @@ class Corpus:
         if n < 1:
             raise ValueError(f"n must be at least 1, not {n}")
         pool = (
-            (_rank(seed, number), number, document)
+            (_rank(seed, domain, number), number, document)
             for number, document in enumerate(self.documents(split, domain))
             if max_bytes is None or len(document.text.encode()) <= max_bytes
         )
@@ -234,5 +234,5 @@ def _unpacked(packed: Path, plain: Path) -> Path:
     return plain
 
 
-def _rank(seed: int, number: int) -> bytes:
-    return hashlib.blake2b(f"{seed}:{number}".encode(), digest_size=8).digest()
+def _rank(seed: int, domain: str, number: int) -> bytes:
+    return hashlib.blake2b(f"{seed}:{domain}:{number}".encode(), digest_size=8).digest()

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -28,32 +28,31 @@ if TYPE_CHECKING:
     from tttnn.corpus import Corpus
     from tttnn.retrieval import Neighbour, Retriever
 
-__all__ = ["RowsError", "TestDocument", "about", "draw_documents", "read_rows", "run"]
+__all__ = ["DrawnDocument", "RowsError", "about", "draw_documents", "read_rows", "run"]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TestDocument:
-    """A document to evaluate: `number` is its place in the domain's split, from 0."""
+class DrawnDocument:
+    """A document drawn from a split: `number` is its place in the domain's part of it, from 0."""
 
     domain: str
     number: int
     text: str
-
-    __test__ = False  # pytest takes the name for a test class
+    meta: dict[str, Any] = field(default_factory=dict)
 
 def draw_documents(
     corpus: Corpus, per_domain: int, seed: int, split: str = "test", max_bytes: int | None = None,
     domains: Sequence[str] | None = None,
-) -> list[TestDocument]:  # fmt: skip
-    """Draw test documents at random, the same ones for the same seed.
+) -> list[DrawnDocument]:  # fmt: skip
+    """Draw documents at random, the same ones for the same seed; a larger draw extends a smaller one.
 
     Parameters
     ----------
     corpus : Corpus
     per_domain : int
-        Documents per domain.
+        Documents per domain; one that has fewer gives all of them, which is logged.
     seed : int
     split : str
     max_bytes : int, optional
@@ -64,13 +63,17 @@ def draw_documents(
     Raises
     ------
     CorpusError
-        If a domain has fewer such documents.
+        If a domain or the split is not there.
     """
-    return [
-        TestDocument(domain, number, document.text)
-        for domain in domains or corpus.domains
-        for number, document in corpus.sample(split, domain, per_domain, seed, max_bytes)
-    ]
+    drawn = []
+    for domain in domains or corpus.domains:
+        found = corpus.documents(split, domain)
+        held = sum(max_bytes is None or len(document.text.encode()) <= max_bytes for document in found)
+        if held < per_domain:
+            log.warning("%s: %d of the %d documents asked for are in %s", domain, held, per_domain, split)
+        sample = corpus.sample(split, domain, min(per_domain, held), seed, max_bytes) if held else []
+        drawn += [DrawnDocument(domain, number, document.text, document.meta) for number, document in sample]
+    return drawn
 
 
 def about(corpus: Corpus, retriever: Retriever, **drawn: Any) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def about(corpus: Corpus, retriever: Retriever, **drawn: Any) -> dict[str, Any]:
 
 
 def run(
-    ttt: TTT, documents: Iterable[TestDocument], ks: Sequence[int], folder: str | Path | None = None,
+    ttt: TTT, documents: Iterable[DrawnDocument], ks: Sequence[int], folder: str | Path | None = None,
     about: dict[str, Any] | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Evaluate documents and return one row per (document, k).
@@ -96,7 +99,7 @@ def run(
     ----------
     ttt : TTT
         Model, retriever and switches.
-    documents : iterable of TestDocument
+    documents : iterable of DrawnDocument
     ks : sequence of int
         Where to score; rows in between hold training loss and seconds only.
     folder : path, optional
@@ -134,7 +137,7 @@ def run(
     return table
 
 
-def _key(ttt: TTT, document: TestDocument) -> tuple[str, str, int]:
+def _key(ttt: TTT, document: DrawnDocument) -> tuple[str, str, int]:
     return ttt.lm.name, document.domain, document.number
 
 
@@ -157,7 +160,7 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _document_rows(ttt: TTT, document: TestDocument, ks: Sequence[int]) -> list[Row]:
+def _document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int]) -> list[Row]:
     base = {"model": ttt.lm.name, "domain": document.domain, "document": document.number, "seed": ttt.switches.seed}
     try:
         neighbours, scored, seconds = _retrieve(ttt, document.text, max(ks))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tttnn.corpus.overlap import seen_shares
-from tttnn.experiment import TestDocument
+from tttnn.experiment import DrawnDocument
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,44 +28,13 @@ LICENCES_SHOWN = 2
 EXCERPT = 80  # characters
 
 
-@dataclass(frozen=True)
-class SourcedDocument(TestDocument):
-    """A document with what the corpus says about it, so that its source can be compared with its neighbours'."""
-
-    meta: dict[str, Any] = field(default_factory=dict)
-
-
-def draw_sourced(corpus: Corpus, per_domain: int, seed: int, split: str = "test") -> list[SourcedDocument]:
-    """Draw documents at random, at most `per_domain` from each domain, the same ones for the same seed.
-
-    Parameters
-    ----------
-    corpus : Corpus
-    per_domain : int
-        A domain with fewer documents gives all of them.
-    seed : int
-    split : str
-
-    Raises
-    ------
-    CorpusError
-        If a domain does not have the split.
-    """
-    drawn = []
-    for domain in corpus.domains:
-        held = sum(1 for _ in corpus.documents(split, domain))
-        sample = corpus.sample(split, domain, min(per_domain, held), seed) if held else []
-        drawn += [SourcedDocument(domain, number, document.text, document.meta) for number, document in sample]
-    return drawn
-
-
-def neighbourhoods(retriever: Retriever, queries: Sequence[SourcedDocument], k: int) -> pd.DataFrame:
+def neighbourhoods(retriever: Retriever, queries: Sequence[DrawnDocument], k: int) -> pd.DataFrame:
     """Describe the k nearest neighbours of each query.
 
     Parameters
     ----------
     retriever : Retriever
-    queries : sequence of SourcedDocument
+    queries : sequence of DrawnDocument
     k : int
 
     Returns
@@ -94,7 +62,7 @@ def neighbourhoods(retriever: Retriever, queries: Sequence[SourcedDocument], k: 
     return pd.DataFrame(rows).astype({"same_domain": "boolean", "same_source": "boolean"})
 
 
-def _row(query: SourcedDocument, rank: int, neighbour: Neighbour) -> dict[str, Any]:
+def _row(query: DrawnDocument, rank: int, neighbour: Neighbour) -> dict[str, Any]:
     return {
         "domain": query.domain,
         "document": query.number,
@@ -118,13 +86,13 @@ def source_file(meta: Mapping[str, Any]) -> str:
     return source.rpartition("#")[0] or source
 
 
-def side_by_side(retriever: Retriever, queries: Iterable[SourcedDocument], rows: pd.DataFrame) -> pd.DataFrame:
+def side_by_side(retriever: Retriever, queries: Iterable[DrawnDocument], rows: pd.DataFrame) -> pd.DataFrame:
     """Put the beginning of each query beside that of its neighbour, white space as single spaces.
 
     Parameters
     ----------
     retriever : Retriever
-    queries : iterable of SourcedDocument
+    queries : iterable of DrawnDocument
         Those the rows were made from.
     rows : DataFrame
         Of :func:`neighbourhoods`.
@@ -173,7 +141,7 @@ def distance_histogram(rows: pd.DataFrame, ranks: Iterable[int], bins: int = 20)
 
 
 def growing_index(
-    retriever: Retriever, queries: Sequence[SourcedDocument], shares: Iterable[float], seed: int
+    retriever: Retriever, queries: Sequence[DrawnDocument], shares: Iterable[float], seed: int
 ) -> pd.DataFrame:
     """Distance to the nearest neighbour if only a random share of the index were there.
 
@@ -182,7 +150,7 @@ def growing_index(
     Parameters
     ----------
     retriever : Retriever
-    queries : sequence of SourcedDocument
+    queries : sequence of DrawnDocument
     shares : iterable of float
         Above 0, up to 1.
     seed : int
@@ -253,16 +221,16 @@ class RandomEmbedder:
 
 
 def compare_embedders(
-    embedders: Iterable[Embedder], documents: Sequence[SourcedDocument], queries: Sequence[SourcedDocument], k: int
+    embedders: Iterable[Embedder], documents: Sequence[DrawnDocument], queries: Sequence[DrawnDocument], k: int
 ) -> pd.DataFrame:
     """Describe the neighbours that several embedders find for the same queries among the same documents.
 
     Parameters
     ----------
     embedders : iterable of Embedder
-    documents : sequence of SourcedDocument
+    documents : sequence of DrawnDocument
         What can be found; small, since every embedder embeds all of it.
-    queries : sequence of SourcedDocument
+    queries : sequence of DrawnDocument
     k : int
         At most ``len(documents)``.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tttnn.experiment import TestDocument, run
+from tttnn.experiment import DrawnDocument, run
 from tttnn.ttt import TTT
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    ttt: TTT, documents: Sequence[TestDocument], rates: Sequence[float], ks: Sequence[int], folder: str | Path
+    ttt: TTT, documents: Sequence[DrawnDocument], rates: Sequence[float], ks: Sequence[int], folder: str | Path
 ) -> pd.DataFrame:
     """Evaluate the same validation documents at several learning rates.
 
@@ -23,7 +23,7 @@ def sweep(
     ----------
     ttt : TTT
         Its switches apply, the learning rate aside.
-    documents : sequence of TestDocument
+    documents : sequence of DrawnDocument
         Of the validation split.
     rates : sequence of float
         AdamW learning rates.
