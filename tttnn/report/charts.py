@@ -83,7 +83,7 @@ def _curve_panel(curve: pd.DataFrame, column: str, by: str) -> alt.Chart:
     shown = {"title": by, "legend": alt.Legend() if first else None}
     data = curve[[by, "k", column]].dropna()
     return alt.Chart(data).mark_line().encode(
-        x=alt.X("k:Q", title="neighbours trained on, k"),
+        x=alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(tickMinStep=1, format="d")),
         y=alt.Y(f"{column}:Q", title=CURVE_ROWS[column], scale=alt.Scale(zero=False)),
         color=alt.Color(f"{by}:N", **shown), strokeDash=alt.StrokeDash(f"{by}:N", **shown),
         tooltip=[f"{by}:N", "k:Q", alt.Tooltip(f"{column}:Q", format=".4f")],

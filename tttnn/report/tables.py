@@ -60,7 +60,7 @@ def table(
     Parameters
     ----------
     frame
-        One row per line; the index is not shown.
+        One row per line; the index is not shown. Underscores in column names become spaces.
     caption
         One sentence above the table.
     units
@@ -80,9 +80,8 @@ def table(
     if unknown := (units.keys() | formats.keys()) - set(frame.columns):
         raise KeyError(f"no such column: {sorted(unknown)}; the table has {list(frame.columns)}")
     numeric = {column for column in frame.columns if pd.api.types.is_numeric_dtype(frame[column])}
-    heading = {
-        column: f"{column} ({units[column]})" if column in units else column for column in frame.columns
-    }
+    words = {column: str(column).replace("_", " ") for column in frame.columns}
+    heading = {column: f"{word} ({units[column]})" if column in units else word for column, word in words.items()}
     cells = {
         heading[column]: [format_value(value, formats.get(column)) for value in frame[column]]
         for column in frame.columns
