@@ -290,9 +290,7 @@ def test_no_index(tmp_path):
 )
 def test_a_manifest_that_does_not_fit_is_refused(index, change):
     manifest = {**read_json(index.folder / "manifest.json"), **change}
-    write_sealed(
-        index.folder / "manifest.json", {key: value for key, value in manifest.items() if value is not None}
-    )
+    write_sealed(index.folder / "manifest.json", {key: value for key, value in manifest.items() if value is not None})
     with pytest.raises(DamagedIndex, match=r"manifest\.json"):
         Index.open(index.folder, "a" * 64)
 

@@ -16,7 +16,7 @@ PER_LIST = 39  # training vectors for each inverted list that Faiss asks for
 MOST_LISTS = 4096
 LEAST_ROWS = 1024  # four for each of the 256 codes of a product quantiser
 ADD_ROWS = 1 << 14  # vectors compressed at a time
-OPQ_ROUNDS, OPQ_ROWS = 8, 1 << 14  # Faiss's own 50 rounds on 65,536 vectors take minutes and gain little
+OPQ_ROUNDS, OPQ_ROWS = 8, 1 << 14  # Faiss's own 50 rounds on 65,536 vectors take many times as long
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def _code_bytes(dimension: int) -> int:
 def _ivfpq(count: int, dimension: int) -> str:
     code = _code_bytes(dimension)
     rotated = max(code, dimension // code * code)  # a multiple, as the product quantiser needs
-    return f"OPQ{code}_{rotated},IVF{lists(count)},PQ{code}"
+    # "np": without the training for Hamming distances, which nobody uses here and which takes nearly all the time.
+    return f"OPQ{code}_{rotated},IVF{lists(count)},PQ{code}np"
 
 
 def _rabitq(count: int, dimension: int) -> str:
@@ -139,7 +140,7 @@ def make_structure(kind: Kind, vectors: np.ndarray, seed: int, threads: int) -> 
     """
     with faiss_threads(1 if kind.one_thread else threads) as faiss:
         structure = faiss.index_factory(vectors.shape[1], kind.factory(*vectors.shape))
-        _limit_opq(structure)
+        _tune(structure)
         with tqdm(total=len(vectors), desc=f"training {kind.name}", unit=" vectors") as bar:
             structure.train(_sample(vectors, seed))
             bar.set_description(f"adding to {kind.name}")
@@ -168,9 +169,19 @@ def _sample(vectors: np.ndarray, seed: int) -> np.ndarray:
     return vectors[np.sort(rows)]
 
 
-def _limit_opq(structure: Any) -> None:
+def _tune(structure: Any) -> None:
+    """Shorten the training of a rotation, and silence warnings of small samples: see LEAST_ROWS."""
     faiss = load_faiss()
-    for number in range(structure.chain.size() if isinstance(structure, faiss.IndexPreTransform) else 0):
-        step = faiss.downcast_VectorTransform(structure.chain.at(number))
-        if isinstance(step, faiss.OPQMatrix):
-            step.niter, step.niter_pq_0, step.max_train_points = OPQ_ROUNDS, OPQ_ROUNDS, OPQ_ROWS
+    inverted = faiss.try_extract_index_ivf(structure)
+    if inverted is None:
+        return
+    inverted = faiss.downcast_index(inverted)
+    inverted.cp.min_points_per_centroid = 1
+    rotation = faiss.downcast_VectorTransform(structure.chain.at(0))
+    if isinstance(rotation, faiss.OPQMatrix):
+        inverted.pq.cp.min_points_per_centroid = 1
+        rotation.niter, rotation.niter_pq_0, rotation.max_train_points = OPQ_ROUNDS, OPQ_ROUNDS, OPQ_ROWS
+        quantizer = faiss.ProductQuantizer(rotation.d_out, rotation.M, 8)
+        quantizer.cp.min_points_per_centroid = 1
+        rotation.pq = quantizer
+        structure.referenced_objects = [quantizer]  # Faiss has a pointer to it, and does not own it
