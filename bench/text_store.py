@@ -214,7 +214,7 @@ def builds(folder: Path) -> list[dict]:
             rows += [
                 {
                     "benchmark": "builds", "kind": path.name, "on_error": on_error, "processes": processes,
-                    "seconds": min(taken), "speedup": min(seconds[1]) / min(taken),
+                    "seconds": min(taken), "speedup": min(seconds[1]) / min(taken), "load": os.getloadavg()[0],
                 }
                 for processes, taken in seconds.items()
             ]  # fmt: skip

@@ -4,8 +4,12 @@ import io
 import json
 import multiprocessing
 import pickle
+import shutil
 import struct
+import subprocess
+import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -166,7 +170,9 @@ def test_the_corpus_reads_framed_files_in_place(tmp_path):
     corpus = Corpus(folder)
     for _ in range(2):  # built, then opened
         assert list(corpus.store("train", kept)) == list(corpus.documents("train"))
-    assert [path.name for path in kept.glob("*.unpacked")] == ["b.train.jsonl.zst.unpacked"]
+        (unpacked,) = kept.glob("*.unpacked")
+        assert unpacked.name == "b.train.jsonl.zst.unpacked"
+        unpacked.unlink()  # done again
     write_framed(folder / "a.train.jsonl.zst", [Document("new")])
     with pytest.raises(CorpusError, match=r"a\.train\.jsonl\.zst changed since it was indexed"):
         corpus.store("train", kept)
@@ -248,6 +254,33 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         write_framed(path, [Document("new")])
     assert sorted(tmp_path.iterdir()) == before
     assert TextStore.open(path, table)[7].text == texts[7]
+
+
+BUILD = """
+import sys
+from tttnn.corpus import Corpus, store
+store.SCAN_RANGE = 5000  # many steps to be killed between
+corpus = Corpus(sys.argv[1])
+print("ready", flush=True)
+corpus.store("train", sys.argv[2])
+"""
+
+
+def test_a_killed_build_is_begun_again(tmp_path):
+    folder, kept = tmp_path / "corpus", tmp_path / "kept"
+    folder.mkdir()
+    write_framed(folder / "a.train.jsonl.zst", (Document(f"a{n}") for n in range(3000)), frame_bytes=2000)
+    write_jsonl(folder / "b.train.jsonl.zst", (Document(f"b{n}") for n in range(300)))  # is unpacked first
+    corpus = Corpus(folder)
+    for delay in np.random.default_rng(1216).uniform(0, 0.05, 8):
+        # Not forked: a killed fork may take tqdm's lock, which it shares with this process, with it.
+        command = [sys.executable, "-c", BUILD, str(folder), str(kept)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as building:
+            assert building.stdout.readline() == b"ready\n"
+            time.sleep(delay)
+            building.kill()
+        assert list(corpus.store("train", kept)) == list(corpus.documents("train"))
+        shutil.rmtree(kept)
 
 
 @pytest.mark.parametrize("bad", [{"frame_bytes": 0}, {"frame_bytes": 1 << 25}, {"path": "a.jsonl.gz"}])
