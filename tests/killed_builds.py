@@ -25,7 +25,7 @@ from tttnn.index.library import load_faiss
 RANDOM = np.random.default_rng(1216)
 VECTORS = RANDOM.normal(size=(1500, 8)).astype(np.float32)
 MORE = RANDOM.normal(size=(700, 8)).astype(np.float32)
-KINDS = ("flat-mapped", "sq8", "hnsw", "rabitq")
+KINDS = ("flat-mapped", "sq8", "hnsw", "rabitq", "ivfrabitq")
 
 
 def build(folder, kind):

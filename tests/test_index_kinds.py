@@ -88,7 +88,7 @@ def test_the_structure_is_searched_from_disk(index, clustered):
 def test_a_sample_trains_the_quantiser(clustered, tmp_path, monkeypatch):
     monkeypatch.setattr(tttnn.index.kinds, "SAMPLE_ROWS", 1500)
     indexes = [
-        build(tmp_path / name, clustered[0], batch=1000, kind="rabitq", seed=seed)
+        build(tmp_path / name, clustered[0], batch=1000, kind="ivfrabitq", seed=seed)
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
     ]
     hashes = [each.manifest["shards"][0]["files"][1]["sha256"] for each in indexes]

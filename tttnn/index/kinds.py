@@ -58,7 +58,7 @@ def lists(count: int) -> int:
 
 
 def _probes(count: int) -> int:
-    return max(1, min(lists(count), max(16, lists(count) // 32)))
+    return max(1, min(lists(count), max(16, lists(count) // 16)))
 
 
 def _code_bytes(dimension: int) -> int:
@@ -75,6 +75,10 @@ def _ivfpq(count: int, dimension: int) -> str:
 
 def _rabitq(count: int, dimension: int) -> str:
     # The random rotation is what RaBitQ's error bound rests on: Gao and Long, SIGMOD 2024, section 3.1.
+    return f"RR{dimension},RaBitQfs"
+
+
+def _ivfrabitq(count: int, dimension: int) -> str:
     return f"RR{dimension},IVF{lists(count)},RaBitQ"
 
 
@@ -86,7 +90,8 @@ KINDS = {
         Kind("fp16", "16-bit floats, all scanned", lambda count, d: "SQfp16", 2, 32),
         Kind("sq8", "8-bit integers, all scanned", lambda count, d: "SQ8", 4, 64, least_rows=256),
         Kind("ivfpq", "rotated, inverted lists, product quantiser", _ivfpq, 10, 400, _probes, LEAST_ROWS),
-        Kind("rabitq", "rotated, inverted lists, one bit a dimension", _rabitq, 10, 400, _probes, LEAST_ROWS),
+        Kind("rabitq", "rotated, one bit a dimension, all scanned", _rabitq, 10, 400, least_rows=LEAST_ROWS),
+        Kind("ivfrabitq", "rotated, inverted lists, one bit a dimension", _ivfrabitq, 10, 400, _probes, LEAST_ROWS),
         Kind("hnsw", "graph over 8-bit integers", lambda count, d: "HNSW32,SQ8", 4, 64, lambda count: 128,
              least_rows=256, one_thread=True),
     )
@@ -99,12 +104,15 @@ DEFAULTS = ((100_000, "flat-mapped"), (None, "rabitq"))
 def default_kind(count: int) -> str:
     """The kind for a shard of so many vectors.
 
-    ============  ===========  =========================================================================
+    ============  ===========  =======================================================================
     vectors       kind         why
-    ============  ===========  =========================================================================
+    ============  ===========  =======================================================================
     to 100,000    flat-mapped  exact, nothing to train, and a scan takes milliseconds
-    more          rabitq       about d / 8 + 16 bytes of memory a vector, the fastest at recall@20 of 0.95
-    ============  ===========  =========================================================================
+    more          rabitq       about d / 8 + 8 bytes of memory a vector, no lists to train or to miss
+    ============  ===========  =======================================================================
+
+    Inverted lists visit a part of the vectors only. How large a part is enough depends on the data, so the
+    kinds with lists are for those who have measured that on their own.
     """
     return next(kind for most, kind in DEFAULTS if most is None or count <= most)
 

@@ -27,7 +27,7 @@ class SearchSettings:
     candidates : int, optional
         Vectors ranked exactly for each query, at least k.
     effort : int, optional
-        Inverted lists visited (ivfpq, rabitq), or length of the graph's queue (hnsw).
+        Inverted lists visited (ivfpq, ivfrabitq), or length of the graph's queue (hnsw).
     """
 
     candidates: int | None = None
