@@ -102,6 +102,16 @@ def test_bf16_checkpoints_are_computed_in_float32(tmp_path):
     np.testing.assert_allclose(embedder.embed(TEXTS)[3:4], embedder.embed(TEXTS[3:4]), atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype, error", [("float16", 2e-3), ("bfloat16", 2e-2)])
+def test_half_precision_is_close_and_has_its_own_fingerprint(checkpoint, dtype, error):
+    whole, half = TransformerEmbedder(checkpoint), TransformerEmbedder(checkpoint, dtype=dtype)
+    expected, vectors = whole.embed(LINES), half.embed(LINES)
+    assert vectors.dtype == np.float32 and half.fingerprint != whole.fingerprint
+    assert 0 < np.linalg.norm(vectors - expected) / np.linalg.norm(expected) < error
+    with pytest.raises(EmbeddingError, match="dtype='int8': must be float32, float16, bfloat16"):
+        TransformerEmbedder(checkpoint, dtype="int8")
+
+
 def test_missing_weights_are_not_replaced_by_random_ones(tmp_path):
     tensors = load_file(tiny_roberta(tmp_path) / "model.safetensors")
     del tensors["roberta.encoder.layer.1.output.dense.weight"]

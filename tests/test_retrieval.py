@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from tiny import LINES, tiny_roberta
 
+import tttnn.index.vectors
 import tttnn.retrieval
 from tttnn.corpus import Corpus, Document, write_jsonl
 from tttnn.embedding import LexicalEmbedder, TransformerEmbedder
-from tttnn.index import DamagedIndex, IndexMismatch, build_index
+from tttnn.index import DamagedIndex, Index, IndexMismatch
 from tttnn.retrieval import Neighbour, Retriever, open_retriever
 
 WORDS = ["parliament", "report", "commission", "budget", "member", "vote", "debate", "amendment", "council"]
@@ -53,9 +54,7 @@ def test_neighbours_are_ordered_documents_of_the_corpus(folder):
 
 def test_distances_are_squared_l2(folder):
     retriever = open_retriever(folder)
-    query, stored = retriever.embedder.embed(["a vote on the budget", retriever.store[40].text]).astype(
-        np.float64
-    )
+    query, stored = retriever.embedder.embed(["a vote on the budget", retriever.store[40].text]).astype(np.float64)
     found = {each.id: each.distance for each in retriever.neighbours("a vote on the budget", 52)}
     assert found[40] == pytest.approx(np.square(query - stored).sum(), abs=1e-6)
 
@@ -66,9 +65,7 @@ def test_many_queries_are_as_one_by_one(folder):
     assert retriever.neighbours_many(queries, 4) == [retriever.neighbours(query, 4) for query in queries]
 
 
-@pytest.mark.parametrize(
-    "k, message", [(0, "k must be at least 1"), (53, "holds 52 vectors: k can be at most 52")]
-)
+@pytest.mark.parametrize("k, message", [(0, "k must be at least 1"), (53, "holds 52 vectors: k can be at most 52")])
 def test_k_out_of_range(folder, k, message):
     with pytest.raises(ValueError, match=message):
         open_retriever(folder).neighbours("vote", k)
@@ -141,23 +138,59 @@ def test_texts_vectors_and_embedder_must_belong_together(folder):
 
 
 def test_a_damaged_index_is_not_opened(folder):
-    shard = open_retriever(folder).index.folder / "shard-00000.faiss"
-    shard.write_bytes(shard.read_bytes()[:-1])
+    vectors = open_retriever(folder).index.folder / "shard-00000" / "vectors.npy"
+    vectors.write_bytes(vectors.read_bytes()[:-1])
     with pytest.raises(DamagedIndex, match="build the index again"):
         open_retriever(folder)
 
 
-def test_an_interrupted_build_is_done_again(folder, home, monkeypatch):
-    def interrupted(path, vectors, **keywords):
-        next(iter(vectors))
-        raise KeyboardInterrupt
+def test_an_interrupted_build_goes_on(folder, home, tmp_path, monkeypatch):
+    """Also one of a transformer, whose vectors depend on the batch: the same batches come again."""
+    roberta = TransformerEmbedder(tiny_roberta(tmp_path / "roberta"))
+    monkeypatch.setattr(tttnn.retrieval, "BATCH_DOCUMENTS", 9)
+    monkeypatch.setattr(tttnn.index.vectors, "CHECKPOINT_BYTES", 1)
+    whole = open_retriever(folder, roberta).index
+    monkeypatch.setenv("TTTNN_HOME", str(tmp_path / "other"))
+    embed, embedded = roberta.embed, []
 
-    monkeypatch.setattr(tttnn.retrieval, "build_index", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        open_retriever(folder)
-    monkeypatch.setattr(tttnn.retrieval, "build_index", build_index)
-    assert len(open_retriever(folder)) == 52
-    assert not list(home.rglob("*.partial"))
+    def interrupted(texts):
+        if len(embedded) == 3:
+            raise KeyboardInterrupt
+        embedded.append(len(texts))
+        return embed(texts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(roberta, "embed", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            open_retriever(folder, roberta)
+        embedded.clear()
+        embedded.append(0)
+        patch.setattr(roberta, "embed", lambda texts: (embedded.append(len(texts)), embed(texts))[1])
+        assert open_retriever(folder, roberta).index.manifest == whole.manifest
+        assert embedded == [0, 9, 9, 7]
+    assert not list((tmp_path / "other").rglob("*.partial"))
+
+
+def test_kinds_have_their_own_indexes_of_the_same_vectors(folder, monkeypatch):
+    exact = open_retriever(folder)
+
+    def embed(*_, **__):
+        raise AssertionError("embedded the corpus again")
+
+    monkeypatch.setattr(tttnn.retrieval, "_embed", embed)
+    half = open_retriever(folder, kind="fp16")
+    assert half.index.folder.parent == exact.index.folder.parent
+    assert [card["kind"] for card in half.index.manifest["shards"]] == ["fp16"]
+    assert half.neighbours("a vote on the budget", 52) == exact.neighbours("a vote on the budget", 52)
+    with pytest.raises(ValueError, match="kind='pq': must be auto, flat"):
+        open_retriever(folder, kind="pq")
+
+
+def test_a_retriever_never_searches_a_part_silently(folder):
+    retriever = open_retriever(folder)
+    partly = Index.open(retriever.index.folder, retriever.embedder.fingerprint, allow_missing=True)
+    with pytest.raises(ValueError, match="allow_missing"):
+        Retriever(retriever.store, partly, retriever.embedder)
 
 
 def test_batches_of_documents_do_not_matter(folder, tmp_path, monkeypatch):

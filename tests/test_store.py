@@ -6,6 +6,7 @@ import os
 import pickle
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tttnn.corpus import ConcatStore, CorpusError, Document, TextStore, read_jsonl, store, write_jsonl
+from tttnn.corpus.compressed import recompress
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 BLANK = st.sampled_from([b"", b"\r", b" ", b"\t \r", b"   "])
@@ -23,12 +25,13 @@ LINES = st.lists(TEXTS.map(lambda text: json.dumps({"text": text}, ensure_ascii=
 
 
 @settings(deadline=None, max_examples=60)  # a build waits for the disk
-@given(LINES, st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.integers(1, 40))
-@example([b'{"text": "a"}', b"", b' {"text": "b"}'], b"\n", False, 1)
-def test_same_documents_as_the_reader_whatever_the_blocks(lines, newline, final_newline, block):
+@given(LINES, st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.integers(1, 40), st.integers(1, 90))
+@example([b'{"text": "a"}', b"", b' {"text": "b"}'], b"\n", False, 1, 1)
+def test_same_documents_as_the_reader_whatever_the_blocks(lines, newline, final_newline, block, span):
     content = newline.join(lines) + newline * final_newline
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "SCAN_BLOCK", block)
+        patch.setattr(store, "SCAN_RANGE", span)
         path = Path(folder) / "a.jsonl"
         path.write_bytes(content)
         expected = list(read_jsonl(path))
@@ -50,11 +53,63 @@ def test_the_table_is_eight_bytes_a_document_and_opens_again(tmp_path):
     assert isinstance(opened._offsets, np.memmap)
 
 
-def test_more_offsets_than_are_kept_before_writing(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "FLUSH", 7)
+def test_more_offsets_than_one_range_holds(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SCAN_RANGE", 100)
     monkeypatch.setattr(store, "SCAN_BLOCK", 64)
     path, table = _written(tmp_path, [str(n) for n in range(100)])
     assert [document.text for document in TextStore.build(path, table)] == [str(n) for n in range(100)]
+
+
+@settings(deadline=None, max_examples=100)
+@given(LINES, st.sampled_from([b"\n", b"\r\n"]), st.booleans(), st.integers(1, 50))
+def test_ranges_hold_whole_lines_and_each_byte_once(lines, newline, final_newline, span):
+    content = newline.join(lines) + newline * final_newline
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "SCAN_RANGE", span)
+        path = Path(folder) / "a.jsonl"
+        path.write_bytes(content)
+        ranges = list(store._line_ranges(store._PlainFile(path)))
+    assert b"".join(content[begin:end] for begin, end in ranges) == content
+    assert all(begin == 0 or content[begin - 1 : begin] == b"\n" for begin, _ in ranges)
+    # A range ends with the first line that ends after its share: a line longer than that is not cut.
+    assert all(b"\n" not in content[begin + span - 1 : end - 1] for begin, end in ranges)
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+@pytest.mark.parametrize("suffix", ["", ".zst"])
+def test_several_processes_write_the_same_bytes(tmp_path, monkeypatch, suffix, on_error):
+    lines = [f'{{"text": "{n} {"x" * (n % 200)}"}}'.encode() + b"\r" * (n % 3) for n in range(2000)]
+    lines[::7] = [b""] * len(lines[::7])
+    lines[3::50] = [b" \t"] * len(lines[3::50])
+    lines[5::90] = [b'{"text": '] * len(lines[5::90])
+    path = tmp_path / f"a.jsonl{suffix}"
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))  # no line end at the end
+    if suffix:
+        recompress(tmp_path / "a.jsonl", path, frame_bytes=3000)
+    serial = TextStore.build(path, tmp_path / "serial.npy", on_error)
+    monkeypatch.setattr(store, "SCAN_RANGE", 10_000)
+    parallel = TextStore.build(path, tmp_path / "parallel.npy", on_error, processes=2)
+    assert parallel.table.read_bytes() == serial.table.read_bytes()
+    assert parallel.skipped == serial.skipped == (lines.count(b'{"text": ') if on_error == "skip" else 0)
+    assert len(serial) == sum(bool(line.strip()) for line in lines) - serial.skipped
+
+
+class _Dying(store._Scan):
+    def __call__(self, span):
+        if span[0]:
+            os._exit(9)  # as if the kernel had ended it for want of memory
+        return super().__call__(span)
+
+
+def test_a_dead_process_ends_the_build_without_a_table(tmp_path, monkeypatch):
+    path, table = _written(tmp_path, [str(n) for n in range(1000)])
+    monkeypatch.setattr(store, "SCAN_RANGE", 1000)
+    monkeypatch.setattr(store, "_Scan", _Dying)
+    with pytest.raises(BrokenProcessPool):
+        TextStore.build(path, table, processes=2)
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError, match="processes must be at least 1"):
+        TextStore.build(path, table, processes=0)
 
 
 def test_a_text_over_100_megabytes(tmp_path):
@@ -194,7 +249,7 @@ def test_a_pickled_store_opens_its_files_again(tmp_path):
     opened = TextStore.build(*_written(tmp_path, "abc"))
     copy = pickle.loads(pickle.dumps(opened))  # noqa: S301 - what a spawned data loader does
     assert copy[2].text == "c"
-    assert copy._descriptor != opened._descriptor
+    assert copy._source is not opened._source
 
 
 def test_files_are_closed_with_the_store(tmp_path):

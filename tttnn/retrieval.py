@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,8 @@ from tttnn.embedding import Embedder, EmbeddingError, LexicalEmbedder, load_embe
 from tttnn.embedding.lexical import LexicalSettings
 from tttnn.files import home, read_json, write_json
 from tttnn.index import Index, IndexMismatch, build_index
+from tttnn.index.kinds import check_kind
+from tttnn.index.manifest import MANIFEST
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 1 << 23  # the texts held in memory while an index is built
@@ -68,6 +70,8 @@ class Retriever:
     ------
     IndexMismatch
         If the index was built with another embedder, or holds more or fewer vectors than there are texts.
+    ValueError
+        If the index was opened with `allow_missing`: neighbours could not say which shards they come from.
     """
 
     def __init__(self, store: Store, index: Index, embedder: Embedder):
@@ -80,6 +84,11 @@ class Retriever:
             raise IndexMismatch(
                 f"{len(store)} texts, but {len(index)} vectors in {index.folder}: they do not belong "
                 "together, so remove the index and build it again"
+            )
+        if index.allow_missing:
+            raise ValueError(
+                f"{index.folder} was opened with allow_missing: search it directly, its answers list the shards, or "
+                "open it without"
             )
         self.store, self.index, self.embedder = store, index, embedder
 
@@ -133,11 +142,13 @@ def open_retriever(
     embedder: str | Path | Embedder = "lexical",
     split: str = "train",
     threads: int | None = None,
+    kind: str = "auto",
 ) -> Retriever:
     """Open a retriever over a corpus; what it needs is built on first use, below ``home()/indexes``.
 
     There is one folder for each corpus (by content), split and embedder (by fingerprint), so that a changed
-    corpus or embedder never meets an old index. The second time no document is read.
+    corpus or embedder never meets an old index. The second time no document is read. Another kind of index is
+    made from the vectors of the first. An interrupted build is taken up where it was.
 
     Parameters
     ----------
@@ -149,6 +160,8 @@ def open_retriever(
         Which documents can be found.
     threads : int, optional
         Threads that Faiss searches with, in the whole process; None leaves its default.
+    kind : str
+        Of the index: see `tttnn.index.KINDS`. "auto" goes by the number of documents.
 
     Raises
     ------
@@ -156,7 +169,12 @@ def open_retriever(
         If corpus or embedder cannot be opened, or a document is empty and so has no vector.
     DamagedIndex
         If the index built before is damaged.
+    IndexBusy
+        If another process is building it.
+    ValueError
+        If there is no such kind.
     """
+    check_kind(kind)
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     is_lexical = embedder == LexicalEmbedder.name
     if isinstance(embedder, (str, Path)) and not is_lexical:
@@ -168,14 +186,20 @@ def open_retriever(
     store = corpus.store(split, folder / "texts")
     if is_lexical:
         embedder = load_embedder(LexicalEmbedder.name, lambda: _texts(store), folder / "embedder")
-    if not (folder / "index").exists():
-        vectors = _embed(store, embedder)
+    place = folder / f"index-{kind}"
+    if not (place / MANIFEST).exists():
+        batches = _stored_vectors(folder, embedder) or (lambda start: _embed(store, embedder, start))
         build_index(
-            folder / "index", vectors, embedder=embedder, corpus_fingerprint=fingerprint, count=len(store)
+            place, batches, kind=kind, embedder=embedder, corpus_fingerprint=fingerprint, count=len(store)
         )
-    return Retriever(
-        store, Index.open(folder / "index", embedder.fingerprint, embedder.name, threads), embedder
-    )
+    return Retriever(store, Index.open(place, embedder.fingerprint, embedder.name, threads), embedder)
+
+
+def _stored_vectors(folder: Path, embedder: Embedder) -> Callable[[int], Iterator[np.ndarray]] | None:
+    """The vectors of an index of the same texts that is there already, as a source for another kind."""
+    for manifest in sorted(folder.glob(f"index-*/{MANIFEST}")):
+        return Index.open(manifest.parent, embedder.fingerprint, embedder.name).stream
+    return None
 
 
 def _folder_name(
@@ -206,17 +230,15 @@ def _texts(store: Store) -> Iterator[str]:
     return (store[number].text for number in numbers)
 
 
-def _embed(store: Store, embedder: Embedder) -> Iterator[np.ndarray]:
-    """Vectors of all documents in order, some at a time: arrays (n, dimension)."""
-    with tqdm(total=len(store), desc=f"{embedder.name} index", unit=" documents") as bar:
-        for texts in _batches(store):
-            yield embedder.embed(texts)
-            bar.update(len(texts))
+def _embed(store: Store, embedder: Embedder, start: int) -> Iterator[np.ndarray]:
+    """Vectors of the documents from `start` on, in order, some at a time: arrays (n, dimension)."""
+    return (embedder.embed(texts) for texts in _batches(store, start))
 
 
-def _batches(store: Store) -> Iterator[list[str]]:
+def _batches(store: Store, start: int) -> Iterator[list[str]]:
+    """Texts by the thousand. From where a batch began the same ones follow, whatever came before."""
     texts, characters = [], 0
-    for number in range(len(store)):
+    for number in range(start, len(store)):
         texts.append(store[number].text)
         characters += len(texts[-1])
         if not texts[-1]:

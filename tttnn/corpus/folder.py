@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
+from tttnn.corpus.compressed import NotFramed
 from tttnn.corpus.jsonl import (
     COMPRESSED,
     CorpusError,
@@ -158,12 +159,16 @@ class Corpus:
     def store(self, split: str, folder: str | Path) -> ConcatStore:
         """Open random access to the documents of a split, numbered over all its files.
 
+        Plain files, and ``.zst`` files of several frames, are read in place; anything else compressed is unpacked
+        once, which is the fastest to read. A corpus too large for that is rewritten first, file by file, with
+        `tttnn.corpus.compressed.recompress`: it takes a quarter of the disk, and a read a fifth of a millisecond.
+
         Parameters
         ----------
         split : str
         folder : str or Path
-            Where the offset tables are kept, and compressed files unpacked; built on the first call. Plain
-            files are read in place. Not inside the corpus if that is read-only.
+            Where the tables are kept, and files unpacked; built on the first call. Not inside the corpus if that is
+            read-only.
 
         Raises
         ------
@@ -174,11 +179,13 @@ class Corpus:
 
     def _file_store(self, path: Path, folder: Path) -> TextStore:
         kept = folder / path.relative_to(self.folder)
-        if path.suffix in COMPRESSED:
-            path = _unpacked(path, kept.with_name(kept.name + ".unpacked"))
         table = kept.with_name(kept.name + ".offsets.npy")
-        # A table without its description was left by an interrupted build; one with it must fit the file.
-        return TextStore.open(path, table) if facts_path(table).exists() else TextStore.build(path, table)
+        if path.suffix in COMPRESSED:
+            try:
+                return _open_or_build(path, table)
+            except NotFramed:
+                path = _unpacked(path, kept.with_name(kept.name + ".unpacked"))
+        return _open_or_build(path, table)
 
     def _check_domain(self, domain: str, split: str) -> None:
         if domain not in self.domains:
@@ -218,6 +225,11 @@ def _find_files(folder: Path) -> tuple[dict[tuple[str, str], Path], dict[str, li
         if len(by_split.get(split, [])) > 1:
             raise CorpusError(f"{folder}: {', '.join(path.name for path in by_split[split])}: keep one")
     return by_domain, by_split
+
+
+def _open_or_build(path: Path, table: Path) -> TextStore:
+    # A table without its description was left by an interrupted build; one with it must fit the file.
+    return TextStore.open(path, table) if facts_path(table).exists() else TextStore.build(path, table)
 
 
 def _unpacked(packed: Path, plain: Path) -> Path:

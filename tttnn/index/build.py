@@ -1,0 +1,385 @@
+"""Building: a stream of vectors -> shards on disk, in constant memory, to be taken up after a kill.
+
+What is durable at which moment:
+
+1. ``build.json`` says what is being built; another call must want the same.
+2. A shard's vectors are appended to ``vectors.partial``; its journal says how many rows are durable.
+3. Full, they become ``vectors.npy``; compressed kinds then train and fill their structure, from the start.
+4. ``shard.json`` ends the shard. The manifest, replaced in one step, ends the build.
+
+A call finds out how far an earlier one came, and goes on from there. Nothing that is written depends on where
+it was interrupted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from tttnn import __version__
+from tttnn.files import read_json, sha256_file, write_json, writing
+from tttnn.index.exact import checked_vectors
+from tttnn.index.kinds import Kind, check_kind, make_structure, resolve
+from tttnn.index.library import load_faiss
+from tttnn.index.manifest import (
+    CARD,
+    CARD_ENTRIES,
+    FORMAT,
+    MANIFEST,
+    STRUCTURE,
+    VECTORS,
+    IndexBusy,
+    IndexMismatch,
+    check_embedder,
+    read_manifest,
+    read_sealed,
+    shard_name,
+    write_sealed,
+)
+from tttnn.index.search import Index
+from tttnn.index.vectors import JOURNAL, PartialVectors, map_vectors
+
+if TYPE_CHECKING:
+    from tttnn.embedding import Embedder
+
+SHARD_ROWS = 1 << 21  # vectors of a shard: 8 GB raw at dimension 1024, and a structure that fits into memory
+PLAN, LOCK = "build.json", "lock"
+WRITE_BYTES = 1 << 20
+
+Batches = Callable[[int], Iterable[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is built: a call with another plan cannot take up an interrupted build.
+
+    Attributes
+    ----------
+    first : int
+        Vectors that the index held before.
+    count : int, optional
+        Vectors to come.
+    threads : int
+        Does not count: it changes how long a build takes.
+    """
+
+    kind: str
+    dimension: int
+    embedder: dict[str, str]
+    corpus_fingerprint: str
+    first: int
+    count: int | None
+    shard_rows: int
+    seed: int
+    threads: int = field(compare=False)
+
+    def __post_init__(self) -> None:
+        check_kind(self.kind)
+        if self.shard_rows < 1:
+            raise ValueError(f"shard_rows={self.shard_rows}: must be at least 1")
+
+    def identity(self) -> dict[str, Any]:
+        """All that must be equal, as JSON."""
+        return {key: value for key, value in asdict(self).items() if key != "threads"}
+
+
+def build_index(
+    folder: str | Path,
+    batches: Batches,
+    *,
+    embedder: Embedder,
+    corpus_fingerprint: str,
+    kind: str = "auto",
+    count: int | None = None,
+    shard_rows: int = SHARD_ROWS,
+    seed: int = 1216,
+    threads: int = 1,
+) -> Index:
+    """Write an index and open it. Killed at any point, the same call goes on, to the same bytes.
+
+    Memory: one batch while vectors are read; for compressed kinds then the structure of one shard and the
+    sample it is trained on.
+
+    Parameters
+    ----------
+    folder : str or Path
+        It becomes an index when it is complete.
+    batches : callable
+        Row number -> the vectors from that row on, in batches of shape (any, embedder.dimension). It is
+        called with 0, with the first row of each further shard, and after an interruption with the row after
+        the last durable batch.
+    embedder : Embedder
+        What made the vectors; its name and fingerprint are recorded.
+    corpus_fingerprint : str
+        Of the texts.
+    kind : str
+        One of `tttnn.index.KINDS`, or "auto": see `default_kind`. A shard too small to train a quantiser on
+        becomes "flat-mapped"; its entry in the manifest says what it is.
+    count : int, optional
+        How many vectors there must be; also lets the progress bar tell the time left.
+    shard_rows : int
+        Vectors of a shard, at most.
+    seed : int
+        Of the sample that a quantiser is trained on.
+    threads : int
+        For training and adding. The bytes are the same each time with one thread; with more they are, as far
+        as Faiss's BLAS is reproducible.
+
+    Raises
+    ------
+    FileExistsError
+        If there is an index in `folder`.
+    IndexBusy
+        If another process is building there.
+    IndexMismatch
+        If an unfinished build of something else is there.
+    ValueError
+        If a vector has another dimension or is not finite (the row is named), or there are not `count`.
+    OSError
+        If the disk is full, for example: make room and call again.
+    """
+    folder = Path(folder)
+    plan = Plan(kind, embedder.dimension, _named(embedder), corpus_fingerprint, 0, count, shard_rows, seed, threads)
+    with _locked(folder):
+        if (folder / MANIFEST).exists() and not (folder / PLAN).exists():
+            raise FileExistsError(f"{folder} holds an index already: remove it to build this one again")
+        _build(folder, batches, plan)
+    return Index.open(folder, embedder.fingerprint, embedder.name)
+
+
+def add_shard(
+    folder: str | Path,
+    batches: Batches,
+    *,
+    embedder: Embedder,
+    corpus_fingerprint: str,
+    kind: str | None = None,
+    count: int | None = None,
+    shard_rows: int = SHARD_ROWS,
+    seed: int = 1216,
+    threads: int = 1,
+) -> Index:
+    """Add documents to an index, as one or more new shards, and open it. Until then the old one stands.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of an index.
+    batches : callable
+        Row number among the added vectors, from 0 -> batches, as for `build_index`.
+    embedder : Embedder
+        The one the index was built with.
+    corpus_fingerprint : str
+        Of all texts, those added included.
+    kind : str, optional
+        By default what the index was built with.
+    count, shard_rows, seed, threads
+        See `build_index`; `count` is that of the added vectors.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no index in `folder`.
+    ValueError
+        If the index is of these texts already: these vectors were added before.
+    DamagedIndex, IndexBusy, IndexMismatch, OSError
+        See `build_index`.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    check_embedder(folder, manifest["embedder"], embedder.fingerprint, embedder.name)
+    with _locked(folder):
+        manifest = read_manifest(folder)
+        pending = read_json(folder / PLAN) if (folder / PLAN).exists() else None
+        if pending is None and manifest["corpus_fingerprint"] == corpus_fingerprint:
+            raise ValueError(f"{folder} holds these texts already (corpus fingerprint {corpus_fingerprint[:12]})")
+        first = pending["first"] if pending else manifest["count"]
+        kind = kind or manifest["kind"]
+        plan = Plan(
+            kind, embedder.dimension, _named(embedder), corpus_fingerprint, first, count, shard_rows, seed, threads
+        )
+        _build(folder, batches, plan)
+    return Index.open(folder, embedder.fingerprint, embedder.name)
+
+
+def write_shard(
+    folder: Path, number: int, first: int, limit: int | None, batches: Batches, plan: Plan, bar: tqdm
+) -> dict[str, Any] | None:
+    """Write one shard, or the rest of it; shards do not depend on one another.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the shard.
+    number, first : int
+        Which shard of the index, and the id of its first vector.
+    limit : int, optional
+        Vectors it must have; None: as many as come, up to `plan.shard_rows`.
+    batches : callable
+        Row of the plan -> batches.
+    plan : Plan
+    bar : tqdm
+        Counts vectors.
+
+    Returns
+    -------
+    dict or None
+        Its card; None if no vectors came.
+    """
+    if (folder / CARD).exists():
+        card = read_sealed(folder / CARD, CARD_ENTRIES)
+        bar.update(card["count"])
+        return card
+    if not (folder / VECTORS).exists():
+        rows = _stream(folder, first - plan.first, limit, batches, plan, bar)
+        if not rows:
+            shutil.rmtree(folder)
+            return None
+    vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+    (folder / JOURNAL).unlink(missing_ok=True)
+    kind = resolve(plan.kind, len(vectors))
+    if kind.factory and not (folder / STRUCTURE).exists():
+        _write_structure(folder / STRUCTURE, kind, map_vectors(folder / VECTORS, *vectors.shape), plan)
+    return write_sealed(folder / CARD, _card(folder, number, first, len(vectors), kind, plan))
+
+
+def publish(folder: Path, plan: Plan, cards: list[dict[str, Any]]) -> None:
+    """Make finished shards, after those that are there, part of the index."""
+    shards = [card for card in _shards(folder) if card["first"] < plan.first] + cards
+    manifest = {
+        "format": FORMAT,
+        "kind": plan.kind,
+        "metric": "squared L2",
+        "dimension": plan.dimension,
+        "count": sum(card["count"] for card in shards),
+        "embedder": plan.embedder,
+        "corpus_fingerprint": plan.corpus_fingerprint,
+        "shards": shards,
+        "versions": _versions(),
+    }
+    write_sealed(folder / MANIFEST, manifest)
+
+
+def _build(folder: Path, batches: Batches, plan: Plan) -> None:
+    _take_up(folder, plan)
+    known = sum(card["first"] < plan.first for card in _shards(folder))
+    cards: list[dict[str, Any]] = []
+    done = 0
+    with tqdm(total=plan.count, desc="index", unit=" vectors") as bar:
+        while plan.count is None or done < plan.count:
+            number = known + len(cards)
+            limit = None if plan.count is None else min(plan.shard_rows, plan.count - done)
+            card = write_shard(folder / shard_name(number), number, plan.first + done, limit, batches, plan, bar)
+            if card is None:
+                break
+            cards.append(card)
+            done += card["count"]
+    if not cards:
+        (folder / PLAN).unlink()
+        raise ValueError(f"{folder}: an index of no vectors was asked for; is the corpus empty?")
+    publish(folder, plan, cards)
+    (folder / PLAN).unlink()
+
+
+def _take_up(folder: Path, plan: Plan) -> None:
+    """Go on with the build that is there if it is this one, or begin."""
+    if not (folder / PLAN).exists():
+        listed = {card["name"] for card in _shards(folder)}
+        for leftover in set(folder.glob("shard-*")) - {folder / name for name in listed}:
+            shutil.rmtree(leftover)  # of a build that was given up
+        write_json(folder / PLAN, plan.identity())
+    elif (pending := read_json(folder / PLAN)) != plan.identity():
+        other = [key for key, value in plan.identity().items() if pending.get(key) != value]
+        raise IndexMismatch(
+            f"{folder} holds an unfinished build with other {', '.join(other)}: call again as before to finish "
+            f"it, or remove {folder / PLAN} to give it up"
+        )
+    for torn in [*folder.glob(".*.partial"), *folder.glob("shard-*/.*.partial")]:
+        torn.unlink()  # a file that was being written when the process was killed
+
+
+def _stream(folder: Path, start: int, limit: int | None, batches: Batches, plan: Plan, bar: tqdm) -> int:
+    """Append the vectors of a shard that begins at row `start` of the plan, and give their file its name."""
+    with PartialVectors(folder, plan.dimension) as partial:
+        bar.update(partial.rows)
+        for vectors in _exactly(batches, start, partial.rows, limit, plan):
+            partial.append(vectors)
+            bar.update(len(vectors))
+        if partial.rows:
+            partial.finish()
+        return partial.rows
+
+
+def _exactly(batches: Batches, start: int, done: int, limit: int | None, plan: Plan) -> Iterator[np.ndarray]:
+    """Checked batches (n, d) of the rows `done` to `limit` of a shard; the last is cut where the shard ends."""
+    most = plan.shard_rows if limit is None else limit
+    is_last = plan.count is not None and start + most == plan.count
+    if done == most and not is_last:
+        return
+    for batch in batches(start + done):
+        batch = checked_vectors(batch, plan.dimension, "vectors", first_row=plan.first + start + done)
+        if is_last and done + len(batch) > most:
+            raise ValueError(f"more vectors were given than the {plan.count} texts")
+        batch = batch[: most - done]
+        done += len(batch)
+        yield batch
+        if done == most and not is_last:
+            return
+    if limit is not None and done < limit:
+        raise ValueError(f"{start + done} vectors were given for {plan.count} texts")
+
+
+def _write_structure(path: Path, kind: Kind, vectors: np.ndarray, plan: Plan) -> None:
+    structure = make_structure(kind, vectors, plan.seed, plan.threads)
+    faiss = load_faiss()
+    # Through Python's file: Faiss's own writer only prints a warning if the last block does not fit the disk.
+    with writing(path) as partial, open(partial, "wb") as file:
+        faiss.write_index(structure, faiss.PyCallbackIOWriter(file.write, WRITE_BYTES))
+
+
+def _card(folder: Path, number: int, first: int, count: int, kind: Kind, plan: Plan) -> dict[str, Any]:
+    paths = [folder / name for name in (VECTORS, STRUCTURE) if (folder / name).exists()]
+    return {
+        "format": FORMAT,
+        "name": shard_name(number),
+        "kind": kind.name,
+        "first": first,
+        "count": count,
+        "dimension": plan.dimension,
+        "embedder": plan.embedder,
+        "seed": plan.seed,
+        "files": [{"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in paths],
+        "versions": _versions(),
+    }
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Be the only one who writes to an index. The kernel gives the lock back even if the process is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise IndexBusy(f"another process is building in {folder}: wait until it is done") from error
+        yield
+
+
+def _shards(folder: Path) -> list[dict[str, Any]]:
+    return read_manifest(folder)["shards"] if (folder / MANIFEST).exists() else []
+
+
+def _named(embedder: Embedder) -> dict[str, str]:
+    return {"name": embedder.name, "fingerprint": embedder.fingerprint}
+
+
+def _versions() -> dict[str, str]:
+    return {"faiss": load_faiss().__version__, "numpy": np.__version__, "tttnn": __version__}

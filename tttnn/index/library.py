@@ -1,0 +1,41 @@
+"""Faiss, imported where it is used and with a stated number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+
+def load_faiss(threads: int | None = None) -> Any:
+    """Import Faiss, after torch: each brings an OpenMP runtime, and the other order crashes some systems.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Threads that Faiss uses from now on, in the whole process; None leaves them as they are.
+
+    Raises
+    ------
+    ValueError
+        If `threads` is less than 1.
+    """
+    with suppress(ModuleNotFoundError):  # a machine that only searches needs no torch
+        import torch  # noqa: F401
+    import faiss
+
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads={threads}: must be at least 1")
+        faiss.omp_set_num_threads(threads)
+    return faiss
+
+
+@contextmanager
+def faiss_threads(threads: int) -> Iterator[Any]:
+    """Give Faiss with so many threads; afterwards it has as many as before."""
+    before = load_faiss().omp_get_max_threads()
+    try:
+        yield load_faiss(threads)
+    finally:
+        load_faiss(before)

@@ -1,0 +1,126 @@
+"""Raw vectors on disk: a plain ``.npy`` file, written as a stream that can be taken up again."""
+
+from __future__ import annotations
+
+import os
+import time
+import weakref
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from tttnn.files import read_json, write_json
+from tttnn.index.manifest import VECTORS, DamagedIndex
+
+PARTIAL, JOURNAL = "vectors.partial", "journal.json"
+HEADER = 128  # bytes before the numbers; numpy leaves room for a longer count
+CHECKPOINT_BYTES = 1 << 26  # what a power failure may cost: so much, or so long
+CHECKPOINT_SECONDS = 30.0
+
+
+def map_vectors(path: Path, count: int, dimension: int) -> np.ndarray:
+    """Memory-map raw vectors: (count, dimension) float32, read-only.
+
+    Raises
+    ------
+    DamagedIndex
+        If the file does not hold just that.
+    """
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise DamagedIndex(f"{path} cannot be read ({error}): build the index again") from error
+    if vectors.shape != (count, dimension) or vectors.dtype != np.dtype("<f4"):
+        raise DamagedIndex(
+            f"{path} holds {vectors.dtype} of shape {vectors.shape}, its manifest says {count} vectors of "
+            f"dimension {dimension}: build the index again"
+        )
+    return vectors.view(np.ndarray)
+
+
+class VectorReader:
+    """Single vectors of a raw file, read from their places: nothing of the file stays in the process.
+
+    A mapped file would do, but each touch makes 16 pages resident: re-ranking a few thousand queries would
+    take the memory that compression saved.
+    """
+
+    def __init__(self, path: Path, dimension: int):
+        self._path, self._dimension = path, dimension
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors of these rows, (len(rows), d) float32."""
+        vectors = np.empty((len(rows), self._dimension), dtype=np.float32)
+        size = vectors.itemsize * self._dimension
+        for place, row in zip(vectors, rows.tolist(), strict=True):
+            if os.preadv(self._file, [place], HEADER + row * size) != size:
+                raise DamagedIndex(f"{self._path} ends before vector {row}: build the index again")
+        return vectors
+
+
+class PartialVectors:
+    """A raw file in the making; opening it takes up what an interrupted run has left.
+
+    Rows are appended, and made durable now and then; the journal says how many are. What lies beyond, a torn
+    batch for example, is cut off at the next opening.
+
+    Attributes
+    ----------
+    rows : int
+        Rows written. After opening: where to go on. Always the end of a batch that was appended, so that
+        whoever makes the batches makes the same ones again.
+    """
+
+    def __init__(self, folder: Path, dimension: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._dimension = folder, dimension
+        partial, journal = folder / PARTIAL, folder / JOURNAL
+        self.rows = read_json(journal)["rows"] if partial.exists() and journal.exists() else 0
+        self._file = open(partial, "r+b" if partial.exists() else "w+b")  # noqa: SIM115 (closed by __exit__)
+        self._file.truncate(HEADER + self.rows * 4 * dimension)
+        self._file.seek(0, os.SEEK_END)
+        self._durable, self._when = self.rows, time.monotonic()
+
+    def __enter__(self) -> PartialVectors:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, vectors: np.ndarray) -> None:
+        """Write rows (n, d) float32 after those that are there."""
+        self._file.write(np.ascontiguousarray(vectors, dtype="<f4").data)
+        self.rows += len(vectors)
+        waiting = (self.rows - self._durable) * 4 * self._dimension
+        if waiting >= CHECKPOINT_BYTES or time.monotonic() - self._when >= CHECKPOINT_SECONDS:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        """Make all rows durable, then say so in the journal."""
+        self._sync()
+        write_json(self._folder / JOURNAL, {"rows": self.rows})
+        self._durable, self._when = self.rows, time.monotonic()
+
+    def finish(self) -> None:
+        """Write the header and give the file its name."""
+        self.checkpoint()
+        self._file.seek(0)
+        self._file.write(_header(self.rows, self._dimension))
+        self._sync()
+        os.replace(self._folder / PARTIAL, self._folder / VECTORS)
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def _header(count: int, dimension: int) -> bytes:
+    header = BytesIO()
+    entries = {"descr": "<f4", "fortran_order": False, "shape": (count, dimension)}
+    np.lib.format.write_array_header_1_0(header, entries)
+    if len(header.getvalue()) != HEADER:  # fixed by the format: numpy pads to 64 and reserves 21 digits
+        raise AssertionError(f"an .npy header of {len(header.getvalue())} bytes, not {HEADER}")
+    return header.getvalue()

@@ -1,0 +1,64 @@
+"""Reading all of an index and comparing it with its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tttnn.files import sha256_file
+from tttnn.index.manifest import CARD, CARD_ENTRIES, DamagedIndex, check_sizes, read_manifest, read_sealed
+
+
+def verify(folder: str | Path) -> int:
+    """Read every file of an index and compare its SHA-256 with the manifest, and the manifest with its own.
+
+    Parameters
+    ----------
+    folder : str or Path
+
+    Returns
+    -------
+    int
+        Files read, all of them in order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no index in `folder`.
+    DamagedIndex
+        Naming every file that is not as it was written.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    problems, count = [], 1
+    total = sum(file["bytes"] for card in manifest["shards"] for file in card["files"])
+    with tqdm(total=total, desc="verifying", unit="B", unit_scale=True) as bar:
+        for card in manifest["shards"]:
+            problems.append(_card_problem(folder / card["name"] / CARD, card))
+            for file in card["files"]:
+                problems.append(_file_problem(folder / card["name"], file))
+                bar.update(file["bytes"])
+            count += 1 + len(card["files"])
+    if found := [problem for problem in problems if problem]:
+        raise DamagedIndex(f"{folder}: {len(found)} of {count} files damaged\n" + "\n".join(found))
+    return count
+
+
+def _card_problem(path: Path, card: dict[str, Any]) -> str:
+    try:
+        fits = read_sealed(path, CARD_ENTRIES) == card
+    except DamagedIndex as error:
+        return str(error)
+    return "" if fits else f"{path} is not the one that the manifest describes: copy the right shard back"
+
+
+def _file_problem(folder: Path, file: dict[str, Any]) -> str:
+    try:
+        check_sizes(folder, {"files": [file]})
+    except DamagedIndex as error:
+        return str(error)
+    if sha256_file(folder / file["file"]) == file["sha256"]:
+        return ""
+    return f"{folder / file['file']} changed since it was written: build the index again, or copy it back"
