@@ -39,8 +39,10 @@ def test_models_lists_the_registry(place):
 
 def test_index_then_evaluate_then_run_and_continue(place):
     common = ["--corpus", place / "corpus", "--model", place / "model"]
-    done = tttnn("index", "--corpus", place / "corpus", home=place / "home")
+    done = tttnn("index", "build", "--corpus", place / "corpus", home=place / "home")
     assert "30 documents" in done.stdout, done.stderr
+    built = done.stdout.split(": ")[-1].strip()
+    assert "files are as they were written" in tttnn("index", "verify", built, home=place / "home").stdout
     done = tttnn("evaluate", place / "text.txt", *common, "--k", 2, home=place / "home")
     assert "after 2 neighbours" in done.stdout, done.stderr
     run = ["run", *common, "--per-domain", 3, "--ks", "0,2", "--learning-rate", "1e-3", "--out", place / "rows"]
@@ -67,13 +69,16 @@ def test_sweep_compares_learning_rates_on_validation_documents(place):
         (["corpus", "wheeels"], "wheeels"),
         (["evaluate", "text.txt", "--k", "0"], "k must be at least 1"),
         (["evaluate", "nothing.txt"], "nothing.txt"),
+        (["index", "build", "--kind", "flatt"], "flatt"),
         (["run", "--out", "rows2", "--max-chunks", "0"], "max_chunks"),
     ],
 )
 def test_errors_are_one_message_without_traceback(place, arguments, message):
     named = {"text.txt": place / "text.txt", "rows2": place / "rows2"}
     if arguments[0] != "corpus":
-        arguments = [*arguments, "--corpus", place / "corpus", "--model", place / "model"]
+        arguments = [*arguments, "--corpus", place / "corpus"]
+    if arguments[0] in ("evaluate", "run"):
+        arguments = [*arguments, "--model", place / "model"]
     done = tttnn(*[named.get(a, a) for a in arguments], home=place / "home")
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ") and message in done.stderr

@@ -95,7 +95,7 @@ def test_bad_input_is_named(jsonl, tmp_path):
     jsonl.write_bytes(b"\n\n")
     with pytest.raises(RuntimeError, match=r"holds no documents"):
         footprint(jsonl, tmp_path / "none.npy", reads=1, seed=0)
-    with pytest.raises(ValueError, match=r"kind='disk': must be one of memory, mapped"):
+    with pytest.raises(ValueError, match=r"kind='disk': must be one of flat, flat-mapped"):
         measure_vectors("disk", tmp_path, 1, 0)
     with pytest.raises(ValueError, match=r"searches=0"):
         index_footprint(tmp_path, searches=0, seed=0)
@@ -107,15 +107,15 @@ class Embedder:
 
 def test_a_mapped_index_takes_memory_only_when_it_is_searched(tmp_path):
     vectors = np.random.default_rng(0).standard_normal((20_000, Embedder.dimension), dtype=np.float32)
-    build_index(tmp_path / "index", [vectors], embedder=Embedder(), corpus_fingerprint="0" * 64)
+    build_index(tmp_path / "index", lambda row: iter([vectors[row:]]), embedder=Embedder(), corpus_fingerprint="0" * 64)
     rows = index_footprint(tmp_path / "index", searches=2, seed=0).set_index(["kind", "after"])
     resident, mapped = rows.resident_bytes, rows.mapped_bytes
-    assert resident["memory", "opening"] > 0.9 * vectors.nbytes
-    assert resident["mapped", "opening"] < 0.2 * vectors.nbytes
-    assert resident["mapped", "searching"] > 0.9 * vectors.nbytes
+    assert resident["flat", "opening"] > 0.9 * vectors.nbytes
+    assert resident["flat-mapped", "opening"] < 0.2 * vectors.nbytes
+    assert resident["flat-mapped", "searching"] > 0.9 * vectors.nbytes
     if mapped.any():  # Linux says what belongs to files
-        assert mapped["mapped", "searching"] > 0.9 * vectors.nbytes
-        assert mapped["memory", "searching"] < 0.2 * vectors.nbytes
+        assert mapped["flat-mapped", "searching"] > 0.9 * vectors.nbytes
+        assert mapped["flat", "searching"] < 0.2 * vectors.nbytes
 
 
 def test_line_through_two_sizes():

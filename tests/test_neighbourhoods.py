@@ -43,7 +43,8 @@ class LengthEmbedder:
 def retriever(documents, folder, embedder=None):
     embedder = embedder or LengthEmbedder()
     vectors = embedder.embed([each.text for each in documents])
-    return Retriever(documents, build_index(folder, [vectors], embedder=embedder, corpus_fingerprint="x"), embedder)
+    index = build_index(folder, lambda row: iter([vectors[row:]]), embedder=embedder, corpus_fingerprint="x")
+    return Retriever(documents, index, embedder)
 
 
 def query(characters, **meta):

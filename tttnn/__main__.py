@@ -12,6 +12,9 @@ import typer
 
 app = typer.Typer(help="Test-time training on nearest neighbours.", no_args_is_help=True, add_completion=False)
 
+index = typer.Typer(help="Build and verify indexes.", no_args_is_help=True)
+app.add_typer(index, name="index")
+
 Model = Annotated[str, typer.Option(help="Registry name, folder in Hugging Face format, or hub name.")]
 Corpus = Annotated[str, typer.Option(help="'wheels' or a folder of JSON Lines in the Pile's layout.")]
 Embedder = Annotated[str, typer.Option(help="'lexical', 'lm:<model>', or a transformer's hub name or folder.")]
@@ -48,13 +51,24 @@ def corpus(name: Annotated[str, typer.Argument(help="'wheels' or a folder.")] = 
     typer.echo(f"fingerprint {opened.fingerprint}")
 
 
-@app.command()
-def index(corpus: Corpus = "wheels", embedder: Embedder = "lexical") -> None:
-    """Build the index of a corpus' train split, or check the one that is there."""
+@index.command()
+def build(
+    corpus: Corpus = "wheels", embedder: Embedder = "lexical",
+    kind: Annotated[str, typer.Option(help="Kind of index; 'auto' chooses by the number of documents.")] = "auto",
+) -> None:  # fmt: skip
+    """Build the index of a corpus' train split, or open the one that is there; an interrupted build goes on."""
     from tttnn.retrieval import open_retriever
 
-    retriever = open_retriever(corpus, embedder)
-    typer.echo(f"{len(retriever):,d} documents, {retriever.embedder.dimension} dimensions: ready")
+    retriever = open_retriever(corpus, embedder, kind=kind)
+    typer.echo(f"{len(retriever):,d} documents, {retriever.embedder.dimension} dimensions: {retriever.index.folder}")
+
+
+@index.command()
+def verify(folder: Annotated[Path, typer.Argument(help="Folder of an index.")]) -> None:
+    """Read every file of an index and compare it with its hash."""
+    from tttnn.index import verify as verify_files
+
+    typer.echo(f"{verify_files(folder)} files are as they were written")
 
 
 @app.command()

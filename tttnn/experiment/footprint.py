@@ -22,6 +22,7 @@ from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = ("dictionary", "offsets", "store")
-VECTOR_KINDS = ("memory", "mapped")
+VECTOR_KINDS = ("flat", "flat-mapped")
 
 
 def footprint(jsonl: str | Path, table: str | Path, reads: int, seed: int) -> pd.DataFrame:
@@ -88,8 +89,8 @@ def index_footprint(folder: str | Path, searches: int, seed: int) -> pd.DataFram
     Returns
     -------
     DataFrame
-        Two rows a way, "memory" (vectors read into memory) and "mapped" (as `Index.open` does). kind; after
-        ("opening" or "searching"); resident_bytes and mapped_bytes (as in `footprint`).
+        Two rows a kind of index, "flat" (vectors read into memory) and "flat-mapped". kind; after ("opening" or
+        "searching"); resident_bytes and mapped_bytes (as in `footprint`).
 
     Raises
     ------
@@ -100,10 +101,21 @@ def index_footprint(folder: str | Path, searches: int, seed: int) -> pd.DataFram
     """
     import pandas as pd
 
+    from tttnn.index import Index, build_index
+
     if searches < 1:
         raise ValueError(f"searches={searches}: must be at least 1")
-    measured = (_in_own_process("vectors", kind, folder, searches, seed) for kind in VECTOR_KINDS)
-    return pd.DataFrame([row for rows in measured for row in rows])
+    known = SimpleNamespace(**read_json(Path(folder) / "manifest.json")["embedder"])
+    index = Index.open(folder, known.fingerprint)
+    known.dimension = index.dimension
+    measured = []
+    with TemporaryDirectory() as place:
+        for kind in VECTOR_KINDS:
+            build_index(
+                Path(place) / kind, index.stream, kind=kind, embedder=known, corpus_fingerprint="copy", count=len(index)
+            )
+            measured += _in_own_process("vectors", kind, Path(place) / kind, searches, seed)
+    return pd.DataFrame(measured)
 
 
 def per_document(measured: pd.DataFrame) -> pd.DataFrame:
@@ -253,26 +265,22 @@ def measure_vectors(kind: str, folder: Path, searches: int, seed: int) -> list[d
     ValueError
         If `kind` is unknown.
     """
-    from tttnn.index import MANIFEST, Index
+    from tttnn.index import Index, build_index
 
     if kind not in VECTOR_KINDS:
         raise ValueError(f"kind={kind!r}: must be one of {', '.join(VECTOR_KINDS)}")
-    manifest = read_json(folder / MANIFEST)
-    dimension, (shard,) = manifest["dimension"], manifest["shards"]
-    queries = np.random.default_rng(seed).standard_normal((searches, 1, dimension), dtype=np.float32)
-    # Opened once, and a small one searched: code that any use needs is there before counting.
-    Index.open(folder, manifest["embedder"]["fingerprint"], threads=1)
-    import faiss  # here, because Index imports what must come before it
-
-    small = faiss.IndexFlatL2(dimension)
-    small.add(queries[0])
-    Index(folder, manifest | {"count": 1}, small).search(queries[0], 1)
-
+    embedder = SimpleNamespace(name="small", fingerprint="small", dimension=8)
+    with TemporaryDirectory() as place:  # code that any use needs is there before counting
+        small = build_index(
+            Path(place) / "i", lambda row: iter([np.eye(8, dtype=np.float32)[row:]]), kind=kind, embedder=embedder,
+            corpus_fingerprint="small", count=8,
+        )  # fmt: skip
+        small.search(np.eye(8, dtype=np.float32), 1)
+    manifest = read_json(folder / "manifest.json")
+    shape = (searches, 1, manifest["dimension"])
+    queries = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
     before = _memory()
-    if kind == "mapped":
-        index = Index.open(folder, manifest["embedder"]["fingerprint"])
-    else:
-        index = Index(folder, manifest, faiss.read_index(str(folder / shard["file"])))
+    index = Index.open(folder, manifest["embedder"]["fingerprint"])
     opened = _grown(before)
     for query in queries:
         index.search(query, 1)

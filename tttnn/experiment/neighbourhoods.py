@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -249,10 +250,16 @@ def compare_embedders(
         for number, embedder in enumerate(embedders):
             vectors = embedder.embed([document.text for document in documents])  # (documents, dimension)
             place = Path(folder) / str(number)
-            index = build_index(place, [vectors], embedder=embedder, corpus_fingerprint="sample")
+            index = build_index(
+                place, partial(_from_row, vectors), embedder=embedder, corpus_fingerprint="sample"
+            )
             retriever = Retriever(documents, index, embedder)
             parts.append(neighbourhoods(retriever, queries, k).assign(embedder=embedder.name))
     return pd.concat(parts, ignore_index=True)
+
+
+def _from_row(vectors: np.ndarray, row: int) -> Iterator[np.ndarray]:
+    yield vectors[row:]
 
 
 def describe_corpus(corpus: Corpus) -> pd.DataFrame:
