@@ -16,7 +16,7 @@ test notebooks: export HF_HUB_OFFLINE = 1
 test notebooks: export TQDM_DISABLE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks lint lock clean distclean
+.PHONY: help book test notebooks bench lint lock clean distclean
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test: $(READY)  ## unit tests, the rendered book, and every chapter against its 
 
 notebooks: $(READY)  ## execute the chapters and refresh the reference outputs in notebooks/*.ipynb
 	$(BIN)/python book/build.py --refresh
+
+bench: $(READY)  ## benchmarks against their baselines, as ratios; rows go to _build/bench
+	$(BIN)/python bench/text_store.py --out _build/bench/text_store.json
 
 lint: $(READY)  ## code style, and text and ipynb halves of the chapters agree
 	$(BIN)/ruff check .

@@ -68,11 +68,14 @@ def test_the_loop_runs_with_a_transformer_embedder(corpus, home, tmp_path, monke
 
 def test_retrieval_runs_with_another_corpus_and_embedder(corpus, home, tmp_path, monkeypatch):
     embedder = tiny_roberta(tmp_path / "embedder")
-    parameters = {"corpus": str(corpus), "embedder": str(embedder), "k": 3}
-    done = execute("01_retrieval", parameters, home, tmp_path, monkeypatch)
-    assert "letters" in outputs(done)
+    others = [str(make(tmp_path / f"tiny-{name}")) for name, make in MODELS.items()]
+    parameters = {"corpus": str(corpus), "embedder": str(embedder), "k": 3, "compare_embedders": others}
+    text = outputs(execute("01_retrieval", parameters, home, tmp_path, monkeypatch))
+    assert "letters" in text and all(f"tiny-{name}" in text for name in MODELS)
 
 
 def test_the_index_chapter_runs_with_another_corpus(corpus, home, tmp_path, monkeypatch):
-    done = execute("02_memory_efficient_index", {"corpus": str(corpus)}, home, tmp_path, monkeypatch)
-    assert "letters" in outputs(done) or "store" in outputs(done)
+    embedder = tiny_gpt2(tmp_path / "embedder")
+    parameters = {"corpus": str(corpus), "embedder": str(embedder), "short_documents": [1000, 5000], "reads": 20}
+    done = execute("02_memory_efficient_index", parameters, home, tmp_path, monkeypatch)
+    assert "flat-mapped" in outputs(done)

@@ -26,7 +26,7 @@ class DamagedIndex(ValueError):
     """A file of an index is missing, or is not what the manifest says."""
 
 
-class IndexBusy(RuntimeError):
+class IndexBusy(OSError):
     """Another process is writing to this index."""
 
 

@@ -68,7 +68,7 @@ REGISTRY = {
     for entry in (
         ModelEntry(
             "gpt2-xs-general",
-            3_450_816,
+            3_451_008,
             "no code, mathematics, LaTeX or parliament; encyclopedia and e-mail yes",
             "Apache-2.0",
             "trained by tttnn.pretraining; learning rate chosen on validation documents",
