@@ -7,6 +7,7 @@ import jupytext
 import nbformat
 import papermill
 import pytest
+import yaml
 from tiny import LINES, tiny_gpt2, tiny_gpt_neo, tiny_qwen2, tiny_roberta
 
 from tttnn.corpus import Document, write_jsonl
@@ -48,6 +49,16 @@ def execute(name, parameters, home, tmp_path, monkeypatch):
 
 def outputs(notebook):
     return "\n".join(str(output) for cell in notebook.cells for output in cell.get("outputs", []))
+
+
+@pytest.mark.parametrize("profile", sorted((NOTEBOOKS / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
+def test_profiles_set_parameters_that_exist(profile, corpus, home, tmp_path, monkeypatch):
+    """A profile runs with its models and corpus replaced by tiny ones."""
+    parameters = yaml.safe_load(profile.read_text(encoding="utf-8"))
+    tiny = {"corpus": str(corpus), "model": str(tiny_gpt2(tmp_path / "model")), "device": "cpu", "per_domain": 1}
+    tiny |= {"embedder": str(tiny_roberta(tmp_path / "embedder")), "k": 2}
+    assert set(tiny) <= set(parameters)
+    execute("03_ttt_nn_loop", parameters | tiny, home, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -156,6 +156,7 @@ def pretrain(
 def main() -> None:
     """Run the command line; errors of the package end it with their message, without a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it reports each variant it tries
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()

@@ -72,7 +72,7 @@ REGISTRY = {
             "no code, mathematics, LaTeX or parliament; encyclopedia and e-mail yes",
             "Apache-2.0",
             "trained by tttnn.pretraining; learning rate chosen on validation documents",
-            TTTSettings(learning_rate=5e-4, max_length=512, context=512),
+            TTTSettings(learning_rate=1e-3, max_length=512, context=512),
         ),
         ModelEntry(
             "gpt2",
