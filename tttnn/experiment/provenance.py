@@ -10,7 +10,9 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("tttnn", "torch", "transformers", "faiss-cpu", "numpy")
+from tttnn import __version__
+
+PACKAGES = ("torch", "transformers", "faiss-cpu", "numpy")
 
 
 def commit(root: Path | None = None) -> str:
@@ -36,7 +38,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 def versions() -> dict[str, str]:
     """Return Python's version and those of the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "tttnn": __version__}
     for name in PACKAGES:
         try:
             found[name] = version(name)
