@@ -20,7 +20,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
-import zstandard
 
 from tttnn.corpus.jsonl import CorpusError, Document, read_blocks
 from tttnn.files import writing
@@ -225,6 +224,8 @@ def read_at(descriptor: int, start: int, length: int) -> bytes:
 
 
 def _unpack_frame(descriptor: int, path: Path, frames: np.ndarray, number: int) -> bytes:
+    import zstandard
+
     start, end = (int(each) for each in frames[0, number : number + 2])
     expected = int(frames[1, number + 1]) - int(frames[1, number])
     packed = read_at(descriptor, start, end - start)
@@ -244,6 +245,8 @@ def _unpack_frame(descriptor: int, path: Path, frames: np.ndarray, number: int) 
 
 
 def _write_frames(path: Path, blocks: Iterable[bytes], frame_bytes: int, level: int) -> int:
+    import zstandard
+
     if path.suffix != ".zst":
         raise ValueError(f"path must end with .zst, not {path.name!r}")
     if not 1 <= frame_bytes <= LARGEST_FRAME:
@@ -312,6 +315,9 @@ def _walk(descriptor: int, path: Path, size: int) -> Iterator[tuple[int, int]]:
 
 def _measure(descriptor: int, path: Path, start: int, header: bytes) -> tuple[int, int]:
     """Return where a frame ends, and how much text it holds."""
+
+    import zstandard
+
     try:
         facts = zstandard.get_frame_parameters(header)
         end = start + zstandard.frame_header_size(header)
@@ -334,6 +340,8 @@ def _measure(descriptor: int, path: Path, start: int, header: bytes) -> tuple[in
 
 
 def _count_text(path: Path, start: int, packed: bytes) -> int:
+    import zstandard
+
     unpacking, count = zstandard.ZstdDecompressor().decompressobj(), 0
     try:
         for first in range(0, len(packed), PIECE):
