@@ -131,15 +131,20 @@ def write_jsonl(path: str | Path, documents: Iterable[Document]) -> int:
     path = Path(path)
     count = 0
     with writing(path) as partial, _packing(partial, path.suffix) as file:
-        for document in documents:
-            line = json.dumps({"text": document.text, "meta": document.meta}, ensure_ascii=False)
-            try:
-                file.write(line.encode() + b"\n")
-            except UnicodeEncodeError as error:
-                problem = f"{path}: document {count} cannot be written as UTF-8: {error.reason}"
-                raise CorpusError(problem) from error
-            count += 1
+        for count, line in enumerate(encode_lines(path, documents), start=1):
+            file.write(line)
     return count
+
+
+def encode_lines(path: Path, documents: Iterable[Document]) -> Iterator[bytes]:
+    """Yield each document as a line of JSON in UTF-8, its line end included; see `write_jsonl` for the errors."""
+    for number, document in enumerate(documents):
+        line = json.dumps({"text": document.text, "meta": document.meta}, ensure_ascii=False)
+        try:
+            yield line.encode() + b"\n"
+        except UnicodeEncodeError as error:
+            problem = f"{path}: document {number} cannot be written as UTF-8: {error.reason}"
+            raise CorpusError(problem) from error
 
 
 def check_on_error(on_error: str) -> None:

@@ -55,10 +55,10 @@ def document(module: str, seed: int, number: int, size: int = SIZE) -> str:
 
 
 def _module(area: str) -> Callable[[Generator], Generator]:
-    """Enter a generator into `MODULES` as ``<area>__<function name>``."""
+    """Enter a generator into `MODULES` as ``<area>_<function name>``, the name's own underscore being the second."""
 
     def enter(generate: Generator) -> Generator:
-        MODULES[f"{area}__{generate.__name__}"] = generate
+        MODULES[f"{area}_{generate.__name__}"] = generate
         return generate
 
     return enter
@@ -68,7 +68,7 @@ def _module(area: str) -> Callable[[Generator], Generator]:
 
 
 @_module("algebra")
-def linear_1d(rng: random.Random) -> Question:
+def _linear_1d(rng: random.Random) -> Question:
     x, a, c, d = _signed(rng, 40), _signed(rng, 60), _signed(rng, 60), _signed(rng, 200)
     while a == c:
         a = _signed(rng, 60)
@@ -78,7 +78,7 @@ def linear_1d(rng: random.Random) -> Question:
 
 
 @_module("algebra")
-def linear_2d(rng: random.Random) -> Question:
+def _linear_2d(rng: random.Random) -> Question:
     x, y = _signed(rng, 30), _signed(rng, 30)
     a, b, c, d = (_signed(rng, 40) for _ in range(4))
     while a * d == b * c:
@@ -89,7 +89,7 @@ def linear_2d(rng: random.Random) -> Question:
 
 
 @_module("algebra")
-def polynomial_roots(rng: random.Random) -> Question:
+def _polynomial_roots(rng: random.Random) -> Question:
     roots = sorted(rng.sample(range(-15, 16), rng.choice([2, 2, 3])))
     name = _letter(rng)
     whole = [rng.choice([1, 1, 2, 3, 5])]
@@ -99,13 +99,13 @@ def polynomial_roots(rng: random.Random) -> Question:
 
 
 @_module("algebra")
-def sequence_next_term(rng: random.Random) -> Question:
+def _sequence_next_term(rng: random.Random) -> Question:
     coefficients, terms = _sequence(rng)
     return f"What is next in {', '.join(map(str, terms))}?", str(evaluate(coefficients, len(terms) + 1))
 
 
 @_module("algebra")
-def sequence_nth_term(rng: random.Random) -> Question:
+def _sequence_nth_term(rng: random.Random) -> Question:
     coefficients, terms = _sequence(rng)
     name = _letter(rng)
     return f"What is the {name}'th term of {', '.join(map(str, terms))}?", polynomial(coefficients, name)
@@ -115,7 +115,7 @@ def sequence_nth_term(rng: random.Random) -> Question:
 
 
 @_module("arithmetic")
-def add_or_sub(rng: random.Random) -> Question:
+def _add_or_sub(rng: random.Random) -> Question:
     a, b = _decimal(rng), _decimal(rng)
     wording, value = rng.choice(
         [
@@ -131,7 +131,7 @@ def add_or_sub(rng: random.Random) -> Question:
 
 
 @_module("arithmetic")
-def add_sub_multiple(rng: random.Random) -> Question:
+def _add_sub_multiple(rng: random.Random) -> Question:
     terms = [_signed(rng, 30) for _ in range(rng.randint(3, 6))]
     signs = [rng.choice("+-") for _ in terms[1:]]
     text, value = str(terms[0]), terms[0]
@@ -143,7 +143,7 @@ def add_sub_multiple(rng: random.Random) -> Question:
 
 
 @_module("arithmetic")
-def mul(rng: random.Random) -> Question:
+def _mul(rng: random.Random) -> Question:
     a, b = _decimal(rng), _decimal(rng)
     wording = rng.choice(
         ["What is {} times {}?", "Multiply {} and {}.", "Product of {} and {}.", "What is {} * {}?"]
@@ -152,7 +152,7 @@ def mul(rng: random.Random) -> Question:
 
 
 @_module("arithmetic")
-def div(rng: random.Random) -> Question:
+def _div(rng: random.Random) -> Question:
     a, b = _signed(rng, 10 ** rng.randint(1, 5)), _signed(rng, 10 ** rng.randint(1, 3))
     if rng.random() < 0.6:
         a *= b
@@ -163,7 +163,7 @@ def div(rng: random.Random) -> Question:
 
 
 @_module("arithmetic")
-def mul_div_multiple(rng: random.Random) -> Question:
+def _mul_div_multiple(rng: random.Random) -> Question:
     a, b, c, d = (_signed(rng, 60) for _ in range(4))
     value = Fraction(a, b) * Fraction(c, d)
     text = f"({a}/{_bracketed(b)})*({c}/{_bracketed(d)})"
@@ -171,7 +171,7 @@ def mul_div_multiple(rng: random.Random) -> Question:
 
 
 @_module("arithmetic")
-def mixed(rng: random.Random) -> Question:
+def _mixed(rng: random.Random) -> Question:
     a, b, c, d = (_signed(rng, 30) for _ in range(4))
     text, value = rng.choice(
         [
@@ -185,7 +185,7 @@ def mixed(rng: random.Random) -> Question:
 
 
 @_module("arithmetic")
-def nearest_integer_root(rng: random.Random) -> Question:
+def _nearest_integer_root(rng: random.Random) -> Question:
     number = rng.randint(2, 10 ** rng.randint(2, 7))
     root = isqrt(4 * number)  # twice the root, rounded down; halves never occur
     return f"What is the square root of {number} to the nearest integer?", str((root + 1) // 2)
@@ -195,7 +195,7 @@ def nearest_integer_root(rng: random.Random) -> Question:
 
 
 @_module("calculus")
-def differentiate(rng: random.Random) -> Question:
+def _differentiate(rng: random.Random) -> Question:
     coefficients, name = _polynomial(rng, 4), _letter(rng)
     order, word = rng.choice([(1, "first"), (1, "first"), (2, "second")])
     derivative = coefficients
@@ -211,7 +211,7 @@ def differentiate(rng: random.Random) -> Question:
 
 
 @_module("comparison")
-def closest(rng: random.Random) -> Question:
+def _closest(rng: random.Random) -> Question:
     values = rng.sample(range(-60, 61), rng.randint(3, 5))
     target = _signed(rng, 60)
     while len({abs(value - target) for value in values}) < len(values):
@@ -221,7 +221,7 @@ def closest(rng: random.Random) -> Question:
 
 
 @_module("comparison")
-def kth_biggest(rng: random.Random) -> Question:
+def _kth_biggest(rng: random.Random) -> Question:
     values = rng.sample(range(-300, 301), rng.randint(3, 6))
     k = rng.randint(1, len(values))
     ordinal = ("", "second ", "third ", "fourth ", "fifth ", "sixth ")[k - 1]
@@ -231,7 +231,7 @@ def kth_biggest(rng: random.Random) -> Question:
 
 
 @_module("comparison")
-def pair(rng: random.Random) -> Question:
+def _pair(rng: random.Random) -> Question:
     a, b = Fraction(_signed(rng, 99), rng.randint(1, 30)), Fraction(_signed(rng, 99), rng.randint(1, 30))
     wording, value = rng.choice(
         [
@@ -245,7 +245,7 @@ def pair(rng: random.Random) -> Question:
 
 
 @_module("comparison")
-def sort(rng: random.Random) -> Question:
+def _sort(rng: random.Random) -> Question:
     values = rng.sample(range(-200, 201), rng.randint(3, 7))
     wording, reverse = rng.choice([("increasing", False), ("ascending", False), ("decreasing", True)])
     ordered = sorted(values, reverse=reverse)
@@ -263,7 +263,7 @@ UNITS = {  # how many of the smallest one, exactly
 
 
 @_module("measurement")
-def conversion(rng: random.Random) -> Question:
+def _conversion(rng: random.Random) -> Question:
     units = UNITS[rng.choice(list(UNITS))]
     source, target = rng.sample(list(units), 2)
     value = abs(_decimal(rng))
@@ -281,7 +281,7 @@ def conversion(rng: random.Random) -> Question:
 
 
 @_module("measurement")
-def time(rng: random.Random) -> Question:
+def _time(rng: random.Random) -> Question:
     start = datetime(2000, 1, 1) + timedelta(minutes=rng.randrange(1440))
     minutes = rng.randint(1, 719)
     end = start + timedelta(minutes=minutes)
@@ -296,14 +296,14 @@ def time(rng: random.Random) -> Question:
 
 
 @_module("numbers")
-def base_conversion(rng: random.Random) -> Question:
+def _base_conversion(rng: random.Random) -> Question:
     value, (source, target) = rng.randint(2, 20000), rng.sample(range(2, 17), 2)
     question = f"{_in_base(value, source)} (base {source}) to base {target}"
     return f"Convert {question}." if rng.random() < 0.5 else f"What is {question}?", _in_base(value, target)
 
 
 @_module("numbers")
-def div_remainder(rng: random.Random) -> Question:
+def _div_remainder(rng: random.Random) -> Question:
     a, b = rng.randint(10, 20000), rng.randint(2, 300)
     wording = rng.choice(
         [
@@ -315,7 +315,7 @@ def div_remainder(rng: random.Random) -> Question:
 
 
 @_module("numbers")
-def greatest_common_divisor(rng: random.Random) -> Question:
+def _greatest_common_divisor(rng: random.Random) -> Question:
     common = rng.randint(1, 90)
     a, b = common * rng.randint(1, 150), common * rng.randint(1, 150)
     wording = rng.choice(
@@ -329,7 +329,7 @@ def greatest_common_divisor(rng: random.Random) -> Question:
 
 
 @_module("numbers")
-def is_factor(rng: random.Random) -> Question:
+def _is_factor(rng: random.Random) -> Question:
     a, b = rng.randint(2, 60), rng.randint(100, 20000)
     if rng.random() < 0.5:
         b -= b % a
@@ -338,7 +338,7 @@ def is_factor(rng: random.Random) -> Question:
 
 
 @_module("numbers")
-def is_prime(rng: random.Random) -> Question:
+def _is_prime(rng: random.Random) -> Question:
     number = rng.randint(2, 10 ** rng.randint(3, 6))
     number += number % 2 == 0 and rng.random() < 0.8
     if rng.random() < 0.5:
@@ -347,7 +347,7 @@ def is_prime(rng: random.Random) -> Question:
 
 
 @_module("numbers")
-def least_common_multiple(rng: random.Random) -> Question:
+def _least_common_multiple(rng: random.Random) -> Question:
     common = rng.randint(1, 40)
     a, b = common * rng.randint(1, 60), common * rng.randint(1, 60)
     if rng.random() < 0.5:
@@ -356,7 +356,7 @@ def least_common_multiple(rng: random.Random) -> Question:
 
 
 @_module("numbers")
-def list_prime_factors(rng: random.Random) -> Question:
+def _list_prime_factors(rng: random.Random) -> Question:
     number = rng.randint(10, 10 ** rng.randint(2, 5))
     wording = rng.choice(["List the prime factors of {}.", "What are the prime factors of {}?"])
     return wording.format(number), ", ".join(map(str, sorted(set(factors(number)))))
@@ -369,14 +369,14 @@ PLACES = (
 
 
 @_module("numbers")
-def place_value(rng: random.Random) -> Question:
+def _place_value(rng: random.Random) -> Question:
     number = str(rng.randint(1000, 99_999_999))
     place = rng.randrange(len(number))
     return f"What is the {PLACES[place]} digit of {number}?", number[-1 - place]
 
 
 @_module("numbers")
-def round_number(rng: random.Random) -> Question:
+def _round_number(rng: random.Random) -> Question:
     number, power = _signed(rng, 10 ** rng.randint(4, 8)), rng.randint(1, 4)
     step = 10**power
     if abs(number) % step == step // 2:
@@ -390,7 +390,7 @@ def round_number(rng: random.Random) -> Question:
 
 
 @_module("polynomials")
-def add(rng: random.Random) -> Question:
+def _add(rng: random.Random) -> Question:
     name, (f, g) = _letter(rng), rng.sample("fghjkmpqrw", 2)
     one, two = _polynomial(rng, 3), _polynomial(rng, 3)
     a, b = _signed(rng, 9), _signed(rng, 9)
@@ -403,7 +403,7 @@ def add(rng: random.Random) -> Question:
 
 
 @_module("polynomials")
-def collect(rng: random.Random) -> Question:
+def _collect(rng: random.Random) -> Question:
     name = _letter(rng)
     terms = [(_signed(rng, 40), rng.randint(0, 3)) for _ in range(rng.randint(4, 7))]
     total = [0] * 4
@@ -414,7 +414,7 @@ def collect(rng: random.Random) -> Question:
 
 
 @_module("polynomials")
-def compose(rng: random.Random) -> Question:
+def _compose(rng: random.Random) -> Question:
     name, (f, g) = _letter(rng), rng.sample("fghjkmpqrw", 2)
     while name in (f, g):
         name = _letter(rng)
@@ -428,7 +428,7 @@ def compose(rng: random.Random) -> Question:
 
 
 @_module("polynomials")
-def expand(rng: random.Random) -> Question:
+def _expand(rng: random.Random) -> Question:
     name = _letter(rng)
     parts = [_polynomial(rng, 2, 9) for _ in range(rng.choice([2, 2, 3]))]
     whole = [1]
@@ -439,7 +439,7 @@ def expand(rng: random.Random) -> Question:
 
 
 @_module("polynomials")
-def evaluation(rng: random.Random) -> Question:
+def _evaluation(rng: random.Random) -> Question:
     coefficients, x = _polynomial(rng, 3), _signed(rng, 12)
     name, f = _letter(rng), rng.choice("fgh")
     while name == f:
@@ -452,7 +452,7 @@ def evaluation(rng: random.Random) -> Question:
 
 
 @_module("probability")
-def swr_p_sequence(rng: random.Random) -> Question:
+def _swr_p_sequence(rng: random.Random) -> Question:
     letters, bag = _bag(rng)
     drawn = rng.sample(bag, rng.randint(2, min(4, len(bag))))
     left, chance = list(bag), Fraction(1)
@@ -464,7 +464,7 @@ def swr_p_sequence(rng: random.Random) -> Question:
 
 
 @_module("probability")
-def swr_p_level_set(rng: random.Random) -> Question:
+def _swr_p_level_set(rng: random.Random) -> Question:
     letters, bag = _bag(rng)
     drawn = rng.sample(bag, rng.randint(2, min(4, len(bag))))
     counts = {letter: drawn.count(letter) for letter in sorted(set(drawn))}
