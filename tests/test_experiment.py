@@ -13,9 +13,11 @@ import pandas as pd
 import pytest
 from tiny import tiny_gpt2
 
+from tttnn.corpus import CorpusError
 from tttnn.experiment import DrawnDocument, RowsError, read_rows, run
 from tttnn.experiment.rows import JOURNAL, RowJournal
 from tttnn.models import load_model
+from tttnn.report.statistics import before_after
 from tttnn.retrieval import Neighbour
 from tttnn.ttt import TTT, Switches
 
@@ -25,6 +27,8 @@ SWITCHES = Switches(learning_rate=1e-2, max_length=16)
 
 
 class FixedRetriever:
+    fingerprint = "fixed"
+
     def neighbours(self, text, k):
         return [Neighbour(i, i / 10, LINES[i], {"pile_set_name": "code"}) for i in range(k)]
 
@@ -125,6 +129,51 @@ def test_a_failed_document_is_a_row_with_its_reason(ttt):
     failed = rows[rows["failure"] != ""]
     assert failed["document"].tolist() == [9] and "empty text" in failed["failure"].iloc[0]
     assert rows[rows["failure"] == ""]["nats"].notna().all()
+
+
+def test_other_texts_splits_and_retrievers_never_get_old_rows(ttt, tmp_path):
+    drawn = {"drawn": {"split": "test"}}
+    first = run(ttt, DOCUMENTS[:1], ks=[0], folder=tmp_path, about=drawn)
+    other = run(ttt, [DrawnDocument("code", 0, "another text")], ks=[0], folder=tmp_path, about=drawn)
+    assert other["bytes"].tolist() == [12] and first["bytes"].tolist() != [12]
+    with pytest.raises(RowsError, match="other split"):
+        run(ttt, DOCUMENTS[:1], ks=[0], folder=tmp_path, about={"drawn": {"split": "val"}})
+    elsewhere = TTT(ttt.lm, FixedRetriever(), SWITCHES)
+    elsewhere.retriever.fingerprint = "other corpus"
+    with pytest.raises(RowsError, match="other retriever"):
+        run(elsewhere, DOCUMENTS[:1], ks=[0], folder=tmp_path, about=drawn)
+
+
+def test_a_diverged_document_counts_as_infinitely_bad(ttt):
+    wild = TTT(ttt.lm, FixedRetriever(), Switches(learning_rate=1e30, max_length=16))
+    rows = run(wild, DOCUMENTS[:2], ks=[0, 2])
+    assert rows[rows["k"] == 2]["nats"].tolist() == [math.inf] * 2
+    table = before_after(rows, 2).iloc[0]
+    assert (table["documents"], table["ratio"], table["better"]) == (2, math.inf, 0)
+
+
+def test_a_run_that_keeps_the_optimizer_is_not_continued(ttt, tmp_path):
+    kept = TTT(ttt.lm, FixedRetriever(), Switches(learning_rate=1e-2, max_length=16, keep_optimizer=True))
+    run(kept, DOCUMENTS[:2], ks=[0, 1], folder=tmp_path)
+    with pytest.raises(RowsError, match="cannot go on"):
+        run(kept, DOCUMENTS, ks=[0, 1], folder=tmp_path)
+
+
+def test_damage_of_the_corpus_is_raised_not_recorded(ttt, tmp_path):
+    class Damaged(FixedRetriever):
+        def neighbours(self, text, k):
+            raise CorpusError("x.jsonl changed since it was indexed")
+
+    with pytest.raises(CorpusError):
+        run(TTT(ttt.lm, Damaged(), SWITCHES), DOCUMENTS[:1], ks=[1], folder=tmp_path)
+    assert len(run(ttt, DOCUMENTS[:1], ks=[1], folder=tmp_path)) == 2, "nothing was recorded as done"
+
+
+def test_a_domain_of_failures_only_has_a_row_without_values(ttt):
+    rows = run(ttt, [DrawnDocument("empty", 0, ""), DOCUMENTS[0]], ks=[0, 1])
+    table = before_after(rows, 1).set_index("domain")
+    assert table.loc["empty", "failures"] == 1 and math.isnan(table.loc["empty", "ratio"])
+    assert table.loc["code", "documents"] == 1
 
 
 def test_rows_hold_what_the_metrics_need(ttt):

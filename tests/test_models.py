@@ -66,6 +66,21 @@ def test_pickled_weights_are_refused(tmp_path):
         load_model(folder)
 
 
+def test_truncated_and_incomplete_weights_are_refused(tmp_path):
+    from safetensors.torch import load, save_file
+
+    folder = tiny_gpt2(tmp_path)
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    weights = load(whole)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="cannot load model"):
+        load_model(folder)
+    save_file({name: w for name, w in weights.items() if "h.1.mlp" not in name}, path, {"format": "pt"})
+    with pytest.raises(ModelError, match="weights are missing"):
+        load_model(folder)
+
+
 def test_context_beyond_the_model_is_refused(tmp_path):
     folder = tiny_gpt2(tmp_path)
     assert load_model(folder, context=16).settings.context == 16

@@ -1,5 +1,6 @@
 """The loop does what its semantics say, against a plain reference, and restores the weights bit for bit."""
 
+import json
 import math
 
 import pytest
@@ -110,7 +111,35 @@ def test_max_chunks_caps_the_steps(gpt2):
     capped = Switches(learning_rate=1e-2, max_length=8, max_chunks=2)
     steps = list(TTT(gpt2, switches=capped).adapt(TEXT, NEIGHBOURS, [4]))
     assert [len(step.losses) for step in steps] == [0, 2, 2, 2, 2]
-    assert all(step.skipped > 0 for step in steps[1:])
+    assert all(step.beyond > 0 and step.skipped == 0 for step in steps[1:])
+
+
+def test_a_second_loop_on_the_same_model_is_refused_until_the_first_is_closed(gpt2):
+    first, second = TTT(gpt2, switches=FAST), TTT(gpt2, switches=FAST)
+    whole = bits(second)
+    steps = first.adapt(TEXT, NEIGHBOURS, [4])
+    next(steps), next(steps)
+    with pytest.raises(RuntimeError, match="unfinished"):
+        next(second.adapt(TEXT, [], [0]))
+    steps.close()
+    assert bits(second) == whole
+
+
+def test_lengths_beyond_the_model_are_refused(gpt2):
+    with pytest.raises(ValueError, match="max_length=65"):
+        TTT(gpt2, switches=Switches(max_length=65))
+    with pytest.raises(ValueError, match="context=65"):
+        TTT(gpt2, switches=Switches(context=65)).adapt(TEXT, [], [0])
+
+
+def test_dropout_works_where_the_config_says_integer_zero(tmp_path):
+    folder = tiny_gpt2(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0}
+    (folder / "config.json").write_text(json.dumps(config))
+    lm = load_model(folder)
+    dropped = Switches(learning_rate=1e-2, max_length=32, dropout=0.5)
+    assert bits(TTT(lm, switches=dropped))[-1] != bits(TTT(lm, switches=FAST))[-1]
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -182,7 +211,9 @@ def test_bad_calls_say_what_is_wrong_before_anything_runs(gpt2, call, message):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"learning_rate": 0}, {"max_length": 1}, {"dropout": 1.0}, {"max_chunks": 0}, {"context": -1}]
+    "bad",
+    [{"learning_rate": 0}, {"learning_rate": math.nan}, {"max_length": 1}, {"dropout": 1.0}, {"max_chunks": 0},
+     {"context": -1}],
 )
 def test_bad_switches_name_the_parameter(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

@@ -35,7 +35,7 @@ def models() -> None:
         settings = entry.settings
         here = "embedded" if entry.embedded else "cached" if is_cached(entry.name) else "no"
         row = (entry.name, f"{entry.parameters / 1e6:,.1f} M", f"{settings.learning_rate:g}", str(settings.max_length))
-        table.add_row(*row, str(settings.context or "config"), entry.saw_domains, entry.licence, here)
+        table.add_row(*row, str(settings.context), entry.saw_domains, entry.licence, here)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -46,7 +46,8 @@ def corpus(name: Annotated[str, typer.Argument(help="'wheels' or a folder.")] = 
 
     opened = open_corpus(name)
     for domain in opened.domains:
-        sizes = [len(d.text.encode()) for split in opened.splits for d in opened.documents(split, domain)]
+        splits = [split for split in opened.splits if domain in opened.domains_of(split)]
+        sizes = [len(d.text.encode()) for split in splits for d in opened.documents(split, domain)]
         typer.echo(f"{domain:20s} {len(sizes):8,d} documents {sum(sizes):14,d} bytes")
     typer.echo(f"fingerprint {opened.fingerprint}")
 
@@ -80,7 +81,7 @@ def evaluate(
     """Score one text before and after adapting on its k nearest neighbours."""
     from tttnn import TTT, load_model, open_retriever
 
-    ttt = TTT(load_model(model, device, threads), open_retriever(corpus, embedder))
+    ttt = TTT(load_model(model, device, threads), open_retriever(corpus, embedder, device=device))
     result = ttt.evaluate(file.read_text(encoding="utf-8"), k)
     before, after = result.before.bits_per_byte, result.after.bits_per_byte
     typer.echo(f"bits/byte {before:.4f} -> {after:.4f} ({100 * result.ratio:.1f} %) after {k} neighbours")
@@ -109,12 +110,12 @@ def run(
         learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout, keep_optimizer=keep_optimizer,
         split_query=split_query, context=context, vocabulary=vocabulary, seed=seed,
     )  # fmt: skip
-    ttt = TTT(load_model(model, device, threads), open_retriever(opened, embedder), switches)
+    ttt = TTT(load_model(model, device, threads), open_retriever(opened, embedder, device=device), switches)
     documents = draw_documents(opened, per_domain, seed, split, max_bytes, domains)
     wanted = [int(k) for k in ks.split(",")]
     origin = about(opened, ttt.retriever, per_domain=per_domain, split=split, max_bytes=max_bytes, seed=seed)
     rows = run_documents(ttt, documents, wanted, out, origin)
-    typer.echo(f"{len(rows):,d} rows in {out}")
+    typer.echo(f"{len(rows):,d} rows in {out}, {(rows['failure'] != '').sum()} documents failed")
 
 
 @app.command()
@@ -133,7 +134,8 @@ def sweep(
     from tttnn.experiment.sweep import sweep as compare
 
     opened = open_corpus(corpus)
-    ttt = TTT(load_model(model, device, threads), open_retriever(opened, embedder), Switches(max_chunks=max_chunks))
+    retriever = open_retriever(opened, embedder, device=device)
+    ttt = TTT(load_model(model, device, threads), retriever, Switches(max_chunks=max_chunks))
     documents = draw_documents(opened, per_domain, seed, "val", max_bytes)
     table = compare(ttt, documents, [float(r) for r in rates.split(",")], [int(k) for k in ks.split(",")], out)
     typer.echo(table.pivot(index="learning_rate", columns="k", values="ratio").to_string(float_format="%.4f"))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -95,6 +96,11 @@ class Retriever:
     def __len__(self) -> int:
         return len(self.store)
 
+    @property
+    def fingerprint(self) -> str:
+        """What neighbours depend on: the corpus's fingerprint and the embedder's."""
+        return f"{self.index.manifest['corpus_fingerprint']}-{self.embedder.fingerprint}"
+
     def neighbours(self, text: str, k: int) -> list[Neighbour]:
         """Find the k nearest documents.
 
@@ -143,6 +149,7 @@ def open_retriever(
     split: str = "train",
     threads: int | None = None,
     kind: str = "auto",
+    device: str = "cpu",
 ) -> Retriever:
     """Open a retriever over a corpus; what it needs is built on first use, below ``home()/indexes``.
 
@@ -158,6 +165,8 @@ def open_retriever(
         A name or folder (see `tttnn.embedding.load_embedder`), or an open embedder.
     split : str
         Which documents can be found.
+    device : str
+        A torch device, for a transformer embedder.
     threads : int, optional
         Threads that Faiss searches with, in the whole process; None leaves its default.
     kind : str
@@ -178,7 +187,7 @@ def open_retriever(
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     is_lexical = embedder == LexicalEmbedder.name
     if isinstance(embedder, (str, Path)) and not is_lexical:
-        embedder = load_embedder(embedder)
+        embedder = load_embedder(embedder, device=device)
     # The lexical embedder's fingerprint is known only after fitting, but settings and corpus determine it.
     key = LexicalSettings().key() if is_lexical else embedder.fingerprint
     fingerprint = _corpus_fingerprint(corpus)
@@ -189,9 +198,11 @@ def open_retriever(
     place = folder / f"index-{kind}"
     if not (place / MANIFEST).exists():
         batches = _stored_vectors(folder, embedder) or (lambda start: _embed(store, embedder, start))
-        build_index(
-            place, batches, kind=kind, embedder=embedder, corpus_fingerprint=fingerprint, count=len(store)
-        )
+        # Another process may have finished it meanwhile.
+        with suppress(FileExistsError):
+            build_index(
+                place, batches, kind=kind, embedder=embedder, corpus_fingerprint=fingerprint, count=len(store)
+            )
     return Retriever(store, Index.open(place, embedder.fingerprint, embedder.name, threads), embedder)
 
 

@@ -1,8 +1,10 @@
 """Rolling log-likelihood of a text, and the three metrics of the report.
 
 Windows and formulas are lm-evaluation-harness's: the text is cut into windows of at most `context` tokens,
-every token is predicted once, the first one from an end-of-text prefix, and the last window reaches back so that
-it is as long as the others. Corpus values are sums over sums, never means of per-document values.
+every token is predicted once, the first one from a prefix, and the last window reaches back so that it is as long
+as the others. The prefix is the end-of-text token; the harness takes the beginning-of-text token where a tokenizer
+has another one for that, unless it is told otherwise. Corpus values are sums over sums, never means of
+per-document values.
 """
 
 from __future__ import annotations
@@ -118,6 +120,9 @@ class Scorer:
     def __init__(
         self, lm: LanguageModel, text: str, context: int | None = None, vocabulary: int | None = None
     ) -> None:
+        context = context or lm.settings.context
+        if context > lm.positions:
+            raise ValueError(f"context={context}: {lm.name} takes at most {lm.positions} tokens")
         tokens = lm.encode(text)
         if not tokens:
             raise ValueError("cannot score an empty text: bits per byte need at least one token")
@@ -125,7 +130,7 @@ class Scorer:
             raise ValueError(f"token id {max(tokens)} cannot be scored over the first {vocabulary} entries")
         self._lm = lm
         self._vocabulary = vocabulary
-        self._windows = list(rolling_windows(tokens, lm.prefix_id, context or lm.settings.context))
+        self._windows = list(rolling_windows(tokens, lm.prefix_id, context))
         self.tokens = tokens
         self._bytes = len(text.encode("utf-8"))
         self._words = len(re.split(r"\s+", text))

@@ -65,7 +65,7 @@ class Switches:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps", "context", "clip", "max_chunks", "vocabulary"):
             value = getattr(self, name)
-            if value is not None and value <= 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"{name}={value}: must be positive")
         if self.max_length is not None and self.max_length < 2:
             raise ValueError(f"max_length={self.max_length}: a chunk needs two tokens to predict one")
@@ -88,7 +88,9 @@ class Step:
     tokens : int
         Tokens of this neighbour that were trained on.
     skipped : int
-        Chunks left out: one token long, so that there is nothing to predict, or beyond `max_chunks`.
+        Last chunks of one token, which hold nothing to predict.
+    beyond : int
+        Chunks left out because of `max_chunks`.
     train_seconds, evaluation_seconds : float
         Wall time of this neighbour's steps, and of the scoring after it. The published "training cost" is
         their sum with a score at every k.
@@ -99,6 +101,7 @@ class Step:
     losses: tuple[float, ...] = ()
     tokens: int = 0
     skipped: int = 0
+    beyond: int = 0
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
 
@@ -145,6 +148,8 @@ class TTT:
         self.lm = lm
         self.retriever = retriever
         self.switches = switches or Switches()
+        if (self.switches.max_length or 0) > lm.positions:
+            raise ValueError(f"max_length={self.switches.max_length}: {lm.name} takes at most {lm.positions} tokens")
         self._parameters = list(lm.model.parameters())
         self._initial = [parameter.detach().clone() for parameter in self._parameters]
         self._optimizer = self._new_optimizer()
@@ -194,6 +199,8 @@ class TTT:
         ------
         ValueError
             If `ks` is empty or negative, or there are too few neighbours.
+        RuntimeError
+            At the first step, if another loop on the same model is unfinished: exhaust or close its iterator.
         """
         wanted = set(ks)
         if not wanted or min(wanted) < 0:
@@ -204,33 +211,38 @@ class TTT:
         return self._steps(scorer, neighbours[: max(wanted)], wanted)
 
     def _steps(self, scorer: Scorer, neighbours: Sequence[str], wanted: set[int]) -> Iterator[Step]:
+        if self.lm.adapting:
+            raise RuntimeError(f"another loop on {self.lm.name} is unfinished: exhaust or close its iterator first")
         if not self.switches.keep_optimizer:
             self._optimizer = self._new_optimizer()
+        self.lm.adapting = True
         try:
             yield self._step(0, "", scorer, wanted)
             for k, neighbour in enumerate(neighbours, start=1):
                 yield self._step(k, neighbour, scorer, wanted)
         finally:
             self._restore()
+            self.lm.adapting = False
 
     def _step(self, k: int, neighbour: str, scorer: Scorer, wanted: set[int]) -> Step:
         start = self._clock()
-        chunks, skipped = self._chunks(neighbour)
+        every = self._chunks(neighbour)
+        taken = every[: self.switches.max_chunks]
+        chunks = [chunk for chunk in taken if len(chunk) > 1]
         with _dropout(self.lm.model, self.switches.dropout, self.switches.seed + k):
             losses = [self._update(chunk) for chunk in chunks]
         trained = self._clock()
         score = scorer() if k in wanted else None
         seconds = self._clock() - trained
+        left_out = len(taken) - len(chunks), len(every) - len(taken)
         tokens = sum(map(len, chunks))
-        return Step(k, score, tuple(map(float, losses)), tokens, skipped, trained - start, seconds)
+        return Step(k, score, tuple(map(float, losses)), tokens, *left_out, trained - start, seconds)
 
-    def _chunks(self, neighbour: str) -> tuple[list[list[int]], int]:
-        """Disjoint chunks of `max_length` tokens, and how many were left out."""
+    def _chunks(self, neighbour: str) -> list[list[int]]:
+        """Disjoint chunks of `max_length` tokens; the last one may be shorter."""
         tokens = self.lm.encode(neighbour)
         length = self.switches.max_length or self.lm.settings.max_length
-        every = [tokens[i : i + length] for i in range(0, len(tokens), length)]
-        chunks = [chunk for chunk in every[: self.switches.max_chunks] if len(chunk) > 1]
-        return chunks, len(every) - len(chunks)
+        return [tokens[i : i + length] for i in range(0, len(tokens), length)]
 
     def _update(self, chunk: list[int]) -> Tensor:
         """One AdamW step; returns the loss before it (a tensor, so that a GPU need not wait for it)."""
@@ -287,7 +299,7 @@ def _dropout(model: nn.Module, rate: float, seed: int) -> Iterator[None]:
         return
     layers = [(m, "p") for m in model.modules() if isinstance(m, nn.Dropout)]
     layers += [(m, "attention_dropout") for m in model.modules() if hasattr(m, "attention_dropout")]
-    layers = [(m, name) for m, name in layers if isinstance(getattr(m, name), float)]
+    layers = [(m, name) for m, name in layers if isinstance(getattr(m, name), int | float)]
     before = [getattr(module, name) for module, name in layers]
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -68,6 +68,12 @@ class Corpus:
         read = [split for split in self.splits if split != "train"] or ["train"]
         return sorted({document.domain for split in read for document in self.documents(split)})
 
+    def domains_of(self, split: str) -> list[str]:
+        """The domains that have a file of this split; in the Pile's layout all of them."""
+        if self._by_domain:
+            return sorted(domain for domain, each in self._by_domain if each == split)
+        return self.domains
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over names and SHA-256 of all files, as 64 hexadecimal digits; reads all of them once."""

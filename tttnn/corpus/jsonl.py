@@ -45,7 +45,7 @@ class Document:
     @property
     def domain(self) -> str:
         """The part of the corpus that the document belongs to, ``""`` if it does not say."""
-        return self.meta.get("pile_set_name", "")
+        return str(self.meta.get("pile_set_name") or "")
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,9 @@ def write_jsonl(path: str | Path, documents: Iterable[Document]) -> int:
     path = Path(path)
     count = 0
     with writing(path) as partial, _packing(partial, path.suffix) as file:
-        for count, line in enumerate(encode_lines(path, documents), start=1):
+        for line in encode_lines(path, documents):
             file.write(line)
+            count += 1
     return count
 
 

@@ -16,6 +16,7 @@ def load_embedder(
     name: str | Path,
     texts: Callable[[], Iterable[str]] | None = None,
     folder: str | Path | None = None,
+    device: str = "cpu",
 ) -> Embedder:
     """Load an embedder, or fit the lexical one.
 
@@ -28,6 +29,8 @@ def load_embedder(
         Gives the texts the lexical embedder is fitted on; called only if that is necessary.
     folder : str or Path, optional
         Where the lexical embedder is loaded from if it is there, and saved to if it had to be fitted.
+    device : str
+        A torch device, for transformers.
 
     Raises
     ------
@@ -39,8 +42,8 @@ def load_embedder(
     from tttnn.embedding.transformer import TransformerEmbedder
 
     if str(name).startswith(LM_PREFIX):
-        return TransformerEmbedder(_embedded_lm(str(name).removeprefix(LM_PREFIX)), name=str(name))
-    return TransformerEmbedder(name)
+        return TransformerEmbedder(_embedded_lm(str(name).removeprefix(LM_PREFIX)), name=str(name), device=device)
+    return TransformerEmbedder(name, device=device)
 
 
 def _load_lexical(texts: Callable[[], Iterable[str]] | None, folder: str | Path | None) -> LexicalEmbedder:

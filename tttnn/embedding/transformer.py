@@ -185,6 +185,7 @@ def _batches(lengths: Sequence[int], budget: int) -> Iterator[np.ndarray]:
 
 
 def _load(source: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
     try:
@@ -197,7 +198,7 @@ def _load(source: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EmbeddingError(
             f"cannot load the embedder '{source}': {reason}\n"

@@ -5,6 +5,7 @@ The same runner serves the small live runs of the chapters and the archived ones
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import time
@@ -17,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from tttnn.corpus import CorpusError
 from tttnn.experiment.provenance import commit, device, versions
 from tttnn.experiment.rows import Row, RowJournal, RowsError, read_rows
 from tttnn.files import read_json, write_json
+from tttnn.index import DamagedIndex, IndexMismatch
 from tttnn.ttt import TTT, Step, split_halves
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ def draw_documents(
         If a domain or the split is not there.
     """
     drawn = []
-    for domain in domains or corpus.domains:
+    for domain in domains or corpus.domains_of(split):
         found = corpus.documents(split, domain)
         held = sum(max_bytes is None or len(document.text.encode()) <= max_bytes for document in found)
         if held < per_domain:
@@ -104,41 +107,49 @@ def run(
         Where to score; rows in between hold training loss and seconds only.
     folder : path, optional
         Where rows are kept: `rows.jsonl` while running, `rows.parquet` and `run.json` at rest. The same call on
-        the same folder continues after a kill. Default: nothing is kept.
+        the same folder continues after a kill, and one with further documents adds them. Default: nothing is
+        kept.
     about : dict, optional
         Provenance to write into `run.json` (corpus, commit, device, ...), JSON values.
 
     Returns
     -------
     DataFrame
-        Columns: model, domain, document, k, neighbour (id), neighbour_domain, distance (squared L2), nats,
-        bytes, words, tokens, loss (nats/token), steps, train_tokens, skipped, train_seconds,
-        evaluation_seconds, retrieval_seconds, seed, failure. Without a score at that k, nats is missing. A
-        document that could not be evaluated has one row with the reason in `failure`; it is logged, too.
+        Of the documents asked for. Columns: model, domain, document, seed, k, neighbour (id), neighbour_domain,
+        distance (squared L2), nats, bytes, words, tokens, loss (nats/token), steps, train_tokens, skipped (one-token
+        chunks), beyond (chunks left out because of `max_chunks`), train_seconds, evaluation_seconds,
+        retrieval_seconds, failure. Without a score at that k, nats is missing; where the model diverged it is
+        infinite. A document that could not be evaluated has one row with the reason in `failure`, which is logged,
+        too; damage of corpus or index is not a document's failure, but raised.
 
     Raises
     ------
     RowsError
-        If the folder belongs to a run with other settings, or another process writes there.
+        If the folder belongs to a run with other settings, model, corpus or split, another process writes there, or
+        it holds a part of a run that keeps the optimizer: its moments are not kept, so it cannot go on.
     """
     settings = {"model": ttt.lm.name, "weights": ttt.lm.weight_hash(), "ks": sorted(set(ks))}
+    settings |= {"retriever": ttt.retriever.fingerprint, "split": (about or {}).get("drawn", {}).get("split")}
     settings |= {"switches": asdict(ttt.switches), "settings": asdict(ttt.lm.settings)}
     documents = list(documents)
     place = TemporaryDirectory() if folder is None else nullcontext(folder)
     with place as name, RowJournal(Path(name)) as journal:
         _claim(journal.folder / "run.json", settings, about or {})
         todo = [document for document in documents if _key(ttt, document) not in journal]
+        if ttt.switches.keep_optimizer and len(todo) < len(documents):
+            raise RowsError(f"{folder}: a run that keeps the optimizer cannot go on; give another folder")
         for document in tqdm(todo, desc=f"{ttt.lm.name}: documents", unit="doc"):
             journal.append(_key(ttt, document), _document_rows(ttt, document, settings["ks"]))
-        table = journal.table()
+        table = journal.table([_key(ttt, document) for document in documents])
         _finish(journal.folder / "run.json")
     if folder is not None:
-        log.info("%d rows of %d documents are in %s", len(table), len(documents), folder)
+        failed = (table["failure"] != "").sum()
+        log.info("%d rows of %d documents are in %s; %d failed", len(table), len(documents), folder, failed)
     return table
 
 
-def _key(ttt: TTT, document: DrawnDocument) -> tuple[str, str, int]:
-    return ttt.lm.name, document.domain, document.number
+def _key(ttt: TTT, document: DrawnDocument) -> tuple[str, str, int, str]:
+    return ttt.lm.name, document.domain, document.number, hashlib.sha256(document.text.encode()).hexdigest()[:16]
 
 
 def _claim(path: Path, settings: dict[str, Any], about: dict[str, Any]) -> None:
@@ -165,6 +176,8 @@ def _document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int]) -> list
     try:
         neighbours, scored, seconds = _retrieve(ttt, document.text, max(ks))
         steps = list(ttt.adapt(scored, [neighbour.text for neighbour in neighbours], ks))
+    except (CorpusError, DamagedIndex, IndexMismatch):
+        raise
     except ValueError as error:
         log.warning("%s document %d failed: %s", document.domain, document.number, error)
         return [base | {"k": 0, "failure": str(error)}]
@@ -184,9 +197,9 @@ def _row(step: Step, neighbours: Sequence[Neighbour], retrieval_seconds: float) 
     return {
         "k": step.k,
         "neighbour": neighbour.id if neighbour else None,
-        "neighbour_domain": neighbour.meta.get("pile_set_name", "") if neighbour else None,
+        "neighbour_domain": str(neighbour.meta.get("pile_set_name") or "") if neighbour else None,
         "distance": neighbour.distance if neighbour else None,
-        "nats": score.nats if score else None,
+        "nats": (score.nats if math.isfinite(score.nats) else math.inf) if score else None,
         "bytes": score.bytes if score else None,
         "words": score.words if score else None,
         "tokens": score.tokens if score else None,
@@ -194,6 +207,7 @@ def _row(step: Step, neighbours: Sequence[Neighbour], retrieval_seconds: float) 
         "steps": len(step.losses),
         "train_tokens": step.tokens,
         "skipped": step.skipped,
+        "beyond": step.beyond,
         "train_seconds": step.train_seconds,
         "evaluation_seconds": step.evaluation_seconds,
         "retrieval_seconds": retrieval_seconds if step.k == 0 else 0.0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 JOURNAL = "rows.jsonl"
 TABLE = "rows.parquet"
+COLUMNS = (
+    "model", "domain", "document", "seed", "k", "neighbour", "neighbour_domain", "distance", "nats", "bytes", "words",
+    "tokens", "loss", "steps", "train_tokens", "skipped", "beyond", "train_seconds", "evaluation_seconds",
+    "retrieval_seconds", "failure",
+)  # fmt: skip
 
 
 class RowsError(ValueError):
@@ -73,15 +78,18 @@ class RowJournal:
         os.fsync(self._file.fileno())
         self._done[key] = rows
 
-    def table(self) -> pd.DataFrame:
-        """All rows, ordered by key then k, written as Parquet beside the journal and returned."""
+    def table(self, keys: Sequence[tuple] | None = None) -> pd.DataFrame:
+        """Write all rows as Parquet beside the journal; return those of `keys` (default: all), by key, then k."""
+        every = self._frame(self._done)
+        if len(every):
+            with writing(self.folder / TABLE) as partial:
+                every.to_parquet(partial, index=False)
+        return every if keys is None else self._frame(keys)
+
+    def _frame(self, keys: Iterable[tuple]) -> pd.DataFrame:
         import pandas as pd
 
-        table = pd.DataFrame([row for key in sorted(self._done) for row in self._done[key]])
-        if len(table):
-            with writing(self.folder / TABLE) as partial:
-                table.to_parquet(partial, index=False)
-        return table
+        return pd.DataFrame([row for key in sorted(keys) for row in self._done[key]], columns=COLUMNS)
 
     def _lock(self) -> None:
         try:

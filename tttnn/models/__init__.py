@@ -42,6 +42,8 @@ class LanguageModel:
         Published settings; `context` is always a number here.
     prefix_id : int
         End-of-text id that conditions the first token of a text.
+    adapting : bool
+        Whether a loop is under way, so that the weights are not the initial ones.
     """
 
     name: str
@@ -49,6 +51,12 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     settings: TTTSettings
     prefix_id: int
+    adapting: bool = False
+
+    @property
+    def positions(self) -> int:
+        """The longest input the model takes, in tokens."""
+        return _positions(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -119,7 +127,7 @@ def load_model(
     entry = find_entry(str(name))
     model, tokenizer = _load(CHECKPOINTS / entry.name if entry.embedded else name)
     settings = replace(entry.settings, context=_context(entry, model, context))
-    settings = replace(settings, max_length=min(settings.max_length, _longest(model)))
+    settings = replace(settings, max_length=min(settings.max_length, _positions(model)))
     prefix_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
     if prefix_id is None:
         raise ModelError(f"{name}: its tokenizer has no end-of-text token to stand before a text")
@@ -136,6 +144,7 @@ def is_cached(name: str) -> bool:
 
 
 def _load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if _looks_like_folder(source) and not (Path(source) / "config.json").is_file():
@@ -143,16 +152,19 @@ def _load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     safe = {"trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **safe)
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, **safe
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safe
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         known = ", ".join(REGISTRY)
         raise ModelError(
             f"cannot load model '{source}': {_first_line(error)}\n"
             f"Known names: {known}. Any folder with config.json, model.safetensors and tokenizer files works, "
             "too; a hub name needs the network once."
         ) from error
+    if missing := sorted(found["missing_keys"]):
+        # transformers would go on with random ones in their place
+        raise ModelError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}; copy it again")
     return model, tokenizer
 
 
@@ -168,15 +180,15 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _longest(model: PreTrainedModel) -> int:
+def _positions(model: PreTrainedModel) -> int:
     return int(getattr(model.config, "max_position_embeddings", 0) or 2**31)
 
 
 def _context(entry: ModelEntry, model: PreTrainedModel, asked: int | None) -> int:
-    longest = _longest(model)
+    longest = _positions(model)
     if asked is not None and not 2 <= asked <= longest:
         raise ModelError(f"context={asked}: this model takes 2 to {longest} tokens")
-    return asked or min(entry.settings.context or longest, longest)
+    return asked or min(entry.settings.context, longest)
 
 
 @torch.no_grad()

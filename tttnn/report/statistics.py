@@ -85,22 +85,27 @@ def _group(name: str, part: pd.DataFrame, k: int, by: str) -> dict[str, float | 
     scored = part[part["nats"].notna()].set_index([c for c in ("model", "domain", "document") if c in part])
     last = scored[scored["k"] == k]
     first = scored[scored["k"] == 0].loc[last.index]
-    ratio = bootstrap_ratio(last["nats"], first["nats"])
+    ratio = bootstrap_ratio(last["nats"], first["nats"]) if len(last) else Interval(math.nan, math.nan, math.nan)
     nats = {"before": first["nats"].sum(), "after": last["nats"].sum()}
     size, words = first["bytes"].sum(), first["words"].sum()
     return {
         by: name,
         "documents": len(last),
         "failures": int((part["failure"] != "").sum()),
-        "before": nats["before"] / size / math.log(2),
-        "after": nats["after"] / size / math.log(2),
+        **{when: total / size / math.log(2) if size else math.nan for when, total in nats.items()},
         "ratio": ratio.value,
         "low": ratio.low,
         "high": ratio.high,
-        "better": float((last["nats"].to_numpy() < first["nats"].to_numpy()).mean()),
-        **{f"byte_perplexity_{when}": math.exp(total / size) for when, total in nats.items()},
-        **{f"word_perplexity_{when}": math.exp(min(total / words, 709)) for when, total in nats.items()},
+        "better": float((last["nats"].to_numpy() < first["nats"].to_numpy()).mean()) if len(last) else math.nan,
+        **{f"byte_perplexity_{when}": _perplexity(total, size) for when, total in nats.items()},
+        **{f"word_perplexity_{when}": _perplexity(total, words) for when, total in nats.items()},
     }
+
+
+def _perplexity(nats: float, units: float) -> float:
+    if not units:
+        return math.nan
+    return math.exp(nats / units) if nats / units < 709 else math.inf
 
 
 def curve(rows: pd.DataFrame, by: str = "domain") -> pd.DataFrame:
