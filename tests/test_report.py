@@ -117,15 +117,20 @@ def test_table_refuses_unknown_columns():
         table(ROWS, units={"bofore": "s"})
 
 
-def test_glued_text_has_no_quotation_marks(capsys):
+@pytest.mark.parametrize(
+    ("value", "spec", "shown"),
+    [(0.51234, ".3f", "0.512"), (0.5, ".2f", "0.50"), (4301, None, "4,301"), ("46% on it's", None, "46% on it's")],
+)
+def test_glued_text_reads_as_formatted(value, spec, shown):
     from IPython.core.interactiveshell import InteractiveShell
     from IPython.utils.capture import capture_output
+    from myst_nb.core.variables import format_plain_text
 
     InteractiveShell.instance()
     with capture_output() as captured:
-        glue_text("gain", 0.51234, ".3f")
+        glue_text("gain", value, spec)
     (output,) = captured.outputs
-    assert output.data["application/papermill.record/text/plain"] == "0.512"
+    assert format_plain_text(output.data["application/papermill.record/text/plain"], "") == shown
     assert output.metadata["scrapbook"]["name"] == "gain"
 
 

@@ -116,14 +116,5 @@ def glue_text(name: str, value: Any, spec: str | None = None) -> None:
     """
     from myst_nb import glue
 
-    glue(name, _Plain(format_value(value, spec)), display=False)
-
-
-class _Plain:
-    """A text whose notebook form has no quotation marks."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def __repr__(self) -> str:
-        return self.text
+    # A str, so that its notebook form has quotation marks: myst_nb evaluates it, and would take 1,234 for a pair.
+    glue(name, format_value(value, spec), display=False)
