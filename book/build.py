@@ -28,7 +28,7 @@ from papermill.exceptions import PapermillExecutionError
 
 ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "sphinx-mathjax-offline/static/mathjax/tex-svg.js"  # one file with its glyphs, no fonts to load
-HEADLINE = "fig-loop-domains"  # shown in the README, too
+HEADLINE = "fig-loop-seven"  # shown in the README, too
 # From left to right as data flows; "files" serves all of them.
 ROOMS = ("files", "corpus", "embedding", "index", "retrieval", "models", "scoring", "ttt", "experiment",
          "pretraining", "report")  # fmt: skip
