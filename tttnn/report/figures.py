@@ -34,7 +34,9 @@ THEME: dict[str, Any] = {
     "background": "transparent",
     "view": {"continuousWidth": 540, "continuousHeight": 260, "stroke": None},
     "axis": {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": 500, "gridOpacity": 0.4},
-    "legend": {"labelFontSize": 12, "titleFontSize": 12, "symbolSize": 90, "orient": "top", "columns": 4, "labelLimit": 0},
+    "legend": {
+        "labelFontSize": 12, "titleFontSize": 12, "symbolSize": 90, "orient": "top", "columns": 4, "labelLimit": 0,
+    },
     "header": {"labelFontSize": 12, "titleFontSize": 13},
     "title": {"fontSize": 14, "anchor": "start", "fontWeight": 600},
     "line": {"strokeWidth": 2},
