@@ -376,10 +376,12 @@ def _read_facts(table: Path) -> dict:
 
 
 def facts_path(table: Path) -> Path:
+    """Where the facts lie by which a table and its file are recognised."""
     return table.with_name(table.name + ".json")
 
 
 def frames_path(table: Path) -> Path:
+    """Where the positions of the frames of a compressed file lie, beside its table."""
     return table.with_name(table.stem + ".frames.npy")
 
 
