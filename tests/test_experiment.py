@@ -176,6 +176,11 @@ def test_a_domain_of_failures_only_has_a_row_without_values(ttt):
     assert table.loc["code", "documents"] == 1
 
 
+def test_scores_before_adapting_need_no_retriever(ttt):
+    rows = run(TTT(ttt.lm), DOCUMENTS[:1], ks=[0])
+    assert rows["k"].tolist() == [0] and rows["nats"].notna().all()
+
+
 def test_rows_hold_what_the_metrics_need(ttt):
     rows = run(ttt, DOCUMENTS, ks=[0, 1])
     scored = rows[rows["nats"].notna()]

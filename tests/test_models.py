@@ -38,6 +38,18 @@ def test_embedded_checkpoints_are_small_safetensors_with_a_card(name):
     assert lm.settings.context == 512
 
 
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_learning_rate_is_the_best_of_the_sweep_that_the_card_shows(name):
+    sweep = json.loads((CHECKPOINTS / name / "sweep.json").read_text())
+    ratios = sweep["ratio_to_k0"]
+    assert REGISTRY[name].settings.learning_rate == float(min(ratios, key=lambda rate: ratios[rate]["20"]))
+    assert sweep["split"] == "val" and load_model(name).weight_hash() == sweep["weights"]
+    card = (CHECKPOINTS / name / "README.md").read_text(encoding="utf-8").replace("**", "")
+    for rate, row in ratios.items():
+        cells = [f"{row[k]:.4f}" for k in ("1", "2", "5", "10", "20")]
+        assert f"| {float(rate)} | {' | '.join(cells)} |" in card
+
+
 def test_registry_holds_the_report_settings():
     assert REGISTRY["gpt2"].settings.learning_rate == 2e-5
     assert REGISTRY["EleutherAI/gpt-neo-1.3B"].settings.max_length == 2048

@@ -129,7 +129,8 @@ def run(
         it holds a part of a run that keeps the optimizer: its moments are not kept, so it cannot go on.
     """
     settings = {"model": ttt.lm.name, "weights": ttt.lm.weight_hash(), "ks": sorted(set(ks))}
-    settings |= {"retriever": ttt.retriever.fingerprint, "split": (about or {}).get("drawn", {}).get("split")}
+    retriever = ttt.retriever.fingerprint if ttt.retriever else None  # scores at k = 0 alone need none
+    settings |= {"retriever": retriever, "split": (about or {}).get("drawn", {}).get("split")}
     settings |= {"switches": asdict(ttt.switches), "settings": asdict(ttt.lm.settings)}
     documents = list(documents)
     place = TemporaryDirectory() if folder is None else nullcontext(folder)
