@@ -89,6 +89,20 @@ def test_copies_tie_and_the_lowest_ids_stay(tmp_path, queries, length):
         assert_exact(index, vectors, distinct[:queries], k)
 
 
+@pytest.mark.parametrize("kind", ["flat", "flat-mapped"])
+def test_flat_kinds_give_the_results_of_the_published_index(tmp_path, kind):
+    import faiss
+
+    rng = np.random.default_rng(1216)
+    vectors, queries = rng.standard_normal((500, 24), np.float32), rng.standard_normal((20, 24), np.float32)
+    published = faiss.IndexFlatL2(24)
+    published.add(vectors)
+    wanted_distances, wanted = published.search(queries, 20)
+    distances, ids = build(tmp_path / "i", vectors, kind=kind, shard_rows=200).search(queries, 20)
+    assert np.array_equal(ids, wanted)
+    np.testing.assert_allclose(distances, wanted_distances, rtol=1e-5)
+
+
 def test_ties_longer_than_the_candidates(tmp_path, monkeypatch):
     """With 200 copies and k = 5, Faiss's own candidates need not hold the lowest ids."""
     knn = tttnn.index.exact._knn

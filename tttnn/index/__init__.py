@@ -1,8 +1,9 @@
 """The index: vectors -> ids of the nearest, by Faiss, on disk as a folder of shards with one manifest.
 
 The published index is Faiss's exact ``IndexFlatL2`` over all vectors (Hardt and Sun 2024, section 3). Kinds
-"flat" and "flat-mapped" are that; the others search compressed vectors for candidates and rank these by the
-exact ones, which lie on disk (see `tttnn.index.kinds.KINDS`).
+"flat" and "flat-mapped" give its results by Faiss's own exact search (``faiss.knn``), over raw vectors in a
+``.npy`` that serves the re-ranking of the other kinds, too. The others search compressed vectors for candidates
+and rank these by the exact ones, which lie on disk (see `tttnn.index.kinds.KINDS`).
 
 An index folder::
 
