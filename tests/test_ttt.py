@@ -155,6 +155,14 @@ def test_dropout_is_seeded_changes_the_result_and_is_put_back(maker, tmp_path):
     assert not lm.model.training
 
 
+def test_the_published_context_is_the_config_s(tmp_path):
+    lm = load_model(tiny_gpt2(tmp_path), context=16)
+    published = bits(TTT(lm, switches=Switches(config_context=True)))[0]
+    assert published == bits(TTT(lm, switches=Switches(context=64)))[0] != bits(TTT(lm))[0]
+    with pytest.raises(ValueError, match="give one of them"):
+        Switches(context=16, config_context=True)
+
+
 def test_cut_vocabulary_and_context_reach_the_scores(gpt2):
     plain, cut = bits(TTT(gpt2))[0], bits(TTT(gpt2, switches=Switches(vocabulary=max(gpt2.encode(TEXT)) + 1)))[0]
     assert cut < plain

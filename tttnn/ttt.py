@@ -41,6 +41,8 @@ class Switches:
         Published quirk: AdamW's moments survive from one document to the next.
     dropout : float
         Dropout rate while training; the published code trains GPT-2 with 0.1.
+    config_context : bool
+        Published quirk: score with the longest context the model's config allows (131,072 tokens for R1-Qwen).
     split_query : bool
         The first half of the text is the query, only the second half is scored.
     vocabulary : int, optional
@@ -58,6 +60,7 @@ class Switches:
     max_chunks: int | None = None
     keep_optimizer: bool = False
     dropout: float = 0.0
+    config_context: bool = False
     split_query: bool = False
     vocabulary: int | None = None
     seed: int = 1216
@@ -69,6 +72,8 @@ class Switches:
                 raise ValueError(f"{name}={value}: must be positive")
         if self.max_length is not None and self.max_length < 2:
             raise ValueError(f"max_length={self.max_length}: a chunk needs two tokens to predict one")
+        if self.config_context and self.context is not None:
+            raise ValueError(f"context={self.context} and config_context: give one of them")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: must be in [0, 1)")
 
@@ -207,7 +212,8 @@ class TTT:
             raise ValueError(f"ks={list(ks)}: give at least one number of neighbours, none negative")
         if len(neighbours) < max(wanted):
             raise ValueError(f"{len(neighbours)} neighbours, but a score after {max(wanted)} was asked for")
-        scorer = Scorer(self.lm, text, self.switches.context, self.switches.vocabulary)
+        context = self.lm.positions if self.switches.config_context else self.switches.context
+        scorer = Scorer(self.lm, text, context, self.switches.vocabulary)
         return self._steps(scorer, neighbours[: max(wanted)], wanted)
 
     def _steps(self, scorer: Scorer, neighbours: Sequence[str], wanted: set[int]) -> Iterator[Step]:

@@ -103,7 +103,7 @@ REGISTRY = {
             1_777_088_000,
             "mathematics and code",
             "MIT",
-            _REPORT + ", but for the context: it scored with the config's, give context=131072 for that",
+            _REPORT + ", but for the context: it scored with the config's, Switches(config_context=True)",
             TTTSettings(learning_rate=5e-6, max_length=1024, context=1024),
         ),
     )
