@@ -98,8 +98,8 @@ def run(
     ks: Annotated[str, typer.Option(help="Where to score, comma-separated.")] = "0,1,2,3,5,7,10,15,20",
     learning_rate: float | None = None, max_chunks: int | None = None, dropout: float = 0.0,
     keep_optimizer: bool = False, split_query: bool = False, context: int | None = None,
-    config_context: bool = False, vocabulary: int | None = None, seed: int = 1216, threads: Threads = None,
-    device: Device = "cpu",
+    config_context: bool = False, vocabulary: int | None = None, precision: str = "float32", seed: int = 1216,
+    threads: Threads = None, device: Device = "cpu",
 ) -> None:  # fmt: skip
     """Evaluate test documents of a corpus; resumable, rows end as Parquet."""
     from tttnn import TTT, Switches, load_model, open_corpus, open_retriever
@@ -109,7 +109,8 @@ def run(
     opened = open_corpus(corpus)
     switches = Switches(
         learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout, keep_optimizer=keep_optimizer,
-        split_query=split_query, context=context, config_context=config_context, vocabulary=vocabulary, seed=seed,
+        split_query=split_query, context=context, config_context=config_context, vocabulary=vocabulary,
+        precision=precision, seed=seed,
     )  # fmt: skip
     ttt = TTT(load_model(model, device, threads), open_retriever(opened, embedder, device=device), switches)
     documents = draw_documents(opened, per_domain, seed, split, max_bytes, domains)

@@ -22,6 +22,8 @@ from tttnn.scoring import Score, Scorer
 if TYPE_CHECKING:
     from tttnn.retrieval import Neighbour, Retriever
 
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 
 @dataclass(frozen=True)
 class Switches:
@@ -47,6 +49,9 @@ class Switches:
         The first half of the text is the query, only the second half is scored.
     vocabulary : int, optional
         Score over the first so many entries of the vocabulary (the report's R1-Qwen run: 50,257).
+    precision : str
+        Of the matrix products of the gradient steps: "float32" or "bfloat16" (autocast). Weights, optimizer and
+        scores stay float32.
     seed : int
         For dropout; each document starts from it.
     """
@@ -63,6 +68,7 @@ class Switches:
     config_context: bool = False
     split_query: bool = False
     vocabulary: int | None = None
+    precision: str = "float32"
     seed: int = 1216
 
     def __post_init__(self) -> None:
@@ -74,6 +80,8 @@ class Switches:
             raise ValueError(f"max_length={self.max_length}: a chunk needs two tokens to predict one")
         if self.config_context and self.context is not None:
             raise ValueError(f"context={self.context} and config_context: give one of them")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r}: must be one of {', '.join(PRECISIONS)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: must be in [0, 1)")
 
@@ -253,8 +261,10 @@ class TTT:
     def _update(self, chunk: list[int]) -> Tensor:
         """One AdamW step; returns the loss before it (a tensor, so that a GPU need not wait for it)."""
         ids = torch.tensor([chunk], device=self.lm.device)  # (1, tokens)
-        hidden = self.lm.hidden(ids[:, :-1])[0]  # (tokens - 1, width)
-        loss = mean_cross_entropy(hidden, *self.lm.head, ids[0, 1:])
+        dtype = PRECISIONS[self.switches.precision]
+        with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
+            hidden = self.lm.hidden(ids[:, :-1])[0]  # (tokens - 1, width)
+        loss = mean_cross_entropy(hidden.float(), *self.lm.head, ids[0, 1:], dtype)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, self.switches.clip)
