@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +15,17 @@ from sklearn.preprocessing import normalize
 from tiny import CONTEXT, LINES, WIDTH, tiny_gpt2, tiny_gpt_neo, tiny_qwen2, tiny_roberta
 from transformers import AutoModel, AutoTokenizer
 
-from tttnn.embedding import EmbeddingError, LexicalEmbedder, TransformerEmbedder, load_embedder
+from tttnn.embedding import (
+    EMBEDDERS,
+    EmbedderEntry,
+    EmbeddingError,
+    LexicalEmbedder,
+    TransformerEmbedder,
+    load_embedder,
+)
 from tttnn.embedding.transformer import _batches
 from tttnn.files import read_json, write_json
+from tttnn.hub import cached_folder
 
 MAKERS = [tiny_gpt2, tiny_gpt_neo, tiny_qwen2, tiny_roberta]
 TEXTS = [*LINES, "a", "Grüße, 世界!", " \n", "one two " * 200, "x" * 37, "the report of the committee " * 3]
@@ -63,6 +72,38 @@ def test_the_whole_context_can_be_used_and_no_more(checkpoint):
     for wrong in (0, CONTEXT + 1):
         with pytest.raises(EmbeddingError, match=f"1 to {CONTEXT} tokens"):
             TransformerEmbedder(checkpoint, max_length=wrong)
+
+
+@pytest.mark.parametrize("name", EMBEDDERS)
+def test_a_registered_embedder_gets_its_settings_from_the_hub_s_cache(name, tmp_path, monkeypatch):
+    """A random checkpoint of the same architecture lies where the hub's would, and no network is there."""
+    monkeypatch.setattr(tiny, "CONTEXT", 512)
+    cache, entry = tmp_path / "cache", EMBEDDERS[name]
+    for repository, revision in ((name, entry.revision), (entry.tokenizer, "main")):
+        place = cache / f"models--{repository.replace('/', '--')}"
+        tiny_roberta(place / "snapshots" / "0123abc")
+        (place / "refs" / revision).parent.mkdir(parents=True)
+        (place / "refs" / revision).write_text("0123abc")
+    for file in ("tokenizer.json", "tokenizer_config.json"):  # a trainer's checkpoint has none
+        (cache / f"models--{name.replace('/', '--')}" / "snapshots" / "0123abc" / file).unlink()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(cache), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert cached_folder(name, entry.revision) and not cached_folder(name, "another")
+    embedder = load_embedder(name)
+    assert embedder.name == name and embedder.max_length == entry.max_length == 512
+    assert embedder.embed(TEXTS).shape == (len(TEXTS), WIDTH)
+
+
+def test_an_embedded_embedder_is_loaded_by_its_name(tmp_path, monkeypatch):
+    tiny_roberta(tmp_path / "small-encoder")
+    entry = EmbedderEntry("small-encoder", 1, WIDTH, 32, "CC0-1.0", "a test")
+    for module in ("tttnn.embedding.registry", "tttnn.embedding.loading"):
+        monkeypatch.setattr(f"{module}.CHECKPOINTS", tmp_path)
+    monkeypatch.setitem(EMBEDDERS, entry.name, entry)
+    assert entry.embedded
+    embedder = load_embedder("small-encoder")
+    assert (embedder.name, embedder.max_length, embedder.dimension) == ("small-encoder", 32, WIDTH)
 
 
 def test_fingerprint_is_the_checkpoint_s_own(checkpoint, tmp_path):

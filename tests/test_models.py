@@ -39,7 +39,7 @@ def test_embedded_checkpoints_are_small_safetensors_with_a_card(name):
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_learning_rate_is_the_best_of_the_sweep_that_the_card_shows(name):
+def test_learning_rate_is_the_best_of_a_sweep_of_these_weights_on_validation_documents(name):
     sweep = json.loads((CHECKPOINTS / name / "sweep.json").read_text())
     ratios = sweep["ratio_to_k0"]
     assert REGISTRY[name].settings.learning_rate == float(min(ratios, key=lambda rate: ratios[rate]["20"]))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -184,6 +185,15 @@ class FixedRetriever:
         return [Neighbour(i, float(i), t, {}) for i, t in enumerate(NEIGHBOURS[:k])]
 
 
+def test_bfloat16_steps_stay_close_and_leave_weights_and_first_score_alone(lm):
+    before = lm.weight_hash()
+    exact, rounded = (bits(TTT(lm, switches=replace(FAST, precision=name))) for name in ("float32", "bfloat16"))
+    assert rounded[0] == exact[0] and rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.02)
+    assert lm.weight_hash() == before
+    assert {parameter.dtype for parameter in lm.model.parameters()} == {torch.float32}
+
+
 def test_evaluate_is_three_lines(gpt2):
     retriever = FixedRetriever()
     result = TTT(gpt2, retriever, FAST).evaluate(TEXT, k=3, ks=[1])
@@ -221,7 +231,7 @@ def test_bad_calls_say_what_is_wrong_before_anything_runs(gpt2, call, message):
 @pytest.mark.parametrize(
     "bad",
     [{"learning_rate": 0}, {"learning_rate": math.nan}, {"max_length": 1}, {"dropout": 1.0}, {"max_chunks": 0},
-     {"context": -1}],
+     {"context": -1}, {"precision": "float16"}],
 )
 def test_bad_switches_name_the_parameter(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

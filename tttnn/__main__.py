@@ -24,19 +24,33 @@ Device = Annotated[str, typer.Option(help="A torch device.")]
 
 @app.command()
 def models() -> None:
-    """List the registered models and what of them is on this machine."""
+    """List the registered language models and embedders, and what of them is on this machine."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    from tttnn.models import REGISTRY, is_cached
+    from tttnn.embedding import EMBEDDERS
+    from tttnn.hub import cached_folder
+    from tttnn.models import REGISTRY
 
-    table = Table("name", "parameters", "learning rate", "chunk", "context", "saw the domains", "licence", "here")
+    def here(embedded: bool, name: str, revision: str = "main") -> str:
+        return "embedded" if embedded else "cached" if cached_folder(name, revision) else "no"
+
+    def name() -> Column:
+        return Column("name", no_wrap=True)  # to be copied whole
+
+    lms = Table(name(), "parameters", "learning rate", "eps", "chunk", "context", "saw the domains", "licence", "here")
+    lms.title = "language models"
     for entry in REGISTRY.values():
-        settings = entry.settings
-        here = "embedded" if entry.embedded else "cached" if is_cached(entry.name) else "no"
-        row = (entry.name, f"{entry.parameters / 1e6:,.1f} M", f"{settings.learning_rate:g}", str(settings.max_length))
-        table.add_row(*row, str(settings.context), entry.saw_domains, entry.licence, here)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+        tts = entry.settings
+        numbers = f"{tts.learning_rate:g}", f"{tts.eps:g}", str(tts.max_length), str(tts.context)
+        words = entry.saw_domains, entry.licence, here(entry.embedded, entry.name)
+        lms.add_row(entry.name, f"{entry.parameters / 1e6:,.1f} M", *numbers, *words)
+    embedders = Table(name(), "parameters", "dimension", "tokens of a text", "licence", "here")
+    embedders.title = "embedders, beside 'lexical', which is fitted on a corpus, and 'lm:<embedded language model>'"
+    for entry in EMBEDDERS.values():
+        numbers = f"{entry.parameters / 1e6:,.1f} M", str(entry.dimension), str(entry.max_length)
+        embedders.add_row(entry.name, *numbers, entry.licence, here(entry.embedded, entry.name, entry.revision))
+    Console(width=None if sys.stdout.isatty() else 160).print(lms, embedders)
 
 
 @app.command()
@@ -129,11 +143,15 @@ def sweep(
     max_bytes: Annotated[int | None, typer.Option(help="Draw among documents up to this size.")] = 6000,
     ks: Annotated[str, typer.Option(help="Where to score, comma-separated.")] = "0,1,5,20",
     max_chunks: int | None = None, seed: int = 1216, threads: Threads = None, device: Device = "cpu",
+    card: Annotated[bool, typer.Option("--card", help="Write sweep.json and the table of the model's card.")] = False,
 ) -> None:  # fmt: skip
     """Compare test-time learning rates on validation documents."""
     from tttnn import TTT, Switches, load_model, open_corpus, open_retriever
     from tttnn.experiment import draw_documents
+    from tttnn.experiment.sweep import record
     from tttnn.experiment.sweep import sweep as compare
+    from tttnn.models import CHECKPOINTS, find_entry
+    from tttnn.pretraining.card import best_rate, write_card
 
     opened = open_corpus(corpus)
     retriever = open_retriever(opened, embedder, device=device)
@@ -141,6 +159,11 @@ def sweep(
     documents = draw_documents(opened, per_domain, seed, "val", max_bytes)
     table = compare(ttt, documents, [float(r) for r in rates.split(",")], [int(k) for k in ks.split(",")], out)
     typer.echo(table.pivot(index="learning_rate", columns="k", values="ratio").to_string(float_format="%.4f"))
+    found = record(table, ttt, opened, documents, per_domain=per_domain, max_bytes=max_bytes, seed=seed)
+    best, known = best_rate(found), ttt.lm.settings.learning_rate
+    typer.echo(f"best at k = {max(found['ks'])}: {best:g}; the registry has {known:g} for this model")
+    if card:
+        write_card(CHECKPOINTS / model if find_entry(model).embedded else Path(model), found)
 
 
 @app.command()

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 from tttnn.embedding.base import Embedder, EmbeddingError
 from tttnn.embedding.lexical import LexicalEmbedder
 from tttnn.embedding.loading import load_embedder
+from tttnn.embedding.registry import EMBEDDERS, EmbedderEntry
 
 if TYPE_CHECKING:
     from tttnn.embedding.transformer import TransformerEmbedder
 
-__all__ = ["Embedder", "EmbeddingError", "LexicalEmbedder", "TransformerEmbedder", "load_embedder"]
+__all__ = [
+    "EMBEDDERS", "Embedder", "EmbedderEntry", "EmbeddingError", "LexicalEmbedder", "TransformerEmbedder",
+    "load_embedder",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> type:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tttnn.embedding.base import Embedder, EmbeddingError
 from tttnn.embedding.lexical import NAME, LexicalEmbedder
+from tttnn.embedding.registry import CHECKPOINTS, EMBEDDERS
 
-CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"
 LM_PREFIX = "lm:"
 
 
@@ -24,7 +24,8 @@ def load_embedder(
     ----------
     name : str or Path
         ``"lexical"``; ``"lm:<name>"`` for the hidden states of an embedded language model, such as
-        ``"lm:gpt2-xs-general"``; any other is a transformer's hub name or folder.
+        ``"lm:gpt2-xs-general"``; any other is a transformer's hub name or folder. A name of `EMBEDDERS` gets the
+        settings published for it.
     texts : callable, optional
         Gives the texts the lexical embedder is fitted on; called only if that is necessary.
     folder : str or Path, optional
@@ -43,7 +44,13 @@ def load_embedder(
 
     if str(name).startswith(LM_PREFIX):
         return TransformerEmbedder(_embedded_lm(str(name).removeprefix(LM_PREFIX)), name=str(name), device=device)
-    return TransformerEmbedder(name, device=device)
+    if str(name) not in EMBEDDERS:
+        return TransformerEmbedder(name, device=device)
+    entry = EMBEDDERS[str(name)]
+    return TransformerEmbedder(
+        CHECKPOINTS / entry.name if entry.embedded else entry.name, entry.max_length, device, name=entry.name,
+        tokenizer=entry.tokenizer or None, revision=entry.revision,
+    )  # fmt: skip
 
 
 def _load_lexical(texts: Callable[[], Iterable[str]] | None, folder: str | Path | None) -> LexicalEmbedder:

@@ -20,6 +20,8 @@ from tqdm import tqdm
 
 from tttnn.embedding.base import EmbeddingError, refuse_empty
 from tttnn.files import write_json, writing_folder
+from tttnn.hub import cached_folder
+from tttnn.memory import announce, parameter_count
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -51,6 +53,10 @@ class TransformerEmbedder:
     dtype : str
         What the model computes in: "float32", or "float16" or "bfloat16", which a GPU does several times as
         fast. Means are float32. Vectors differ by about 1e-3, so the fingerprint is another one.
+    tokenizer : str or Path, optional
+        Hub name or folder of the tokenizer, where the model's own place has none.
+    revision : str
+        Of the hub's repository.
 
     Attributes
     ----------
@@ -62,6 +68,8 @@ class TransformerEmbedder:
     EmbeddingError
         If the model cannot be loaded, lacks weights, `max_length` is more than it allows, or there is no such
         `dtype`.
+    NotEnoughMemory
+        If the weights do not fit. Of a large model, the memory it will take is logged first.
     """
 
     def __init__(
@@ -72,12 +80,16 @@ class TransformerEmbedder:
         batch_tokens: int = 8192,
         name: str | None = None,
         dtype: str = "float32",
+        tokenizer: str | Path | None = None,
+        revision: str = "main",
     ):
         if dtype not in DTYPES:
             raise EmbeddingError(f"dtype='{dtype}': must be {', '.join(DTYPES)}")
         is_folder = Path(name_or_folder).is_dir()
         self.name = name or (Path(name_or_folder).resolve().name if is_folder else str(name_or_folder))
-        self._tokenizer, self._model = _load(name_or_folder)
+        folder = Path(name_or_folder) if is_folder else cached_folder(str(name_or_folder), revision)
+        announce(self.name, parameter_count(folder) if folder else 0, device, adapting=False)
+        self._tokenizer, self._model = _load(name_or_folder, tokenizer, revision)
         self._model = self._model.to(device).eval()
         self.dimension = int(self._model.config.hidden_size)
         self.max_length = _checked_length(max_length, _limit(self._model, self._tokenizer))
@@ -184,15 +196,19 @@ def _batches(lengths: Sequence[int], budget: int) -> Iterator[np.ndarray]:
         start += rows
 
 
-def _load(source: str | Path) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+def _load(
+    source: str | Path, tokenizer: str | Path | None, revision: str
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
 
+    words, version = (tokenizer, "main") if tokenizer else (source, revision)
     try:
         with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(words, revision=version, trust_remote_code=False)
             model, info = AutoModel.from_pretrained(
                 source,
+                revision=revision,
                 dtype=torch.float32,
                 use_safetensors=True,
                 trust_remote_code=False,

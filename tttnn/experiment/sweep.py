@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tttnn.experiment import DrawnDocument, run
 from tttnn.ttt import TTT
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tttnn.corpus import Corpus
 
 
 def sweep(
@@ -53,3 +55,39 @@ def sweep(
         nats = rows[rows["nats"].notna()].groupby("k")["nats"].sum()
         found += [{"learning_rate": rate, "k": k, "ratio": nats[k] / nats[0]} for k in nats.index]
     return pd.DataFrame(found)
+
+
+def record(
+    table: pd.DataFrame, ttt: TTT, corpus: Corpus, documents: Sequence[DrawnDocument], **drawn: Any
+) -> dict[str, Any]:
+    """Turn a sweep into what a model folder's sweep.json holds and its card shows.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What :func:`sweep` returned.
+    ttt, corpus, documents
+        What it was done with; the documents are of the validation split.
+    **drawn
+        How the documents were drawn (per_domain, max_bytes, seed).
+
+    Returns
+    -------
+    dict
+        JSON values; the ratios of nats to k = 0 are rounded to four decimals.
+    """
+    ratios = {
+        f"{rate:g}": {str(k): round(ratio, 4) for k, ratio in zip(rows["k"], rows["ratio"], strict=True)}
+        for rate, rows in table.groupby("learning_rate", sort=False)
+    }
+    return {
+        "weights": ttt.lm.weight_hash(),
+        "corpus": corpus.name,
+        "corpus_fingerprint": corpus.fingerprint,
+        "split": "val",
+        "documents": len(documents),
+        **drawn,
+        "max_chunks": ttt.switches.max_chunks,
+        "ks": sorted(table["k"].unique().tolist()),
+        "ratio_to_k0": ratios,
+    }

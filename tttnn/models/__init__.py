@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tttnn.hub import cached_folder
+from tttnn.memory import announce, parameter_count
 from tttnn.models.cross_entropy import mean_cross_entropy, token_nats
 from tttnn.models.registry import CHECKPOINTS, REGISTRY, ModelEntry, TTTSettings, find_entry
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHECKPOINTS", "REGISTRY", "LanguageModel", "ModelEntry", "ModelError", "TTTSettings",
-    "find_entry", "is_cached", "load_model", "mean_cross_entropy", "token_nats",
+    "find_entry", "load_model", "mean_cross_entropy", "token_nats",
 ]  # fmt: skip
 
 
@@ -121,11 +123,15 @@ def load_model(
     ------
     ModelError
         If the name is unknown, a file is missing, the hub cannot be reached, or the context is too long.
+    NotEnoughMemory
+        If the weights do not fit. Of a large model, the memory it will take is logged first.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     entry = find_entry(str(name))
-    model, tokenizer = _load(CHECKPOINTS / entry.name if entry.embedded else name)
+    source = CHECKPOINTS / entry.name if entry.embedded else name
+    announce(_short_name(name), _parameters(source, entry), device)
+    model, tokenizer = _load(source)
     settings = replace(entry.settings, context=_context(entry, model, context))
     settings = replace(settings, max_length=min(settings.max_length, _positions(model)))
     prefix_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
@@ -136,11 +142,9 @@ def load_model(
     return lm
 
 
-def is_cached(name: str) -> bool:
-    """Whether a hub model's config lies in the local Hugging Face cache."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+def _parameters(source: str | Path, entry: ModelEntry) -> int:
+    folder = Path(source) if _looks_like_folder(source) else cached_folder(str(source))
+    return (parameter_count(folder) if folder else 0) or entry.parameters
 
 
 def _load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

@@ -61,17 +61,42 @@ class ModelEntry:
         return (CHECKPOINTS / self.name / "config.json").is_file()
 
 
+_OURS = "trained by tttnn.pretraining; learning rate the best after 20 neighbours on validation documents (sweep.json)"
 _REPORT = "settings of the report's public code (arXiv 2511.16691)"
 
 REGISTRY = {
     entry.name: entry
     for entry in (
         ModelEntry(
+            "gpt2-xxs-general",
+            1_171_296,
+            "no code, mathematics, LaTeX or parliament; encyclopedia and e-mail yes",
+            "Apache-2.0",
+            _OURS,
+            TTTSettings(learning_rate=1e-3, max_length=512, context=512),
+        ),
+        ModelEntry(
             "gpt2-xs-general",
             3_451_008,
             "no code, mathematics, LaTeX or parliament; encyclopedia and e-mail yes",
             "Apache-2.0",
-            "trained by tttnn.pretraining; learning rate chosen on validation documents",
+            _OURS,
+            TTTSettings(learning_rate=1e-3, max_length=512, context=512),
+        ),
+        ModelEntry(
+            "gpt2-xs-pile",
+            3_451_008,
+            "yes, all of them and those of wheels (train splits)",
+            "Apache-2.0",
+            _OURS,
+            TTTSettings(learning_rate=2e-4, max_length=512, context=512),
+        ),
+        ModelEntry(
+            "qwen2-xs-reasoning",
+            3_082_880,
+            "worked solutions of school mathematics; no code, LaTeX or parliament",
+            "Apache-2.0",
+            _OURS,
             TTTSettings(learning_rate=1e-3, max_length=512, context=512),
         ),
         ModelEntry(

@@ -7,14 +7,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tttnn.files import write_json, writing_folder
+from tttnn.files import read_json, write_json, writing, writing_folder
 from tttnn.pretraining.data import end_of_text
-from tttnn.pretraining.settings import Settings, settings_as_json
+from tttnn.pretraining.masking import MASK, PAD
+from tttnn.pretraining.settings import Settings, load_settings, settings_as_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-MODEL_FIGURES = "training.json"
+MODEL_FIGURES, SWEEP = "training.json", "sweep.json"
+MEASURED = {
+    "bits_per_byte": "Bits per byte: the sum of bits over the sum of bytes",
+    "bits_per_masked_token": "Bits per masked token: the sum of bits over the number of hidden tokens, the same ones "
+    "each time",
+}
 
 
 def export(
@@ -33,7 +39,7 @@ def export(
     tokenizer_file : Path
         Copied as it is.
     figures : dict
-        What the run did, and the exported weights' bits per byte under "validation_bits_per_byte".
+        What the run did, and what was measured of the exported weights, such as "validation_bits_per_byte".
 
     Returns
     -------
@@ -51,10 +57,13 @@ def export(
     with writing_folder(folder) as partial:
         model.config.use_cache = True
         model.to(torch.bfloat16).save_pretrained(partial)
+        roles = {"bos_token": end, "eos_token": end}
+        if settings.objective == "masked":
+            roles |= {"pad_token": PAD, "mask_token": MASK}
+        others = [token for token in special if token not in roles.values()]
         PreTrainedTokenizerFast(
-            tokenizer_file=str(tokenizer_file), bos_token=end, eos_token=end,
-            additional_special_tokens=[token for token in special if token != end],
-        ).save_pretrained(partial)  # fmt: skip
+            tokenizer_file=str(tokenizer_file), additional_special_tokens=others, **roles
+        ).save_pretrained(partial)
         shutil.copyfile(tokenizer_file, partial / "tokenizer.json")
         write_json(partial / "settings.json", settings_as_json(settings))
         write_json(partial / MODEL_FIGURES, figures)
@@ -62,8 +71,33 @@ def export(
     return figures
 
 
-def render_card(settings: Settings, figures: dict[str, Any]) -> str:
-    """Render the model card; every number in it comes from the settings or the run's figures."""
+def write_card(folder: Path, sweep: dict[str, Any] | None = None) -> None:
+    """Render a model folder's README.md anew from the figures beside it.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a model that :func:`export` wrote.
+    sweep : dict, optional
+        Test-time learning rates compared on validation documents, as :func:`tttnn.experiment.sweep.record` gives
+        them; kept as sweep.json. Default: the sweep.json that is there, if any.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder has no settings.json or training.json.
+    """
+    settings, figures = load_settings(folder / "settings.json"), read_json(folder / MODEL_FIGURES)
+    if sweep is not None:
+        write_json(folder / SWEEP, sweep)
+    elif (folder / SWEEP).is_file():
+        sweep = read_json(folder / SWEEP)
+    with writing(folder / "README.md") as partial:
+        partial.write_text(render_card(settings, figures, sweep), encoding="utf-8")
+
+
+def render_card(settings: Settings, figures: dict[str, Any], sweep: dict[str, Any] | None = None) -> str:
+    """Render the model card; every number in it comes from the settings, the run's figures or the sweep."""
     return "\n\n".join([
         f"# {settings.name}",
         settings.about,
@@ -72,6 +106,7 @@ def render_card(settings: Settings, figures: dict[str, Any]) -> str:
         "## Data\n\n" + _data(settings, figures),
         "## Validation\n\n" + _validation(settings, figures),
         "## Make it again\n\n" + _command(settings, figures),
+        *(["## Test-time learning rate\n\n" + _sweep(settings, sweep)] if sweep else []),
     ]) + "\n"  # fmt: skip
 
 
@@ -85,7 +120,9 @@ def _architecture(settings: Settings, figures: dict[str, Any]) -> str:
 
 
 def _training(settings: Settings, figures: dict[str, Any]) -> str:
-    start = f"`{settings.init}`, itself trained before; see above" if settings.init else "random weights"
+    start = "mean of " * (len(settings.init) > 1) + " and ".join(f"`{each}`" for each in settings.init)
+    start = f"{start}, trained before; see above" if start else "random weights"
+    masked = settings.objective == "masked"
     rows = [
         ("tokens seen", f"{figures['tokens']:,} in {figures['steps']:,} steps of {settings.batch_tokens:,}"),
         ("epochs of the data", f"{figures['tokens'] / _total(figures, 'tokens'):.2f}"),
@@ -95,13 +132,16 @@ def _training(settings: Settings, figures: dict[str, Any]) -> str:
         ("learning rate", f"{settings.learning_rate} after {settings.warmup_tokens:,} tokens of warm-up, "
                           f"cosine to {settings.final_fraction:.0%} of it"),
         ("gradient norm clipped at", str(settings.clip)),
-        ("training loss", f"{figures['training_loss']:.3f} nats per token at the end (smoothed)"),
+        ("training loss", f"{figures['training_loss']:.3f} nats per {'masked ' * masked}token at the end (smoothed)"),
         ("time", f"{figures['hours']:.2f} hours, validation included"),
         ("device", f"{figures['device']}, {figures['threads']} CPU thread(s)"),
         ("precision", f"{figures['precision']} matrix products, float32 weights; shipped as bfloat16"),
         ("seed", str(settings.seed)),
         ("versions", ", ".join(f"{name} {version}" for name, version in figures["versions"].items())),
     ]  # fmt: skip
+    if masked:
+        hidden = f"{settings.masked_share:.0%} of each window's tokens, drawn anew at each step"
+        rows.insert(0, ("objective", f"predict hidden tokens from both sides: {hidden}, each replaced by `{MASK}`"))
     return _table(("what", "value"), rows)
 
 
@@ -123,8 +163,8 @@ def _data(settings: Settings, figures: dict[str, Any]) -> str:
 
 def _validation(settings: Settings, figures: dict[str, Any]) -> str:
     seen = {source.domain for source in settings.train}
-    columns = [figures["curve"][i]["validation_bits_per_byte"] for i in (0, -1)]
-    columns.append(figures["validation_bits_per_byte"])
+    measured = f"validation_{settings.measure}"
+    columns = [figures["curve"][i][measured] for i in (0, -1)] + [figures[measured]]
     rows = []
     for each in settings.validation:
         told = (
@@ -135,12 +175,40 @@ def _validation(settings: Settings, figures: dict[str, Any]) -> str:
         rows.append(told + tuple(_rounded(values, each.domain) for values in columns))
     head = ("domain", "seen in training", "documents in the run", "at step 0", "at the last step", "shipped")
     return (
-        f"{_table(head, rows)}\n\nBits per byte: the sum of bits over the sum of bytes, on the first "
+        f"{_table(head, rows)}\n\n{MEASURED[settings.measure]}, on the first "
         "documents of a domain, each cut at so many tokens; windows of "
         f"{settings.context} tokens without overlap, float32 arithmetic, the end-of-text token before each "
         "document. *Shipped* is this folder's bfloat16 weights on the first "
         f"{settings.final_documents} documents, cut alike. The values in between are in `training.json`."
     )
+
+
+def _sweep(settings: Settings, sweep: dict[str, Any]) -> str:
+    ratios, ks = sweep["ratio_to_k0"], [k for k in sweep["ks"] if k]
+    best = best_rate(sweep)
+    rows = [
+        (f"**{float(rate)}**" if float(rate) == best else f"{float(rate)}", *(f"{row[str(k)]:.4f}" for k in ks))
+        for rate, row in ratios.items()
+    ]
+    places = {"per-domain": sweep["per_domain"], "max-bytes": sweep["max_bytes"], "max-chunks": sweep["max_chunks"]}
+    options = [f"--{name} {value}" for name, value in places.items() if value is not None]
+    command = " ".join([
+        "python -m tttnn sweep", f"--model {settings.name}", f"--rates {','.join(ratios)}", *options,
+        f"--ks {','.join(map(str, sweep['ks']))}", "--threads 1", "--card", "--out FOLDER",
+    ])  # fmt: skip
+    chunks = f"; at most {sweep['max_chunks']} chunks of a neighbour" if sweep["max_chunks"] else ""
+    return (
+        f"Chosen on {sweep['documents']} validation documents of the corpus {sweep['corpus']}, "
+        f"{sweep['per_domain']} a domain, never on test: the rate with the lowest ratio of nats after {ks[-1]} "
+        f"neighbours to nats before{chunks}.\n\n{_table(('learning rate', *(f'k = {k}' for k in ks)), rows)}\n\n"
+        f"```\n{command}\n```"
+    )
+
+
+def best_rate(sweep: dict[str, Any]) -> float:
+    """The learning rate with the lowest ratio of nats at the largest k of a sweep."""
+    ratios, last = sweep["ratio_to_k0"], str(max(sweep["ks"]))
+    return float(min(ratios, key=lambda rate: ratios[rate][last]))
 
 
 def _rounded(values: dict[str, float], domain: str) -> str:

@@ -17,6 +17,7 @@ from tttnn.corpus import Document, write_jsonl
 Problem = tuple[str, list[str], str]  # question, lines of working, answer
 
 LICENCE = "CC0-1.0"
+MAX_REPEATS = 1000  # known problems in a row, after which a kind counts as used up
 
 
 def document(problem: Problem) -> str:
@@ -104,7 +105,7 @@ def fraction_sum(rng: Random) -> Problem:
 
 def prime_factors(rng: Random) -> Problem:
     """Trial division."""
-    number = rng.randint(12, 4000)
+    number = rng.randint(12, 10**6)
     working, rest, divisor, found = [f"I try divisors of {number} in turn."], number, 2, []
     while divisor * divisor <= rest:
         if rest % divisor:
@@ -170,12 +171,20 @@ def solutions(count: int, seed: int = 1216) -> Iterator[Document]:
     ------
     Document
         One problem each; no two have the same text.
+
+    Raises
+    ------
+    ValueError
+        If a kind of problem has run out of new ones.
     """
-    rng, seen = Random(seed), set()
+    rng, seen, repeats = Random(seed), set(), 0
     while len(seen) < count:
         kind = PROBLEMS[len(seen) % len(PROBLEMS)]
         text = document(kind(rng))
-        if text not in seen:
+        repeats = repeats + 1 if text in seen else 0
+        if repeats == MAX_REPEATS:
+            raise ValueError(f"{kind.__name__} has no more than {len(seen) // len(PROBLEMS)} problems: lower count")
+        if not repeats:
             seen.add(text)
             source = f"{__name__}#{kind.__name__}"
             yield Document(text, {"pile_set_name": "reasoning", "source": source, "license": LICENCE})

@@ -11,6 +11,8 @@ from typing import Any
 from tttnn.files import read_json
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+MEASURES = {"causal": "bits_per_byte", "masked": "bits_per_masked_token"}  # of validation, by objective
+ENCODERS = ("roberta",)
 
 
 class SettingsError(ValueError):
@@ -57,6 +59,8 @@ class TokenizerSettings:
         Train files, beyond the run's own, that the tokenizer (never the model) learns from.
     every : int
         One document in `every` is used.
+    single_digits : bool
+        Every digit is a token of its own, as in Qwen2's tokenizer, so that a number is read digit by digit.
     """
 
     file: str = ""
@@ -64,6 +68,7 @@ class TokenizerSettings:
     special: list[str] = field(default_factory=lambda: ["<|endoftext|>"])
     extra: list[str] = field(default_factory=list)
     every: int = 8
+    single_digits: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,11 @@ class Settings:
     context : int
         Tokens per training window.
     train, validation : list of Source
+    objective : str
+        "causal": predict the next token; "masked": hide tokens and predict them from both sides, for an encoder
+        such as "roberta". That needs "<pad>" and "<mask>" among the tokenizer's special tokens.
+    masked_share : float
+        Of the tokens, how many are hidden from a masked model.
     tokenizer : TokenizerSettings
     tokens : int
         Tokens to train on; a multiple of `batch_tokens` is trained on, rounded down.
@@ -97,8 +107,9 @@ class Settings:
         Weights and optimizer state are float32 always.
     compile : bool
         Use torch.compile.
-    init : str
-        Folder of a checkpoint to start from, relative to the data root. Empty: random weights.
+    init : list of str
+        Folders of checkpoints to start from, relative to the data root; of several, the mean of their weights.
+        Empty: random weights.
     checkpoint_minutes : float
         Wall time between checkpoints.
     validations : int
@@ -115,6 +126,8 @@ class Settings:
     validation: list[Source]
     tokens: int
     context: int = 512
+    objective: str = "causal"
+    masked_share: float = 0.15
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     batch_tokens: int = 2048
     micro_batch: int = 4
@@ -127,7 +140,7 @@ class Settings:
     seed: int = 1216
     precision: str = "auto"
     compile: bool = False
-    init: str = ""
+    init: list[str] = field(default_factory=list)
     checkpoint_minutes: float = 5.0
     validations: int = 8
     final_documents: int = 100
@@ -139,6 +152,11 @@ class Settings:
         return self.tokens // self.batch_tokens
 
     @property
+    def measure(self) -> str:
+        """What validation measures: "bits_per_byte", or "bits_per_masked_token"."""
+        return MEASURES[self.objective]
+
+    @property
     def validation_batch(self) -> int:
         """Windows per forward pass without gradients, where whole logits are held."""
         return min(self.micro_batch, 16)
@@ -147,7 +165,12 @@ class Settings:
         for name in ("tokens", "context", "batch_tokens", "micro_batch", "learning_rate", "clip"):
             _require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
         _require(bool(self.train), "train is empty: name at least one source")
+        _require(isinstance(self.init, list), f"init must be a list of folders, not {self.init!r}")
         _require("model_type" in self.architecture, 'architecture needs "model_type", for example "gpt2"')
+        _require(self.objective in MEASURES, f"objective must be one of {list(MEASURES)}, not {self.objective}")
+        fits = (self.architecture["model_type"] in ENCODERS) == (self.objective == "masked")
+        _require(fits, f'objective "masked" and architectures {ENCODERS} belong together')
+        _require(0 < self.masked_share < 1, f"masked_share must be between 0 and 1, not {self.masked_share}")
         _require(self.precision in PRECISIONS, f"precision must be one of {PRECISIONS}, not {self.precision}")
         _require(0 <= self.final_fraction <= 1, f"final_fraction must be 0 to 1, not {self.final_fraction}")
         _require(0 <= self.warmup_tokens < self.tokens, "warmup_tokens must be at least 0 and below tokens")

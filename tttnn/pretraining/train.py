@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 from tqdm import tqdm
 
 from tttnn.files import sha256_file, write_json, writing
@@ -20,8 +22,15 @@ from tttnn.models.cross_entropy import mean_cross_entropy
 from tttnn.pretraining.card import export
 from tttnn.pretraining.checkpoint import read_checkpoint, save_checkpoint
 from tttnn.pretraining.data import Windows, cache_tokens, end_of_text, locate, make_tokenizer
+from tttnn.pretraining.masking import PAD, PADDING, hide, mask_id
 from tttnn.pretraining.settings import Settings, SettingsError, load_settings, settings_as_json
-from tttnn.pretraining.validation import ValidationText, bits_per_byte, read_validation, validate_model
+from tttnn.pretraining.validation import (
+    ValidationText,
+    bits_per_unit,
+    model_class,
+    read_validation,
+    validate_model,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -58,7 +67,7 @@ def pretrain(
     Returns
     -------
     dict
-        The run's figures, as in ``model/training.json``: steps, tokens, hours, validation bits per byte, ...
+        The run's figures, as in ``model/training.json``: steps, tokens, hours, validation, ...
 
     Raises
     ------
@@ -100,28 +109,40 @@ def _decisive(settings: Settings) -> dict[str, Any]:
 
 
 def build_model(settings: Settings, data: Path, tokenizer: Tokenizer) -> PreTrainedModel:
-    """Build the architecture with seeded random weights, or take those of `settings.init`; float32.
+    """Build the architecture with seeded random weights, or the mean of those of `settings.init`; float32.
 
     Raises
     ------
     SettingsError
-        If `settings.init` is of another shape than the architecture.
+        If a checkpoint of `settings.init` is of another shape than the architecture.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    end = end_of_text(tokenizer)
+    end, kind = end_of_text(tokenizer), model_class(settings)
     fields = {"bos_token_id": end, "eos_token_id": end, "use_cache": False} | settings.architecture
+    if settings.objective == "masked":
+        fields["pad_token_id"] = tokenizer.token_to_id(PAD)
     config = AutoConfig.for_model(**fields, vocab_size=tokenizer.get_vocab_size())
     torch.manual_seed(settings.seed)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = kind.from_config(config, dtype=torch.float32)
     if settings.init:
-        start = locate(settings.init, data)
-        given = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
+        _load_mean(model, [locate(each, data) for each in settings.init])
+    return model.train()
+
+
+@torch.no_grad()
+def _load_mean(model: PreTrainedModel, folders: list[Path]) -> None:
+    """Take the mean of several checkpoints' weights (a model soup: Wortsman et al. 2022, arXiv 2203.05482)."""
+    weights = []
+    for folder in folders:
+        given = type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
         try:
             model.load_state_dict(given.state_dict())
         except RuntimeError as error:
-            raise SettingsError(f"init: {start} is of another architecture: {error}") from error
-    return model.train()
+            raise SettingsError(f"init: {folder} is of another architecture: {error}") from error
+        weights.append(list(given.parameters()))
+    for parameter, *several in zip(model.parameters(), *weights, strict=True):
+        parameter.copy_(torch.stack(several).mean(0))  # (checkpoints, ...) -> (...)
 
 
 def make_optimizer(settings: Settings, model: PreTrainedModel) -> torch.optim.Optimizer:
@@ -161,6 +182,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     windows: Windows
     validation: list[ValidationText]
+    mask_id: int | None
     summary: dict[str, Any]
     counters: dict[str, Any]
 
@@ -169,9 +191,10 @@ class Run:
         """Prepare data and model; read back the last state if the folder has one."""
         file = out / "tokenizer.json"
         tokenizer = make_tokenizer(settings.tokenizer, settings.train, data, file)
+        mask = mask_id(tokenizer) if settings.objective == "masked" else None
         tokens, summary = cache_tokens(settings, data, tokenizer, file, out)
         validation = [
-            read_validation(each, data, tokenizer, settings.context) for each in settings.validation
+            read_validation(each, data, tokenizer, settings) for each in settings.validation
         ]
         windows = Windows(tokens, settings.context, settings.batch_tokens // settings.context, settings.seed)
         model = build_model(settings, data, tokenizer).to(device)
@@ -183,7 +206,7 @@ class Run:
                 raise SettingsError(f"{out}: the data changed since the run began: choose another --out")
             counters = saved
         _trim_log(out / LOG, counters["step"] if (out / STATE).exists() else -1)
-        return cls(settings, out, device, model, optimizer, windows, validation, summary, counters)
+        return cls(settings, out, device, model, optimizer, windows, validation, mask, summary, counters)
 
     def train(self) -> None:
         """Run the steps that are left; checkpoint by wall time, validate at even distances."""
@@ -214,32 +237,48 @@ class Run:
                     saved = time.monotonic()
 
     def _step(self, trunk: torch.nn.Module, step: int) -> float:
-        """One optimizer step; returns the mean training loss in nats per token."""
+        """One optimizer step; returns the mean training loss in nats per predicted token."""
         settings = self.settings
         torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout, too, is a function of seed and step
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
-        dtype = matmul_dtype(settings.precision, self.device)
-        rows = torch.from_numpy(self.windows[step]).to(self.device)  # (batch, context + 1)
-        head = self.model.get_output_embeddings().weight
+        inputs, targets = self._batch(step)
         total = torch.zeros((), device=self.device)
-        micro = rows.split(settings.micro_batch)
-        for part in micro:
-            with torch.autocast(rows.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-                hidden = trunk(input_ids=part[:, :-1]).last_hidden_state  # (micro, context, width)
-            states, targets = hidden.float().flatten(0, 1), part[:, 1:].flatten()  # (tokens, width), (tokens,)
-            loss = mean_cross_entropy(states, head, None, targets, dtype)
-            (loss / len(micro)).backward()
-            total += loss.detach() / len(micro)
+        parts = list(zip(inputs.split(settings.micro_batch), targets.split(settings.micro_batch), strict=True))
+        for part in parts:
+            loss = self._loss(trunk, *part)
+            (loss / len(parts)).backward()
+            total += loss.detach() / len(parts)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return total.item()
 
+    def _batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """What the model reads in a step and what it has to predict, both int64 of shape (batch, context)."""
+        rows = self.windows[step]  # (batch, context + 1)
+        inputs, targets = rows[:, :-1], rows[:, 1:]
+        if self.settings.objective == "masked":
+            seed = [self.settings.seed, step]
+            inputs, targets = hide(inputs, self.settings.masked_share, self.mask_id, seed)
+        return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device)
+
+    def _loss(self, trunk: torch.nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean negative log-likelihood of the targets, both (micro, context), in nats."""
+        dtype = matmul_dtype(self.settings.precision, self.device)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+            hidden = trunk(input_ids=inputs).last_hidden_state  # (micro, context, width)
+            if self.settings.objective == "masked":
+                wanted = targets != PADDING
+                logits = self.model.lm_head(hidden[wanted])  # (masked, vocabulary)
+                return F.cross_entropy(logits.float(), targets[wanted])
+        head = self.model.get_output_embeddings().weight
+        return mean_cross_entropy(hidden.float().flatten(0, 1), head, None, targets.flatten(), dtype)
+
     def _validate(self) -> None:
-        batch = self.settings.validation_batch
-        figures = {text.domain: bits_per_byte(self.model, text, batch) for text in self.validation}
-        self._log(validation_bits_per_byte=figures)
+        settings = self.settings
+        figures = {text.domain: bits_per_unit(self.model, text, settings) for text in self.validation}
+        self._log(**{f"validation_{settings.measure}": figures})
 
     def _log(self, **values: Any) -> None:
         step = self.counters["step"]
@@ -251,7 +290,8 @@ class Run:
         """Measure the weights as they will be shipped, and write the model with its card."""
         settings, steps, tokenizer = self.settings, self.counters["step"], self.out / "tokenizer.json"
         self.model.to(torch.bfloat16).to(torch.float32)  # what is measured is what is shipped
-        curve = [entry for entry in _read_log(self.out / LOG) if "validation_bits_per_byte" in entry]
+        measured = f"validation_{settings.measure}"
+        curve = [entry for entry in _read_log(self.out / LOG) if measured in entry]
         figures = {
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "vocabulary": self.model.config.vocab_size,
@@ -264,7 +304,7 @@ class Run:
             "threads": torch.get_num_threads(),
             "precision": str(matmul_dtype(settings.precision, self.device)).removeprefix("torch."),
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
-            "validation_bits_per_byte": validate_model(self.model, settings, data, tokenizer),
+            measured: validate_model(self.model, settings, data, tokenizer),
             "curve": curve,
             "data": self.summary,
         }

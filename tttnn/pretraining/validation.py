@@ -1,4 +1,4 @@
-"""Bits per byte on held-out text, per domain."""
+"""Bits per byte on held-out text, per domain; for a masked model, bits per masked token."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from tttnn.pretraining.data import end_of_text, find_files, texts
+from tttnn.pretraining.masking import PADDING, VALIDATION_SEED, hide, mask_id
 from tttnn.pretraining.settings import Settings, Source
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
-
-PADDING = -100  # the target that cross_entropy leaves out
-
 
 @dataclass(frozen=True)
 class ValidationText:
@@ -31,23 +29,25 @@ class ValidationText:
     Attributes
     ----------
     domain : str
-    windows : np.ndarray of int64, shape (n, context + 1)
-        Disjoint windows, each with the token before it; padded with `PADDING`.
-    bytes : int
-        UTF-8 bytes that the scored tokens stand for.
+    inputs, targets : np.ndarray of int64, shape (n, context)
+        What the model reads, and what it has to predict in each place; `PADDING` where there is nothing.
+    units : int
+        What the bits are divided by: UTF-8 bytes that the targets stand for, or masked tokens.
     """
 
     domain: str
-    windows: np.ndarray
-    bytes: int
+    inputs: np.ndarray
+    targets: np.ndarray
+    units: int
 
 
-def read_validation(source: Source, data: Path, tokenizer: Tokenizer, context: int) -> ValidationText:
+def read_validation(source: Source, data: Path, tokenizer: Tokenizer, settings: Settings) -> ValidationText:
     """Tokenize the first documents of a domain's validation files, each cut at `source.tokens` tokens.
 
-    The end-of-text id conditions the first token of a document, as in lm-evaluation-harness.
+    The end-of-text id conditions the first token of a document, as in lm-evaluation-harness. From a masked model
+    the same tokens are hidden each time.
     """
-    rows, size = [], 0
+    rows, size, context = [], 0, settings.context
     for text in itertools.islice(texts(find_files(source.files, data)), source.documents):
         encoding = tokenizer.encode(text)
         ids = [end_of_text(tokenizer), *encoding.ids[: source.tokens]]
@@ -56,30 +56,39 @@ def read_validation(source: Source, data: Path, tokenizer: Tokenizer, context: i
         for start in range(0, len(ids) - 1, context):
             row = ids[start : start + context + 1]
             rows.append(row + [PADDING] * (context + 1 - len(row)))
-    return ValidationText(source.domain, np.array(rows, dtype=np.int64), size)
+    windows = np.array(rows, dtype=np.int64)  # (n, context + 1): each window with the token before it
+    inputs, targets = windows[:, :-1], windows[:, 1:]
+    if settings.objective == "masked":
+        inputs, targets = hide(inputs, settings.masked_share, mask_id(tokenizer), [VALIDATION_SEED])
+        size = int((targets != PADDING).sum())
+    return ValidationText(source.domain, inputs, targets, size)
 
 
 @torch.no_grad()
-def bits_per_byte(model: PreTrainedModel, text: ValidationText, batch: int) -> float:
-    """Summed negative log-likelihood over summed bytes, in bits.
+def bits_per_unit(model: PreTrainedModel, text: ValidationText, settings: Settings) -> float:
+    """Summed negative log-likelihood of the targets over the text's units, in bits.
 
     Parameters
     ----------
     model : PreTrainedModel
         Scored in the precision of the ambient autocast, on its own device; its mode is left as it was.
     text : ValidationText
-    batch : int
-        Windows per forward pass.
+    settings : Settings
+        For the objective and the windows per forward pass.
     """
     was_training = model.training
     model.eval()
-    nats = 0.0
-    for i in tqdm(range(0, len(text.windows), batch), desc=f"validation: {text.domain}", leave=False):
-        rows = torch.from_numpy(text.windows[i : i + batch]).to(model.device)  # (batch, context + 1)
-        logits = model(input_ids=rows[:, :-1].clamp(min=0)).logits.float()  # (batch, context, vocabulary)
-        nats += F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum").item()
+    nats, batch = 0.0, settings.validation_batch
+    for i in tqdm(range(0, len(text.inputs), batch), desc=f"validation: {text.domain}", leave=False):
+        inputs, targets = (
+            torch.from_numpy(each[i : i + batch]).to(model.device) for each in (text.inputs, text.targets)
+        )  # (batch, context)
+        # Padding comes last, so that only a model which looks ahead must be kept from seeing it.
+        mask = {"attention_mask": (inputs != PADDING).long()} if settings.objective == "masked" else {}
+        logits = model(input_ids=inputs.clamp(min=0), **mask).logits.float()  # (batch, context, vocabulary)
+        nats += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
     model.train(was_training)
-    return nats / text.bytes / math.log(2)
+    return nats / text.units / math.log(2)
 
 
 def validate(
@@ -100,12 +109,20 @@ def validate(
     Returns
     -------
     dict
-        Domain -> bits per byte on its first `settings.final_documents` validation documents.
+        Domain -> bits per byte (for a masked model, bits per masked token) on its first
+        `settings.final_documents` validation documents.
     """
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).to(device)
+    kind = model_class(settings)
+    model = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).to(device)
     return validate_model(model, settings, Path(data), Path(folder) / "tokenizer.json")
+
+
+def model_class(settings: Settings) -> type:
+    """The transformers class that loads and builds models of this objective."""
+    import transformers
+
+    names = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM"}
+    return getattr(transformers, names[settings.objective])
 
 
 def validate_model(
@@ -116,5 +133,5 @@ def validate_model(
 
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     sources = [dataclasses.replace(each, documents=settings.final_documents) for each in settings.validation]
-    found = (read_validation(source, data, tokenizer, settings.context) for source in sources)
-    return {text.domain: bits_per_byte(model, text, settings.validation_batch) for text in found}
+    found = (read_validation(source, data, tokenizer, settings) for source in sources)
+    return {text.domain: bits_per_unit(model, text, settings) for text in found}

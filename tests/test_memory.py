@@ -1,0 +1,98 @@
+"""A large model's memory is estimated before it is loaded; where it does not fit, the error says what to do."""
+
+import logging
+
+import pytest
+from tiny import tiny_gpt2, tiny_roberta
+
+import tttnn.memory as memory
+from tttnn import TTT, load_model
+from tttnn.embedding import TransformerEmbedder
+from tttnn.memory import ADAPTING, LOADING, NUMBER, NotEnoughMemory, available, parameter_count
+from tttnn.models import REGISTRY
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_gpt2(tmp_path / "tiny")
+
+
+def pretend(monkeypatch, free, large=1):
+    monkeypatch.setattr(memory, "LARGE", large)
+    monkeypatch.setattr(memory, "available", lambda device: free)
+
+
+def test_parameters_are_counted_from_the_headers_alone(folder):
+    weights = sum(parameter.numel() for parameter in load_model(folder).model.parameters())
+    assert parameter_count(folder) == weights
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert parameter_count(folder) == 0
+
+
+def test_shards_are_added_up(folder):
+    lm = load_model(folder)
+    lm.model.save_pretrained(folder / "sharded", max_shard_size="50KB")
+    assert (folder / "sharded" / "model.safetensors.index.json").is_file()
+    assert parameter_count(folder / "sharded") == parameter_count(folder)
+
+
+def test_free_memory_is_known_on_this_machine():
+    assert 0 < available("cpu") < 2**50
+
+
+def test_small_models_say_nothing(folder, caplog):
+    load_model(folder)
+    assert not caplog.records
+
+
+def test_large_models_say_what_they_take_before_they_are_loaded(folder, monkeypatch, caplog):
+    pretend(monkeypatch, free=10**12)
+    with caplog.at_level(logging.WARNING, "tttnn.memory"):
+        load_model(folder)
+    (record,) = caplog.records
+    assert f"{parameter_count(folder):,} parameters" in record.message and "1000.0 GB" in record.message
+
+
+def test_estimates_of_the_published_models_agree_with_the_known_ones():
+    """GPT-2, large, Neo and R1-Qwen adapt in 2.5, 15.5, 26 and 36 GB: five numbers a weight."""
+    names = ("gpt2", "gpt2-large", "EleutherAI/gpt-neo-1.3B", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B")
+    estimates = [(LOADING + ADAPTING) * NUMBER * REGISTRY[name].parameters / 1e9 for name in names]
+    assert estimates == pytest.approx([2.5, 15.5, 26.3, 35.5], abs=0.1)
+
+
+def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(folder, monkeypatch):
+    pretend(monkeypatch, free=NUMBER * parameter_count(folder) - 1)
+    monkeypatch.setattr("tttnn.models._load", lambda source: pytest.fail("the weights were read"))
+    with pytest.raises(NotEnoughMemory, match=r"needed to load it.*smaller model") as refused:
+        load_model(folder)
+    assert "tiny" in str(refused.value)
+
+
+def test_a_registry_model_is_refused_before_anything_is_fetched(monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda device: 10**9)
+    monkeypatch.setattr("tttnn.models.cached_folder", lambda name: None)
+    monkeypatch.setattr("tttnn.models._load", lambda source: pytest.fail("the weights were fetched"))
+    with pytest.raises(NotEnoughMemory, match=r"EleutherAI/gpt-neo-1\.3B: 5\.3 GB"):
+        load_model("EleutherAI/gpt-neo-1.3B")
+
+
+def test_a_model_that_can_be_scored_but_not_adapted_is_refused_by_the_loop(folder, monkeypatch):
+    free = NUMBER * parameter_count(folder)
+    pretend(monkeypatch, free)
+    lm = load_model(folder)
+    with pytest.raises(NotEnoughMemory, match="needed to adapt it"):
+        TTT(lm)
+    pretend(monkeypatch, 4 * free)
+    assert TTT(lm)
+
+
+def test_an_embedder_needs_its_weights_alone(tmp_path, monkeypatch, caplog):
+    folder = tiny_roberta(tmp_path / "roberta")
+    pretend(monkeypatch, free=10**12)
+    TransformerEmbedder(folder)
+    assert "adapt" not in caplog.text and "to load and run it" in caplog.text
+    pretend(monkeypatch, free=10)
+    with pytest.raises(NotEnoughMemory, match="roberta"):
+        TransformerEmbedder(folder)
