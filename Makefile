@@ -33,6 +33,10 @@ notebooks: $(READY)  ## execute the chapters and refresh the reference outputs i
 
 bench: $(READY)  ## benchmarks against their baselines, as ratios; rows go to _build/bench
 	$(BIN)/python bench/text_store.py --out _build/bench/text_store.json
+	$(BIN)/python bench/index_kinds.py --out _build/bench/index_kinds.json
+	$(BIN)/python bench/embedding.py --out _build/bench/embedding.json
+	$(BIN)/python bench/load_models.py --out _build/bench/load_models.json
+	$(BIN)/python bench/runner.py --out _build/bench/runner.json
 
 lint: $(READY)  ## code style, and text and ipynb halves of the chapters agree
 	$(BIN)/ruff check .

@@ -9,7 +9,13 @@ import pytest
 from tiny import LINES, tiny_gpt2
 
 from tttnn.corpus import Document, write_jsonl
+from tttnn.embedding import EMBEDDERS
 from tttnn.experiment import read_rows
+from tttnn.files import read_json
+from tttnn.models import REGISTRY, load_model
+from tttnn.pretraining import Settings, load_settings, pretrain
+from tttnn.pretraining.card import render_card
+from tttnn.pretraining.settings import Source, TokenizerSettings
 
 
 def tttnn(*arguments, home):
@@ -34,7 +40,9 @@ def place(tmp_path_factory):
 
 def test_models_lists_the_registry(place):
     done = tttnn("models", home=place / "home")
-    assert done.returncode == 0 and "gpt2-large" in done.stdout and "embedded" in done.stdout
+    assert done.returncode == 0, done.stderr
+    assert "embedded" in done.stdout
+    assert [name for name in (*REGISTRY, *EMBEDDERS) if name not in done.stdout] == []
 
 
 def test_index_then_evaluate_then_run_and_continue(place):
@@ -61,6 +69,32 @@ def test_sweep_compares_learning_rates_on_validation_documents(place):
     done = tttnn("sweep", *arguments, "--per-domain", 2, "--out", place / "sweep", home=place / "home")
     assert done.returncode == 0, done.stderr
     assert "0.001" in done.stdout and "0.01" in done.stdout and "1.0000" in done.stdout
+    assert "best at k = 1: " in done.stdout and "the registry has 2e-05" in done.stdout
+
+
+def test_sweep_goes_into_a_model_s_card(place):
+    corpus = place / "corpus"
+    trained = pretrain(tiny_settings(), corpus, place / "trained", "cpu", 1)
+    folder = place / "trained" / "model"
+    arguments = ["--corpus", corpus, "--model", folder, "--rates", "1e-3,1e-2", "--ks", "0,1,2", "--card"]
+    done = tttnn("sweep", *arguments, "--per-domain", 2, "--out", place / "swept", home=place / "home")
+    assert done.returncode == 0, done.stderr
+    sweep = read_json(folder / "sweep.json")
+    assert sweep["documents"] == 2 and sweep["split"] == "val" and sweep["ks"] == [0, 1, 2]
+    assert sweep["weights"] == load_model(folder).weight_hash()
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert card == render_card(load_settings(folder / "settings.json"), trained, sweep)
+    rate, row = min(sweep["ratio_to_k0"].items(), key=lambda item: item[1]["2"])
+    assert f"| **{float(rate)}** | {row['1']:.4f} | {row['2']:.4f} |" in card
+
+
+def tiny_settings():
+    architecture = {"model_type": "gpt2", "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    lines = {split: [Source("lines", [f"lines.{split}.jsonl"])] for split in ("train", "val")}
+    return Settings(
+        "tiny", architecture, lines["train"], lines["val"], tokens=128, context=16, batch_tokens=64, micro_batch=4,
+        warmup_tokens=0, tokenizer=TokenizerSettings(entries=300, every=1),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -574,7 +574,8 @@ def test_worked_solutions_are_right(kind, seed: int) -> None:
 
 
 def test_worked_solutions_end_when_a_kind_has_run_out(monkeypatch) -> None:
-    monkeypatch.setattr("tttnn.pretraining.reasoning.PROBLEMS", (lambda rng: (f"What is {rng.randint(1, 5)}?", [], "1"),))
+    five = (lambda rng: (f"What is {rng.randint(1, 5)}?", [], "1"),)
+    monkeypatch.setattr("tttnn.pretraining.reasoning.PROBLEMS", five)
     with pytest.raises(ValueError, match="no more than 5 problems"):
         list(solutions(6))
 

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import jupytext
@@ -57,7 +58,7 @@ def test_lock_has_exact_public_versions():
 def test_dependencies_are_pinned_within_their_bounds():
     project = tomllib.loads(read("pyproject.toml"))["project"]
     locked = pins()
-    for line in project["dependencies"] + project["optional-dependencies"]["test"]:
+    for line in chain(project["dependencies"], *project["optional-dependencies"].values()):
         requirement = Requirement(line)
         assert requirement.specifier, f"{requirement.name} has no bounds"
         version = locked.get(canonicalize_name(requirement.name))

@@ -1,17 +1,21 @@
 """Retrieval: query text in, ordered documents out; what was built once is found again and never mixed up."""
 
 import gzip
+import shutil
+from functools import partial
 
 import numpy as np
 import pytest
-from tiny import LINES, tiny_roberta
+from tiny import LINES, tiny_gpt2, tiny_roberta
 
 import tttnn.index.vectors
 import tttnn.retrieval
 from tttnn.corpus import Corpus, Document, write_jsonl
 from tttnn.embedding import LexicalEmbedder, TransformerEmbedder
-from tttnn.index import DamagedIndex, Index, IndexMismatch
+from tttnn.index import DamagedIndex, Index, IndexMismatch, build_index
+from tttnn.models import load_model
 from tttnn.retrieval import Neighbour, Retriever, open_retriever
+from tttnn.ttt import TTT
 
 WORDS = ["parliament", "report", "commission", "budget", "member", "vote", "debate", "amendment", "council"]
 
@@ -191,6 +195,43 @@ def test_a_retriever_never_searches_a_part_silently(folder):
     partly = Index.open(retriever.index.folder, retriever.embedder.fingerprint, allow_missing=True)
     with pytest.raises(ValueError, match="allow_missing"):
         Retriever(retriever.store, partly, retriever.embedder)
+    assert Retriever(retriever.store, partly, retriever.embedder, allow_missing=True).index is partly
+
+
+@pytest.fixture
+def sharded(folder, monkeypatch):
+    """A retriever over three shards of 20, 20 and 12 documents."""
+    monkeypatch.setattr(tttnn.retrieval, "build_index", partial(build_index, shard_rows=20))
+    return open_retriever(folder)
+
+
+def test_neighbours_list_the_shards_that_answered(sharded, folder):
+    for each in sharded.neighbours_many(["a vote on the budget", "council"], 3):
+        assert each.answered == ["shard-00000", "shard-00001", "shard-00002"]
+    allowed = open_retriever(folder, allow_missing=True)
+    assert allowed.fingerprint == sharded.fingerprint
+    assert allowed.neighbours("council", 52) == sharded.neighbours("council", 52)
+
+
+def test_neighbours_of_the_shards_that_are_left(sharded, folder, caplog):
+    expected = [each for each in sharded.neighbours("a vote on the budget", 52) if not 20 <= each.id < 40]
+    shutil.rmtree(sharded.index.folder / "shard-00001")
+    for attempt in (lambda: sharded.neighbours("a vote on the budget", 1), lambda: open_retriever(folder)):
+        with pytest.raises(DamagedIndex, match="shard-00001"):
+            attempt()
+    partly = open_retriever(folder, allow_missing=True)
+    assert "shard-00001 is left out" in caplog.text
+    found = partly.neighbours("a vote on the budget", 32)
+    assert found == tuple(expected) and found.answered == ["shard-00000", "shard-00002"]
+    assert partly.fingerprint != sharded.fingerprint and len(partly) == 52
+    with pytest.raises(ValueError, match="shards that answered hold 32 vectors"):
+        partly.neighbours("a vote on the budget", 33)
+
+
+def test_an_evaluation_lists_the_shards_that_answered(sharded, folder, tmp_path):
+    shutil.rmtree(sharded.index.folder / "shard-00000")
+    ttt = TTT(load_model(tiny_gpt2(tmp_path / "gpt2")), open_retriever(folder, allow_missing=True))
+    assert ttt.evaluate("a vote on the budget", 2).neighbours.answered == ["shard-00001", "shard-00002"]
 
 
 def test_batches_of_documents_do_not_matter(folder, tmp_path, monkeypatch):

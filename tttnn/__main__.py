@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -20,6 +21,10 @@ Corpus = Annotated[str, typer.Option(help="'wheels' or a folder of JSON Lines in
 Embedder = Annotated[str, typer.Option(help="'lexical', 'lm:<model>', or a transformer's hub name or folder.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads for torch.")]
 Device = Annotated[str, typer.Option(help="A torch device.")]
+Cluster = Annotated[
+    str | None, typer.Option(help="Spread over a Ray cluster: 'local' starts one here, 'auto' or host:port finds one.")
+]
+Workers = Annotated[int, typer.Option(help="Processes on the cluster.")]
 
 
 @app.command()
@@ -70,11 +75,14 @@ def corpus(name: Annotated[str, typer.Argument(help="'wheels' or a folder.")] = 
 def build(
     corpus: Corpus = "wheels", embedder: Embedder = "lexical",
     kind: Annotated[str, typer.Option(help="Kind of index; 'auto' chooses by the number of documents.")] = "auto",
+    device: Device = "cpu", cluster: Cluster = None, workers: Workers = 2,
 ) -> None:  # fmt: skip
     """Build the index of a corpus' train split, or open the one that is there; an interrupted build goes on."""
+    from tttnn.cluster import cluster as connected
     from tttnn.retrieval import open_retriever
 
-    retriever = open_retriever(corpus, embedder, kind=kind)
+    with connected(cluster, workers) if cluster else nullcontext():
+        retriever = open_retriever(corpus, embedder, kind=kind, device=device, workers=workers if cluster else None)
     typer.echo(f"{len(retriever):,d} documents, {retriever.embedder.dimension} dimensions: {retriever.index.folder}")
 
 
@@ -84,6 +92,24 @@ def verify(folder: Annotated[Path, typer.Argument(help="Folder of an index.")]) 
     from tttnn.index import verify as verify_files
 
     typer.echo(f"{verify_files(folder)} files are as they were written")
+
+
+@index.command()
+def plan(
+    documents: Annotated[int, typer.Argument(help="How many.")],
+    dimension: Annotated[int, typer.Option(help="Of their vectors.")] = 1024,
+    kind: Annotated[list[str] | None, typer.Option(help="Kind of index; default: all that were measured.")] = None,
+    machines: Annotated[int, typer.Option(help="That the documents are spread over.")] = 1,
+) -> None:
+    """Predict memory, disk, time to build and latency of an index, by a model fitted to measured rows."""
+    from tttnn.index.planner import measured_kinds
+    from tttnn.index.planner import plan as predict
+
+    typer.echo("kind            RAM GB    disk GB  build h    p50 ms   (each machine, one thread, files cached)")
+    for name in kind or measured_kinds():
+        found = predict(documents, dimension, name, machines)
+        sizes = f"{found.ram / 1e9:10,.2f} {found.disk / 1e9:10,.2f}"
+        typer.echo(f"{found.kind:12s}{sizes} {found.build_hours:8,.2f} {found.p50_ms:9,.2f}")
 
 
 @app.command()
@@ -113,12 +139,14 @@ def run(
     learning_rate: float | None = None, max_chunks: int | None = None, dropout: float = 0.0,
     keep_optimizer: bool = False, split_query: bool = False, context: int | None = None,
     config_context: bool = False, vocabulary: int | None = None, precision: str = "float32", seed: int = 1216,
-    threads: Threads = None, device: Device = "cpu",
+    threads: Threads = None, device: Device = "cpu", cluster: Cluster = None, workers: Workers = 2,
 ) -> None:  # fmt: skip
     """Evaluate test documents of a corpus; resumable, rows end as Parquet."""
     from tttnn import TTT, Switches, load_model, open_corpus, open_retriever
+    from tttnn.cluster import cluster as connected
     from tttnn.experiment import about, draw_documents
     from tttnn.experiment import run as run_documents
+    from tttnn.experiment.cluster import run_on_cluster
 
     opened = open_corpus(corpus)
     switches = Switches(
@@ -126,11 +154,19 @@ def run(
         split_query=split_query, context=context, config_context=config_context, vocabulary=vocabulary,
         precision=precision, seed=seed,
     )  # fmt: skip
-    ttt = TTT(load_model(model, device, threads), open_retriever(opened, embedder, device=device), switches)
+
+    def make() -> TTT:
+        return TTT(load_model(model, device, threads), open_retriever(corpus, embedder, device=device), switches)
+
+    ttt = make()
     documents = draw_documents(opened, per_domain, seed, split, max_bytes, domains)
     wanted = [int(k) for k in ks.split(",")]
     origin = about(opened, ttt.retriever, per_domain=per_domain, split=split, max_bytes=max_bytes, seed=seed)
-    rows = run_documents(ttt, documents, wanted, out, origin)
+    if cluster:
+        with connected(cluster, workers):
+            rows = run_on_cluster(ttt, make, documents, wanted, out, origin, workers)
+    else:
+        rows = run_documents(ttt, documents, wanted, out, origin)
     typer.echo(f"{len(rows):,d} rows in {out}, {(rows['failure'] != '').sum()} documents failed")
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from tttnn.embedding import Embedder, EmbeddingError, LexicalEmbedder, load_embe
 from tttnn.embedding.lexical import LexicalSettings
 from tttnn.files import home, read_json, write_json
 from tttnn.index import Index, IndexMismatch, build_index
+from tttnn.index.build import SHARD_ROWS
+from tttnn.index.cluster import ClusterIndex, write_on_cluster
 from tttnn.index.kinds import check_kind
 from tttnn.index.manifest import MANIFEST
 
@@ -55,6 +58,23 @@ class Neighbour:
     meta: dict[str, Any] = field(default_factory=dict)
 
 
+class Neighbours(tuple[Neighbour, ...]):
+    """What `Retriever.neighbours` returns: documents, nearest first, and which shards they come from.
+
+    Attributes
+    ----------
+    answered : list of str
+        Names of the shards that were searched: all of them, unless the retriever has `allow_missing`.
+    """
+
+    answered: list[str]
+
+    def __new__(cls, found: Iterable[Neighbour], answered: list[str]) -> Neighbours:
+        neighbours = super().__new__(cls, found)
+        neighbours.answered = answered
+        return neighbours
+
+
 class Retriever:
     """Finds the documents of a store that are nearest to a text.
 
@@ -66,16 +86,19 @@ class Retriever:
         Their vectors.
     embedder : Embedder
         The one the index was built with.
+    allow_missing : bool
+        Must be said if the index was opened with it: neighbours may then come from a part of the shards, those that
+        they list in `Neighbours.answered`.
 
     Raises
     ------
     IndexMismatch
         If the index was built with another embedder, or holds more or fewer vectors than there are texts.
     ValueError
-        If the index was opened with `allow_missing`: neighbours could not say which shards they come from.
+        If the index was opened with `allow_missing` and this is not asked for here, too.
     """
 
-    def __init__(self, store: Store, index: Index, embedder: Embedder):
+    def __init__(self, store: Store, index: Index, embedder: Embedder, allow_missing: bool = False):
         if embedder.fingerprint != index.fingerprint:
             raise IndexMismatch(
                 f"{index.folder} was built with embedder '{index.manifest['embedder']['name']}', not with "
@@ -86,10 +109,10 @@ class Retriever:
                 f"{len(store)} texts, but {len(index)} vectors in {index.folder}: they do not belong "
                 "together, so remove the index and build it again"
             )
-        if index.allow_missing:
+        if index.allow_missing and not allow_missing:
             raise ValueError(
-                f"{index.folder} was opened with allow_missing: search it directly, its answers list the shards, or "
-                "open it without"
+                f"{index.folder} was opened with allow_missing: give allow_missing here, too, if neighbours may come "
+                "from a part of the shards, or open it without"
             )
         self.store, self.index, self.embedder = store, index, embedder
 
@@ -98,10 +121,11 @@ class Retriever:
 
     @property
     def fingerprint(self) -> str:
-        """What neighbours depend on: the corpus's fingerprint and the embedder's."""
-        return f"{self.index.manifest['corpus_fingerprint']}-{self.embedder.fingerprint}"
+        """What neighbours depend on: the corpus's fingerprint and the embedder's, and shards missing at opening."""
+        missing = "".join(f"-without-{name}" for name in self.index.missing)
+        return f"{self.index.manifest['corpus_fingerprint']}-{self.embedder.fingerprint}{missing}"
 
-    def neighbours(self, text: str, k: int) -> list[Neighbour]:
+    def neighbours(self, text: str, k: int) -> Neighbours:
         """Find the k nearest documents.
 
         Parameters
@@ -113,17 +137,20 @@ class Retriever:
 
         Returns
         -------
-        list of Neighbour
-            Nearest first; at equal distance the lower id first.
+        Neighbours
+            A tuple of `Neighbour`, nearest first; at equal distance the lower id first. Its attribute `answered`
+            lists the shards that were searched.
 
         Raises
         ------
         ValueError
-            If k is out of range, or the query is empty or only white space.
+            If k is out of range, more than the shards that answered hold, or the query is empty or only white space.
+        DamagedIndex
+            If a shard is not in order, unless `allow_missing`; if none is.
         """
         return self.neighbours_many([text], k)[0]
 
-    def neighbours_many(self, texts: Sequence[str], k: int) -> list[list[Neighbour]]:
+    def neighbours_many(self, texts: Sequence[str], k: int) -> list[Neighbours]:
         """Find the k nearest documents of each text, embedding and searching all of them at once.
 
         Returns and raises what `neighbours` does, for each text in order.
@@ -132,10 +159,11 @@ class Retriever:
         for position, text in enumerate(texts):
             if not text.strip():
                 raise ValueError(f"query {position} of {len(texts)} is empty: nothing is near to it")
-        distances, ids = self.index.search(self.embedder.embed(texts), k)  # two (n, k)
+        answer = self.index.search(self.embedder.embed(texts), k)
+        distances, ids = answer  # two (n, k)
         return [
-            [self._neighbour(int(id_), float(distance)) for id_, distance in zip(*found, strict=True)]
-            for found in zip(ids, distances, strict=True)
+            Neighbours(map(self._neighbour, found.tolist(), near.tolist()), answer.answered)
+            for found, near in zip(ids, distances, strict=True)
         ]
 
     def _neighbour(self, id_: int, distance: float) -> Neighbour:
@@ -150,6 +178,8 @@ def open_retriever(
     threads: int | None = None,
     kind: str = "auto",
     device: str = "cpu",
+    allow_missing: bool = False,
+    workers: int | None = None,
 ) -> Retriever:
     """Open a retriever over a corpus; what it needs is built on first use, below ``home()/indexes``.
 
@@ -171,6 +201,12 @@ def open_retriever(
         Threads that Faiss searches with, in the whole process; None leaves its default.
     kind : str
         Of the index: see `tttnn.index.KINDS`. "auto" goes by the number of documents.
+    allow_missing : bool
+        If a shard of an index that was built before is not in order, search the others. Each result lists the shards
+        that it comes from. Otherwise such a shard is an error.
+    workers : int, optional
+        Embed, build and search with so many processes of a Ray cluster, inside `tttnn.cluster.cluster`. An index that
+        they build has at least as many shards. Each machine must see the corpus and ``home()`` under the same paths.
 
     Raises
     ------
@@ -180,10 +216,15 @@ def open_retriever(
         If the index built before is damaged.
     IndexBusy
         If another process is building it.
+    ClusterError
+        If the workers keep dying.
     ValueError
-        If there is no such kind.
+        If there is no such kind; with workers, if the embedder is not a name or folder, or with `allow_missing`.
     """
     check_kind(kind)
+    if workers and (allow_missing or not isinstance(embedder, (str, Path))):
+        raise ValueError("workers open the embedder themselves, by name or folder, and all shards: no allow_missing")
+    named = embedder
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     is_lexical = embedder == LexicalEmbedder.name
     if isinstance(embedder, (str, Path)) and not is_lexical:
@@ -198,12 +239,20 @@ def open_retriever(
     place = folder / f"index-{kind}"
     if not (place / MANIFEST).exists():
         batches = _stored_vectors(folder, embedder) or (lambda start: _embed(store, embedder, start))
+        spread = {}
+        if workers:
+            batches = partial(_embed_there, corpus.folder, split, folder, named, device, embedder.fingerprint)
+            spread = {"write": write_on_cluster, "shard_rows": min(SHARD_ROWS, -(-len(store) // workers))}
         # Another process may have finished it meanwhile.
         with suppress(FileExistsError):
             build_index(
-                place, batches, kind=kind, embedder=embedder, corpus_fingerprint=fingerprint, count=len(store)
+                place, batches, kind=kind, embedder=embedder, corpus_fingerprint=fingerprint, count=len(store), **spread
             )
-    return Retriever(store, Index.open(place, embedder.fingerprint, embedder.name, threads), embedder)
+    if workers:
+        index = ClusterIndex.open(place, embedder.fingerprint, embedder.name, threads, workers=workers)
+        return Retriever(store, index, embedder)
+    index = Index.open(place, embedder.fingerprint, embedder.name, threads, allow_missing)
+    return Retriever(store, index, embedder, allow_missing)
 
 
 def _stored_vectors(folder: Path, embedder: Embedder) -> Callable[[int], Iterator[np.ndarray]] | None:
@@ -244,6 +293,17 @@ def _texts(store: Store) -> Iterator[str]:
 def _embed(store: Store, embedder: Embedder, start: int) -> Iterator[np.ndarray]:
     """Vectors of the documents from `start` on, in order, some at a time: arrays (n, dimension)."""
     return (embedder.embed(texts) for texts in _batches(store, start))
+
+
+def _embed_there(
+    corpus: Path, split: str, folder: Path, embedder: str | Path, device: str, fingerprint: str, start: int
+) -> Iterator[np.ndarray]:
+    """What `_embed` gives, in a worker of a cluster: all is opened by its path or name."""
+    opened = load_embedder(embedder, folder=folder / "embedder", device=device)
+    if opened.fingerprint != fingerprint:
+        raise IndexMismatch(f"embedder '{embedder}' is another one in this worker: copy the same files there")
+    stored = _stored_vectors(folder, opened)
+    return stored(start) if stored else _embed(open_corpus(corpus).store(split, folder / "texts"), opened, start)
 
 
 def _batches(store: Store, start: int) -> Iterator[list[str]]:

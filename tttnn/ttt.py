@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from tttnn.memory import ADAPTING, require
 from tttnn.models import LanguageModel, mean_cross_entropy
 from tttnn.scoring import Score, Scorer
 
 if TYPE_CHECKING:
-    from tttnn.retrieval import Neighbour, Retriever
+    from tttnn.retrieval import Neighbours, Retriever
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -131,7 +132,7 @@ class Evaluation:
     before: Score
     after: Score
     steps: tuple[Step, ...]
-    neighbours: tuple[Neighbour, ...]
+    neighbours: Neighbours
 
     @property
     def ratio(self) -> float:
@@ -164,6 +165,7 @@ class TTT:
         if (self.switches.max_length or 0) > lm.positions:
             raise ValueError(f"max_length={self.switches.max_length}: {lm.name} takes at most {lm.positions} tokens")
         self._parameters = list(lm.model.parameters())
+        require(lm.name, ADAPTING * sum(p.numel() for p in self._parameters), "adapt it", lm.device)
         self._initial = [parameter.detach().clone() for parameter in self._parameters]
         self._optimizer = self._new_optimizer()
 
@@ -190,7 +192,7 @@ class TTT:
         neighbours = self.retriever.neighbours(query, k)
         wanted = {0, k, *(ks or ())}
         steps = tuple(self.adapt(scored, [neighbour.text for neighbour in neighbours], sorted(wanted)))
-        return Evaluation(steps[0].score, steps[-1].score, steps, tuple(neighbours))
+        return Evaluation(steps[0].score, steps[-1].score, steps, neighbours)
 
     def adapt(
         self, text: str, neighbours: Sequence[str], ks: Sequence[int] = (0, 1, 2, 5, 10, 20)

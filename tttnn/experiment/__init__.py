@@ -9,7 +9,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["DrawnDocument", "RowsError", "about", "draw_documents", "read_rows", "run"]
 
 log = logging.getLogger(__name__)
+
+Evaluate = Callable[[TTT, "Sequence[DrawnDocument]", Sequence[int]], Iterable[tuple["DrawnDocument", list[Row]]]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def about(corpus: Corpus, retriever: Retriever, **drawn: Any) -> dict[str, Any]:
 
 def run(
     ttt: TTT, documents: Iterable[DrawnDocument], ks: Sequence[int], folder: str | Path | None = None,
-    about: dict[str, Any] | None = None,
+    about: dict[str, Any] | None = None, evaluate: Evaluate | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Evaluate documents and return one row per (document, k).
 
@@ -111,6 +113,9 @@ def run(
         kept.
     about : dict, optional
         Provenance to write into `run.json` (corpus, commit, device, ...), JSON values.
+    evaluate : callable, optional
+        Model and retriever, documents, ks -> pairs of a document and its rows, in any order. Default: one document
+        after another, here. On a cluster: see `tttnn.experiment.cluster.run_on_cluster`.
 
     Returns
     -------
@@ -128,10 +133,7 @@ def run(
         If the folder belongs to a run with other settings, model, corpus or split, another process writes there, or
         it holds a part of a run that keeps the optimizer: its moments are not kept, so it cannot go on.
     """
-    settings = {"model": ttt.lm.name, "weights": ttt.lm.weight_hash(), "ks": sorted(set(ks))}
-    retriever = ttt.retriever.fingerprint if ttt.retriever else None  # scores at k = 0 alone need none
-    settings |= {"retriever": retriever, "split": (about or {}).get("drawn", {}).get("split")}
-    settings |= {"switches": asdict(ttt.switches), "settings": asdict(ttt.lm.settings)}
+    settings = identity(ttt) | {"ks": sorted(set(ks)), "split": (about or {}).get("drawn", {}).get("split")}
     documents = list(documents)
     place = TemporaryDirectory() if folder is None else nullcontext(folder)
     with place as name, RowJournal(Path(name)) as journal:
@@ -139,14 +141,34 @@ def run(
         todo = [document for document in documents if _key(ttt, document) not in journal]
         if ttt.switches.keep_optimizer and len(todo) < len(documents):
             raise RowsError(f"{folder}: a run that keeps the optimizer cannot go on; give another folder")
-        for document in tqdm(todo, desc=f"{ttt.lm.name}: documents", unit="doc"):
-            journal.append(_key(ttt, document), _document_rows(ttt, document, settings["ks"]))
+        finished = (evaluate or _one_by_one)(ttt, todo, settings["ks"])
+        for document, rows in tqdm(finished, desc=f"{ttt.lm.name}: documents", unit="doc", total=len(todo)):
+            if rows[0]["failure"]:
+                log.warning("%s document %d failed: %s", document.domain, document.number, rows[0]["failure"])
+            journal.append(_key(ttt, document), rows)
         table = journal.table([_key(ttt, document) for document in documents])
         _finish(journal.folder / "run.json")
     if folder is not None:
         failed = (table["failure"] != "").sum()
         log.info("%d rows of %d documents are in %s; %d failed", len(table), len(documents), folder, failed)
     return table
+
+
+def identity(ttt: TTT) -> dict[str, Any]:
+    """Return what rows depend on besides the documents: model, weights, retriever, switches, settings."""
+    return {
+        "model": ttt.lm.name,
+        "weights": ttt.lm.weight_hash(),
+        "retriever": ttt.retriever.fingerprint if ttt.retriever else None,  # scores at k = 0 alone need none
+        "switches": asdict(ttt.switches),
+        "settings": asdict(ttt.lm.settings),
+    }
+
+
+def _one_by_one(
+    ttt: TTT, documents: Sequence[DrawnDocument], ks: Sequence[int]
+) -> Iterator[tuple[DrawnDocument, list[Row]]]:
+    return ((document, document_rows(ttt, document, ks)) for document in documents)
 
 
 def _key(ttt: TTT, document: DrawnDocument) -> tuple[str, str, int, str]:
@@ -172,7 +194,8 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def _document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int]) -> list[Row]:
+def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int]) -> list[Row]:
+    """Evaluate one document: a row for each k from 0 on, or one row with the reason why it could not be done."""
     base = {"model": ttt.lm.name, "domain": document.domain, "document": document.number, "seed": ttt.switches.seed}
     try:
         neighbours, scored, seconds = _retrieve(ttt, document.text, max(ks))
@@ -180,7 +203,6 @@ def _document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int]) -> list
     except (CorpusError, DamagedIndex, IndexMismatch):
         raise
     except ValueError as error:
-        log.warning("%s document %d failed: %s", document.domain, document.number, error)
         return [base | {"k": 0, "failure": str(error)}]
     return [base | _row(step, neighbours, seconds) for step in steps]
 

@@ -118,6 +118,31 @@ def index_footprint(folder: str | Path, searches: int, seed: int) -> pd.DataFram
     return pd.DataFrame(measured)
 
 
+def kind_footprint(folder: str | Path, queries: str | Path, k: int) -> dict[str, Any]:
+    """Measure opening and searching an index, in a process of its own and on one thread.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Of a :class:`tttnn.index.Index`.
+    queries : str or Path
+        ``.npy`` file of query vectors (n, dimension), searched one by one: once to warm up, then timed.
+    k : int
+        Neighbours of each.
+
+    Returns
+    -------
+    dict
+        open_ms; p50_ms and p99_ms of a query; resident_bytes and mapped_bytes (as in `footprint`); ids (n lists of k).
+
+    Raises
+    ------
+    RuntimeError
+        If a measurement fails; the message ends with its error.
+    """
+    return _in_own_process("kind", Path(folder).name, folder, queries, k, 0)
+
+
 def per_document(measured: pd.DataFrame) -> pd.DataFrame:
     """Fit a straight line through resident memory over documents, for each way.
 
@@ -287,6 +312,35 @@ def measure_vectors(kind: str, folder: Path, searches: int, seed: int) -> list[d
     return [{"kind": kind, "after": "opening"} | opened, {"kind": kind, "after": "searching"} | _grown(before)]
 
 
+def measure_kind(kind: str, folder: Path, queries: Path, k: int, seed: int) -> dict[str, Any]:
+    """Measure one index in this process; see `kind_footprint`, which starts a process for it."""
+    from tttnn.index import Index, build_index
+
+    embedder = SimpleNamespace(name="small", fingerprint="small", dimension=8)
+    vectors = np.random.default_rng(seed).standard_normal((1024, 8), dtype=np.float32)
+    with TemporaryDirectory() as place:  # code that any use needs is there before counting
+        small = build_index(
+            Path(place) / "i", lambda row: iter([vectors[row:]]), kind=kind, embedder=embedder,
+            corpus_fingerprint="small", count=len(vectors),
+        )  # fmt: skip
+        small.search(vectors[:1], 1)
+    fingerprint = read_json(folder / "manifest.json")["embedder"]["fingerprint"]
+    asked = np.load(queries)[:, np.newaxis]  # (n, 1, dimension)
+    before = _memory()
+    start = time.perf_counter()
+    index = Index.open(folder, fingerprint, threads=1)
+    ready = time.perf_counter() - start
+    ids = [index.search(query, k)[1][0].tolist() for query in asked]
+    grown = _grown(before)
+    seconds = []
+    for query in asked:
+        start = time.perf_counter()
+        index.search(query, k)
+        seconds.append(time.perf_counter() - start)
+    quantiles = {f"p{q}_ms": 1e3 * float(np.percentile(seconds, q)) for q in (50, 99)}
+    return {"open_ms": 1e3 * ready} | quantiles | grown | {"ids": ids}
+
+
 def _memory() -> tuple[int, int]:
     """Resident bytes of this process, and those of them that belong to files (Linux; elsewhere 0)."""
     import psutil
@@ -324,7 +378,8 @@ def _in_own_process(what: str, kind: str, *arguments: object) -> Any:
 
 def _main(what: str, kind: str, *arguments: str) -> None:
     *paths, number, seed = arguments
-    measure = {"texts": measure_texts, "vectors": measure_vectors}[what]
+    sys.modules["torch"] = None  # none of this needs it, and importing it takes longer than the measurement
+    measure = {"texts": measure_texts, "vectors": measure_vectors, "kind": measure_kind}[what]
     json.dump(measure(kind, *map(Path, paths), int(number), int(seed)), sys.stdout)
 
 

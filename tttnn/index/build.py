@@ -55,6 +55,7 @@ PLAN, LOCK = "build.json", "lock"
 WRITE_BYTES = 1 << 20
 
 Batches = Callable[[int], Iterable[np.ndarray]]
+Writer = Callable[[Path, int, Batches, "Plan"], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def build_index(
     shard_rows: int = SHARD_ROWS,
     seed: int = 1216,
     threads: int = 1,
+    write: Writer | None = None,
 ) -> Index:
     """Write an index and open it. Killed at any point, the same call goes on, to the same bytes.
 
@@ -132,6 +134,9 @@ def build_index(
     threads : int
         For training and adding. The bytes are the same each time with one thread; with more they are, as far
         as Faiss's BLAS is reproducible.
+    write : callable, optional
+        How the shards are written: by default one after another, as `write_shards` does; on a cluster
+        `tttnn.index.cluster.write_on_cluster`.
 
     Raises
     ------
@@ -151,7 +156,7 @@ def build_index(
     with _locked(folder):
         if (folder / MANIFEST).exists() and not (folder / PLAN).exists():
             raise FileExistsError(f"{folder} holds an index already: remove it to build this one again")
-        _build(folder, batches, plan)
+        _build(folder, batches, plan, write)
     return Index.open(folder, embedder.fingerprint, embedder.name)
 
 
@@ -166,6 +171,7 @@ def add_shard(
     shard_rows: int = SHARD_ROWS,
     seed: int = 1216,
     threads: int = 1,
+    write: Writer | None = None,
 ) -> Index:
     """Add documents to an index, as one or more new shards, and open it. Until then the old one stands.
 
@@ -181,7 +187,7 @@ def add_shard(
         Of all texts, those added included.
     kind : str, optional
         By default what the index was built with.
-    count, shard_rows, seed, threads
+    count, shard_rows, seed, threads, write
         See `build_index`; `count` is that of the added vectors.
 
     Raises
@@ -206,7 +212,7 @@ def add_shard(
         plan = Plan(
             kind, embedder.dimension, _named(embedder), corpus_fingerprint, first, count, shard_rows, seed, threads
         )
-        _build(folder, batches, plan)
+        _build(folder, batches, plan, write)
     return Index.open(folder, embedder.fingerprint, embedder.name)
 
 
@@ -268,9 +274,24 @@ def publish(folder: Path, plan: Plan, cards: list[dict[str, Any]]) -> None:
     write_sealed(folder / MANIFEST, manifest)
 
 
-def _build(folder: Path, batches: Batches, plan: Plan) -> None:
-    _take_up(folder, plan)
-    known = sum(card["first"] < plan.first for card in _shards(folder))
+def write_shards(folder: Path, known: int, batches: Batches, plan: Plan) -> list[dict[str, Any]]:
+    """Write all shards of a plan, or the rest of them, one after another.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the index.
+    known : int
+        Shards that it had before.
+    batches : callable
+        Row of the plan -> batches.
+    plan : Plan
+
+    Returns
+    -------
+    list of dict
+        Their cards, in order.
+    """
     cards: list[dict[str, Any]] = []
     done = 0
     with tqdm(total=plan.count, desc="index", unit=" vectors") as bar:
@@ -282,9 +303,17 @@ def _build(folder: Path, batches: Batches, plan: Plan) -> None:
                 break
             cards.append(card)
             done += card["count"]
+    return cards
+
+
+def _build(folder: Path, batches: Batches, plan: Plan, write: Writer | None) -> None:
+    _take_up(folder, plan)
+    known = sum(card["first"] < plan.first for card in _shards(folder))
+    cards = (write or write_shards)(folder, known, batches, plan)
     if not cards:
         (folder / PLAN).unlink()
         raise ValueError(f"{folder}: an index of no vectors was asked for; is the corpus empty?")
+    _remove_torn(folder)
     publish(folder, plan, cards)
     (folder / PLAN).unlink()
 
@@ -302,8 +331,13 @@ def _take_up(folder: Path, plan: Plan) -> None:
             f"{folder} holds an unfinished build with other {', '.join(other)}: call again as before to finish "
             f"it, or remove {folder / PLAN} to give it up"
         )
+    _remove_torn(folder)
+
+
+def _remove_torn(folder: Path) -> None:
+    """Remove files that were being written when a process was killed."""
     for torn in [*folder.glob(".*.partial"), *folder.glob("shard-*/.*.partial")]:
-        torn.unlink()  # a file that was being written when the process was killed
+        torn.unlink()
 
 
 def _stream(folder: Path, start: int, limit: int | None, batches: Batches, plan: Plan, bar: tqdm) -> int:

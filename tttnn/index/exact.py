@@ -76,11 +76,22 @@ def rank_all(queries: np.ndarray, candidates: list[np.ndarray], take: Take, k: i
     rows = np.empty((len(queries), k), dtype=np.int64)
     for number, (query, each) in enumerate(zip(queries, candidates, strict=True)):
         blocks = (each[start : start + RANK_BLOCK] for start in range(0, len(each), RANK_BLOCK))
-        exact = [np.square(take(block) - query.astype(np.float64)).sum(axis=1) for block in blocks]
-        found = np.concatenate(exact).astype(np.float32)  # (candidates,)
-        order = np.lexsort((each, found))[:k]
-        distances[number], rows[number] = found[order], each[order]
+        exact, left = map(np.concatenate, zip(*(_exact(query, block, take, k) for block in blocks), strict=True))
+        order = np.lexsort((left, exact))[:k]
+        distances[number], rows[number] = exact[order], left[order]
     return distances, rows
+
+
+def _exact(query: np.ndarray, rows: np.ndarray, take: Take, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Exact distances of those of `rows` that may be among the k nearest of them, and which these are."""
+    vectors = take(rows)  # (rows, d)
+    if len(rows) > 2 * k:  # in float32 first, which is faster; a difference is rounded once, a sum d times
+        differences = vectors - query
+        rough = np.einsum("nd,nd->n", differences, differences)  # (rows,)
+        single = np.finfo(np.float32)
+        reach = np.partition(rough, k - 1)[k - 1] * (1 + 4 * (len(query) + 4) * single.eps) + len(query) * single.tiny
+        vectors, rows = vectors[rough <= reach], rows[rough <= reach]
+    return np.square(vectors - query.astype(np.float64)).sum(axis=1).astype(np.float32), rows
 
 
 def _widened(vectors: np.ndarray, query: np.ndarray, rough: np.ndarray, candidates: np.ndarray, k: int) -> np.ndarray:

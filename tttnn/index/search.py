@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from tttnn.index.manifest import DamagedIndex, check_embedder, read_manifest
 from tttnn.index.shard import SearchSettings, Shard, merge
 
 STREAM_ROWS = 4096
+
+log = logging.getLogger(__name__)
 
 
 class Answer(tuple):
@@ -93,7 +96,8 @@ class Index:
         load_faiss(threads)
         manifest = read_manifest(folder)
         check_embedder(folder, manifest["embedder"], fingerprint, embedder_name)
-        shards, missing = [], {}
+        shards: list[Shard] = []
+        missing: dict[str, str] = {}
         for card in manifest["shards"]:
             try:
                 shards.append(Shard(folder / card["name"], card, settings))
@@ -101,6 +105,7 @@ class Index:
                 if not allow_missing:
                     raise
                 missing[card["name"]] = str(error)
+                log.warning("%s is left out: %s", card["name"], error)
         index = cls(folder, manifest, shards, missing)
         index._allow_missing = allow_missing
         return index

@@ -6,6 +6,7 @@ import os
 import time
 import weakref
 from io import BytesIO
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -55,9 +56,11 @@ class VectorReader:
         """Vectors of these rows, (len(rows), d) float32."""
         vectors = np.empty((len(rows), self._dimension), dtype=np.float32)
         size = vectors.itemsize * self._dimension
-        for place, row in zip(vectors, rows.tolist(), strict=True):
-            if os.preadv(self._file, [place], HEADER + row * size) != size:
-                raise DamagedIndex(f"{self._path} ends before vector {row}: build the index again")
+        places = (HEADER + size * rows.astype(np.int64)).tolist()
+        read = list(map(os.preadv, repeat(self._file), zip(vectors), places))
+        if read.count(size) != len(read):
+            row = rows[[each != size for each in read]][0]
+            raise DamagedIndex(f"{self._path} ends before vector {row}: build the index again")
         return vectors
 
 

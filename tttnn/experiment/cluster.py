@@ -1,0 +1,113 @@
+"""Experiments over a Ray cluster: documents are handed to workers; the rows are those of a run on one machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tttnn.cluster import ClusterError, results, start_workers
+from tttnn.experiment import DrawnDocument, document_rows, identity, run
+from tttnn.experiment.provenance import device
+from tttnn.experiment.rows import Row, RowsError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tttnn.ttt import TTT
+
+
+def run_on_cluster(
+    ttt: TTT,
+    make: Callable[[], TTT],
+    documents: Iterable[DrawnDocument],
+    ks: Sequence[int],
+    folder: str | Path | None = None,
+    about: dict[str, Any] | None = None,
+    workers: int = 2,
+) -> pd.DataFrame:
+    """Evaluate documents on a cluster, inside `tttnn.cluster.cluster`; otherwise as `tttnn.experiment.run` does.
+
+    Only this process writes rows, each document's as soon as it is finished. A worker that dies is started again,
+    elsewhere if need be, and its document is given out once more.
+
+    Parameters
+    ----------
+    ttt : TTT
+    make : callable
+        Opens the same once more, by name or path, in each worker: no model is sent anywhere. So each machine needs
+        the model, the corpus and its index, in a shared TTTNN_HOME or as copies, which is checked by their hashes.
+        Give the number of threads: with another one the last digits of nats may differ.
+    documents, ks, folder, about
+        See `tttnn.experiment.run`. The workers' devices are added to `about`.
+    workers : int
+
+    Returns
+    -------
+    DataFrame
+        See `tttnn.experiment.run`. Timings are those of the workers.
+
+    Raises
+    ------
+    RowsError
+        See `tttnn.experiment.run`; also if the optimizer is to be kept, because then the order of documents
+        counts, or if a worker opened another model, corpus or index.
+    ClusterError
+        If a document's workers keep dying. All others' rows are kept: the same call goes on.
+    """
+    if ttt.switches.keep_optimizer:
+        raise RowsError("keep_optimizer makes a document depend on those before it: run it on one machine")
+    if workers < 1:
+        raise ValueError(f"workers={workers}: must be at least 1")
+    evaluators = start_workers(_Evaluator, [(make, identity(ttt))] * workers)
+    devices = results([evaluator.device.remote() for evaluator in evaluators])
+    return run(ttt, documents, ks, folder, {**(about or {}), "workers": devices}, partial(_hand_out, evaluators))
+
+
+def _hand_out(
+    evaluators: Sequence[Any], ttt: TTT, documents: Iterable[DrawnDocument], ks: Sequence[int]
+) -> Iterator[tuple[DrawnDocument, list[Row]]]:
+    """Keep each worker busy with one document; finished ones come in any order."""
+    import ray
+
+    waiting, busy = iter(documents), {}
+
+    def give(evaluator: Any) -> None:
+        if (document := next(waiting, None)) is not None:
+            busy[evaluator.rows.remote(document, ks)] = evaluator, document
+
+    for evaluator in evaluators:
+        give(evaluator)
+    while busy:
+        [finished], _ = ray.wait(list(busy))
+        evaluator, document = busy.pop(finished)
+        try:
+            rows = results(finished)
+        except ClusterError as error:
+            raise ClusterError(f"{document.domain} document {document.number}: {error}") from error
+        give(evaluator)
+        yield document, rows
+
+
+class _Evaluator:
+    """An actor that evaluates documents. It opens model and retriever once, also after a restart."""
+
+    def __init__(self, make: Callable[[], TTT], expected: dict[str, Any]):
+        self._make, self._expected = make, expected
+
+    @cached_property
+    def _ttt(self) -> TTT:
+        ttt = self._make()
+        found = identity(ttt)
+        other = sorted(name for name in found if found[name] != self._expected[name])
+        if other:
+            raise RowsError(f"a worker opened another {', '.join(other)} than this process: copy the same files there")
+        return ttt
+
+    def device(self) -> str:
+        """Open everything, and say on which device."""
+        return self._ttt and device()
+
+    def rows(self, document: DrawnDocument, ks: Sequence[int]) -> list[Row]:
+        return document_rows(self._ttt, document, ks)
