@@ -9,6 +9,7 @@ python book/build.py --refresh       execute and write the reference outputs bac
 from __future__ import annotations
 
 import argparse
+import ast
 import base64
 import os
 import platform
@@ -29,9 +30,9 @@ from papermill.exceptions import PapermillExecutionError
 ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "sphinx-mathjax-offline/static/mathjax/tex-svg.js"  # one file with its glyphs, no fonts to load
 HEADLINE = "fig-loop-seven"  # shown in the README, too
-# From left to right as data flows; "files" serves all of them.
-ROOMS = ("files", "corpus", "embedding", "index", "retrieval", "models", "scoring", "ttt", "experiment",
-         "pretraining", "report")  # fmt: skip
+# From left to right as data flows; the first four serve all of them.
+ROOMS = ("files", "hub", "memory", "cluster", "corpus", "embedding", "index", "retrieval", "models", "scoring", "ttt",
+         "experiment", "pretraining", "report")  # fmt: skip
 
 
 class BuildError(RuntimeError):
@@ -87,7 +88,7 @@ def execute(root: Path, folder: Path, profile: str | None = None) -> dict[str, f
         nbformat.write(jupytext.read(root / "notebooks" / f"{name}.md"), path)
         try:
             executed = papermill.execute_notebook(
-                path, path, parameters, kernel_name="python3", language="python", cwd=root / "notebooks"
+                path, path, parameters.get(name), kernel_name="python3", language="python", cwd=root / "notebooks"
             )
         except PapermillExecutionError as error:
             raise BuildError(explain(name, error)) from error
@@ -103,14 +104,38 @@ def explain(name: str, error: PapermillExecutionError) -> str:
     return f"{trace}\n\nnotebooks/{name}.md: code cell {error.exec_count}, which begins `{first}`, failed."
 
 
-def read_profile(root: Path, profile: str) -> dict[str, Any]:
-    """Return the parameters of a profile, given by name or as a YAML file."""
+def read_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
+    """Return the parameters of a profile, given by name or as a YAML file, for each chapter.
+
+    A chapter gets those that it has. What ``<profile>/<chapter>.yaml`` says is for that chapter alone, and prevails.
+    """
     profiles = root / "notebooks" / "profiles"
     path = Path(profile) if profile.endswith((".yml", ".yaml")) else profiles / f"{profile}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in profiles.glob("*.yaml"))) or "none"
         raise BuildError(f"no profile {profile!r}: {path} does not exist; known profiles: {known}")
+    common, shares, unused = read_yaml(path), {}, set()
+    for name in chapters(root):
+        own, known = path.with_suffix("") / f"{name}.yaml", parameter_names(root, name)
+        given = read_yaml(own) if own.is_file() else {}
+        unused |= set(given) - known
+        shares[name] = {key: value for key, value in (common | given).items() if key in known}
+    unused |= set(common).difference(*shares.values())
+    if unused:
+        raise BuildError(f"profile {profile!r}: no chapter that it is for has a parameter {', '.join(sorted(unused))}")
+    return shares
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return what a file of parameters says."""
     return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+
+
+def parameter_names(root: Path, name: str) -> set[str]:
+    """Return the parameters of a chapter."""
+    cells = jupytext.read(root / "notebooks" / f"{name}.md").cells
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    return {statement.target.id for cell in tagged for statement in ast.parse(cell.source).body}
 
 
 def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -1,18 +1,19 @@
 """Every chapter runs with other parameters: another corpus, another k, models and embedders of each architecture."""
 
 import random
+import runpy
 from pathlib import Path
 
 import jupytext
 import nbformat
 import papermill
 import pytest
-import yaml
 from tiny import LINES, tiny_gpt2, tiny_gpt_neo, tiny_qwen2, tiny_roberta
 
 from tttnn.corpus import Document, write_jsonl
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+read_profile = runpy.run_path(str(NOTEBOOKS.parent / "book" / "build.py"))["read_profile"]
 MODELS = {"gpt2": tiny_gpt2, "gpt_neo": tiny_gpt_neo, "qwen2": tiny_qwen2}
 SIZES = {"train": 40, "val": 12, "test": 12}
 
@@ -54,9 +55,10 @@ def outputs(notebook):
 @pytest.mark.parametrize("profile", sorted((NOTEBOOKS / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_profiles_set_parameters_that_exist(profile, corpus, home, tmp_path, monkeypatch):
     """A profile runs with its models and corpus replaced by tiny ones."""
-    parameters = yaml.safe_load(profile.read_text(encoding="utf-8"))
+    parameters = read_profile(NOTEBOOKS.parent, str(profile))["03_ttt_nn_loop"]
     tiny = {"corpus": str(corpus), "model": str(tiny_gpt2(tmp_path / "model")), "device": "cpu", "per_domain": 1}
     tiny |= {"embedder": str(tiny_roberta(tmp_path / "embedder")), "k": 2}
+    tiny |= {"archived_run": "seven-domains", "main": "gpt2-xs-general"}
     assert set(tiny) <= set(parameters)
     execute("03_ttt_nn_loop", parameters | tiny, home, tmp_path, monkeypatch)
 
@@ -81,12 +83,39 @@ def test_retrieval_runs_with_another_corpus_and_embedder(corpus, home, tmp_path,
     embedder = tiny_roberta(tmp_path / "embedder")
     others = [str(make(tmp_path / f"tiny-{name}")) for name, make in MODELS.items()]
     parameters = {"corpus": str(corpus), "embedder": str(embedder), "k": 3, "compare_embedders": others}
+    parameters |= {"model": others[0], "adapt_k": 2}
     text = outputs(execute("01_retrieval", parameters, home, tmp_path, monkeypatch))
     assert "letters" in text and all(f"tiny-{name}" in text for name in MODELS)
 
 
 def test_the_index_chapter_runs_with_another_corpus(corpus, home, tmp_path, monkeypatch):
-    embedder = tiny_gpt2(tmp_path / "embedder")
-    parameters = {"corpus": str(corpus), "embedder": str(embedder), "short_documents": [1000, 5000], "reads": 20}
+    folder = str(tiny_gpt2(tmp_path / "tiny"))
+    parameters = {"corpus": str(corpus), "embedder": folder, "short_documents": [1000, 5000], "reads": 20}
+    parameters |= {"model": folder, "k": 2, "queries": 6}
     done = execute("02_memory_efficient_index", parameters, home, tmp_path, monkeypatch)
     assert "flat-mapped" in outputs(done)
+
+
+def test_scaling_runs_with_other_models(corpus, home, tmp_path, monkeypatch):
+    small, large = tiny_gpt2(tmp_path / "tiny-small"), tiny_gpt_neo(tmp_path / "tiny-large")
+    twin = tiny_gpt2(tmp_path / "tiny-twin", seed=1)
+    parameters = {"corpus": str(corpus), "ladder": [str(small), str(large)], "twin": str(twin), "k": 2,
+                  "per_domain": 2}  # fmt: skip
+    text = outputs(execute("04_scaling_across_models", parameters, home, tmp_path, monkeypatch))
+    assert "letters" in text and "orders" in text, "a corpus without the chapter's domains is shown whole"
+    assert all(name in text for name in ("tiny-small", "tiny-large", "tiny-twin"))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_reasoning_chapter_runs_with_other_models(model, corpus, home, tmp_path, monkeypatch):
+    folder = MODELS[model](tmp_path / f"tiny-{model}")
+    parameters = {"corpus": str(corpus), "reasoning_model": str(folder), "k": 2, "per_domain": 1, "scored_twice": 2}
+    text = outputs(execute("05_r1_qwen", parameters, home, tmp_path, monkeypatch))
+    assert f"tiny-{model}" in text and "letters" in text and "orders" in text
+
+
+def test_the_glance_runs_with_another_k_and_without_a_model(home, tmp_path, monkeypatch):
+    parameters = {"k": 10, "trained": "no-such-model", "memory_documents": [500, 1000], "resamples": 50}
+    text = outputs(execute("00_reproduction_at_a_glance", parameters, home, tmp_path, monkeypatch))
+    assert "no rows of no-such-model" in text and "cannot be tested here" in text
+    assert "before and after 10 neighbours" in text

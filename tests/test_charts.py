@@ -52,3 +52,38 @@ def test_shaded_text_escapes_and_adds_up():
     assert "2 tokens" in repr(shaded)
     with pytest.raises(ValueError, match="1 tokens but 0 costs"):
         shade(["x"], [], "Before")
+
+
+MODELS = pd.concat([GAINS.assign(model=name) for name in ("small", "large")])
+CURVES = pd.DataFrame({
+    "domain": ["z", "z", "a", "a"], "model": ["m", "m", "n", "n"], "origin": ["here", "here", "there", "there"],
+    "k": [0, 1, 0, 1], "ratio": [1.0, 0.5, 1.0, 0.9],
+})  # fmt: skip
+INTERVALS = pd.DataFrame({
+    "domain": ["z", "a", "z"], "series": ["one", "one", "other"], "value": [0.5, 0.9, -0.2], "low": [0.4, 0.8, None],
+    "high": [0.6, 1.1, None], "source": ["here", "here", "there"],
+})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("made", "axis"),
+    [
+        (charts.models_chart(MODELS, "fig-x", "Before and after."), "bits per byte"),
+        (charts.ratio_curves_chart(CURVES, "fig-x", "Curves."), "after / before"),
+        (charts.interval_chart(INTERVALS, "fig-x", "Dots.", "what it is", {1.0: "no change"}), "what it is"),
+        (charts.interval_chart(INTERVALS, "fig-x", "Dots.", "what it is", {}, panels="source"), "what it is"),
+    ],
+)
+def test_charts_of_several_models_keep_the_order_of_their_rows(made, axis):
+    spec = json.dumps(made.spec)
+    assert axis in spec and '"shape"' in spec and made.png()
+    for column in ("domain", "model", "series"):
+        if column in made.data:
+            order = json.dumps(made.data[column].drop_duplicates().tolist())
+            assert order in spec, f"{column}s are not in the order of the rows"
+
+
+def test_interval_chart_names_its_marks():
+    made = charts.interval_chart(INTERVALS, "fig-x", "Dots.", "share", {0.0: "caught up", 1.0: "nothing gained"})
+    assert "caught up" in json.dumps(made.spec)
+    assert made.data["95 % low"].isna().sum() == 1, "a value without an interval is shown all the same"

@@ -163,14 +163,14 @@ def test_random_embedder_knows_copies_and_nothing_else():
     assert embedder.embed([]).shape == (0, 512)
 
 
-def test_a_lexical_embedder_beats_random_ones_at_finding_the_domain(corpus):
+def test_a_lexical_embedder_beats_random_ones_at_finding_the_domain(corpus, tmp_path):
     from tttnn.embedding import LexicalEmbedder
 
     documents = draw_documents(corpus, 8, seed=1, split="train")
     lexical = LexicalEmbedder.fit([each.text for each in documents], dimension=32)
-    rows = near.compare_embedders(
-        [lexical, near.RandomEmbedder(16)], documents, draw_documents(corpus, 5, seed=1), k=4
-    )
+    retrievers = near.retrievers_within([lexical, near.RandomEmbedder(16)], documents, tmp_path)
+    assert list(retrievers) == ["lexical", "random"]
+    rows = near.compare_embedders(retrievers, draw_documents(corpus, 5, seed=1), k=4)
     assert len(rows) == 2 * 10 * 4
     share = rows.groupby("embedder")["same_domain"].mean()
     assert share["lexical"] == 1 and 0.2 < share["random"] < 0.8

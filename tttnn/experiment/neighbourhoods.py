@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -221,40 +220,56 @@ class RandomEmbedder:
         return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
-def compare_embedders(
-    embedders: Iterable[Embedder], documents: Sequence[DrawnDocument], queries: Sequence[DrawnDocument], k: int
-) -> pd.DataFrame:
-    """Describe the neighbours that several embedders find for the same queries among the same documents.
+def retrievers_within(
+    embedders: Iterable[Embedder], documents: Sequence[DrawnDocument], folder: str | Path
+) -> dict[str, Retriever]:
+    """Retrievers of several embedders over the same few documents.
 
     Parameters
     ----------
     embedders : iterable of Embedder
+        Of two with the same name the last one counts.
     documents : sequence of DrawnDocument
         What can be found; small, since every embedder embeds all of it.
+    folder : path
+        Where the indexes are written; keep it as long as the retrievers are used.
+
+    Returns
+    -------
+    dict
+        Retriever by name of embedder, in the order given; a neighbour's id is a position in `documents`.
+    """
+    from tttnn.index import build_index
+    from tttnn.retrieval import Retriever
+
+    made = {}
+    for number, embedder in enumerate(embedders):
+        vectors = embedder.embed([document.text for document in documents])  # (documents, dimension)
+        place = Path(folder) / str(number)
+        index = build_index(place, partial(_from_row, vectors), embedder=embedder, corpus_fingerprint="sample")
+        made[embedder.name] = Retriever(documents, index, embedder)
+    return made
+
+
+def compare_embedders(retrievers: Mapping[str, Retriever], queries: Sequence[DrawnDocument], k: int) -> pd.DataFrame:
+    """Describe the neighbours that several embedders find for the same queries among the same documents.
+
+    Parameters
+    ----------
+    retrievers : mapping of str to Retriever
+        By name of embedder, of :func:`retrievers_within`.
     queries : sequence of DrawnDocument
     k : int
-        At most ``len(documents)``.
+        At most the number of documents.
 
     Returns
     -------
     DataFrame
-        Rows of :func:`neighbourhoods` with a column embedder (its name); neighbour is a position in `documents`.
+        Rows of :func:`neighbourhoods` with a column embedder (its name).
     """
     import pandas as pd
 
-    from tttnn.index import build_index
-    from tttnn.retrieval import Retriever
-
-    parts = []
-    with TemporaryDirectory() as folder:
-        for number, embedder in enumerate(embedders):
-            vectors = embedder.embed([document.text for document in documents])  # (documents, dimension)
-            place = Path(folder) / str(number)
-            index = build_index(
-                place, partial(_from_row, vectors), embedder=embedder, corpus_fingerprint="sample"
-            )
-            retriever = Retriever(documents, index, embedder)
-            parts.append(neighbourhoods(retriever, queries, k).assign(embedder=embedder.name))
+    parts = [neighbourhoods(each, queries, k).assign(embedder=name) for name, each in retrievers.items()]
     return pd.concat(parts, ignore_index=True)
 
 

@@ -216,3 +216,178 @@ def footprint_chart(measured: pd.DataFrame, name: str, alt_text: str) -> Figure:
     )
     chart = lines + points
     return figure(chart, name, alt_text, data.rename(columns={"megabytes": "resident memory (MB)"}))
+
+
+def models_chart(gains: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """Bits per byte before and after adaptation, a line per model and a panel per domain (Figures 4 to 6).
+
+    Parameters
+    ----------
+    gains : DataFrame
+        Of :func:`tttnn.report.comparisons.by_model`; models from top to bottom and domains in the order of the rows.
+    """
+    import altair as alt
+
+    domains, models = (gains[column].drop_duplicates().tolist() for column in ("domain", "model"))
+    panels = min(len(domains), 3)
+    columns = ["domain", "model", "documents", "before", "after", "ratio", "low", "high"]
+    y = alt.Y("model:N", sort=models, title=None)
+    when = {"scale": alt.Scale(domain=["before", "after"]), "title": None}
+    bits = alt.X("bits:Q", title="bits per byte", scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=5))
+    points = alt.Chart().transform_fold(["before", "after"], as_=["when", "bits"]).mark_point(
+        size=90, filled=True
+    ).encode(
+        x=bits, y=y, color=alt.Color("when:N", **when), shape=alt.Shape("when:N", **when),
+        tooltip=["model:N", "when:N", alt.Tooltip("bits:Q", format=".3f", title="bits per byte")],
+    )  # fmt: skip
+    lines = alt.Chart().mark_rule(strokeWidth=2, opacity=0.5).encode(x="before:Q", x2="after:Q", y=y)
+    label = "format(datum.ratio * 100, '.0f') + ' %'"
+    texts = alt.Chart().transform_calculate(label=label).mark_text(align="left", dx=8, dy=-9).encode(
+        x="after:Q", y=y, text="label:N"
+    )  # fmt: skip
+    chart = alt.layer(lines, points, texts, data=gains[columns]).properties(
+        width=440 // panels, height={"step": 34}
+    ).facet(alt.Facet("domain:N", sort=domains, title=None), columns=panels)  # fmt: skip
+    return figure(chart, name, alt_text, gains[columns].rename(columns=UNITS))
+
+
+def ratio_curves_chart(curves: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """After / before over the number of neighbours, a panel per domain, ours and published models together.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        Columns domain, model, origin (which gives the dash of the line), k, ratio; models and domains in the order
+        of the rows.
+    """
+    import altair as alt
+
+    domains, models, origins = (curves[c].drop_duplicates().tolist() for c in ("domain", "model", "origin"))
+    panels = min(len(domains), 3)
+    columns = ["domain", "model", "origin", "k", "ratio"]
+    shown = {"scale": alt.Scale(domain=models), "title": "model"}
+    dash = {"scale": alt.Scale(domain=origins, range=[[1, 0], [6, 3]]), "title": "run"}
+    lines = alt.Chart().mark_line().encode(
+        x=alt.X("k:Q", title="neighbours, k", axis=alt.Axis(tickMinStep=1, format="d")),
+        y=alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)),
+        color=alt.Color("model:N", **shown), strokeDash=alt.StrokeDash("origin:N", **dash),
+    )  # fmt: skip
+    points = alt.Chart().mark_point(size=40, filled=True).encode(
+        x="k:Q", y="ratio:Q", color=alt.Color("model:N", **shown), shape=alt.Shape("model:N", **shown),
+        tooltip=["domain:N", "model:N", "k:Q", alt.Tooltip("ratio:Q", format=".1%", title="after / before")],
+    )  # fmt: skip
+    chart = alt.layer(lines, points, data=curves[columns]).properties(width=520 // panels, height=230).facet(
+        alt.Facet("domain:N", sort=domains, title=None), columns=panels
+    )  # fmt: skip
+    return figure(chart, name, alt_text, curves[columns].rename(columns=UNITS))
+
+
+def interval_chart(
+    table: pd.DataFrame, name: str, alt_text: str, title: str, marks: dict[float, str],
+    panels: str | None = None, number: str = ".0%",
+) -> Figure:  # fmt: skip
+    """Values with their intervals, a line per domain.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns domain, series, value, low, high (missing without an interval); domains in the order of the rows.
+    title : str
+        Of the axis.
+    marks : dict
+        Values to draw a line at, and what they mean.
+    panels : str, optional
+        Column that has a panel for each of its values.
+    number : str
+        How the axis shows values.
+    """
+    import altair as alt
+    import pandas as pd
+
+    columns = [*([panels] if panels else []), "domain", "series", "value", "low", "high"]
+    data = table[columns]
+    series = data["series"].drop_duplicates().tolist()
+    shown = {"scale": alt.Scale(domain=series), "title": None}
+    place = {
+        "y": alt.Y("domain:N", sort=data["domain"].drop_duplicates().tolist(), title=None),
+        "yOffset": alt.YOffset("series:N", sort=series, scale=alt.Scale(paddingOuter=0.4)),
+    }
+    x = alt.X("value:Q", title=title, axis=alt.Axis(format=number, tickCount=5), scale=alt.Scale(zero=False))
+    bars = alt.Chart().transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=0.6).encode(
+        x="low:Q", x2="high:Q", color=alt.Color("series:N", **shown), **place
+    )  # fmt: skip
+    points = alt.Chart().mark_point(size=80, filled=True).encode(
+        x=x, color=alt.Color("series:N", **shown), shape=alt.Shape("series:N", **shown), **place,
+        tooltip=["domain:N", "series:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "low", "high"))],
+    )  # fmt: skip
+    lines = pd.DataFrame({"at": list(marks), "meaning": list(marks.values())})
+    rules = alt.Chart(lines).mark_rule(strokeDash=[4, 4]).encode(x="at:Q")
+    names = alt.Chart(lines).mark_text(align="left", dx=4, baseline="top", fontSize=11).encode(
+        x="at:Q", y=alt.value(2), text="meaning:N"
+    )  # fmt: skip
+    rows = {"step": max(34, 12 * len(series)), "for": "position"}
+    chart = alt.layer(rules, names, bars, points, data=data).properties(height=rows)
+    if panels:
+        order = data[panels].drop_duplicates().tolist()
+        facet = alt.Facet(f"{panels}:N", sort=order, title=None)
+        chart = chart.properties(width=480 // len(order)).facet(facet, columns=len(order))
+    named = {"value": title, "low": "95 % low", "high": "95 % high"}
+    return figure(chart, name, alt_text, data.rename(columns=named))
+
+
+def kinds_cost_chart(rows: pd.DataFrame, name: str, alt_text: str, enough: float = 0.95) -> Figure:
+    """Latency over resident memory, a labelled point per kind of index and a panel per size; both axes logarithmic.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of ``tttnn.index.planner.measured_rows``. Points with less recall than `enough` are crosses.
+    """
+    import altair as alt
+    import pandas as pd
+
+    found = f"recall of at least {enough:.0%}"
+    data = pd.DataFrame({
+        "size": [f"{count:,} x {d:,}" for count, d in zip(rows["vectors"], rows["dimension"], strict=True)],
+        "kind": rows["kind"], "memory": rows["resident_bytes"] / 1e6, "latency": rows["cpu_p50_ms"],
+        "recall": rows["recall"], found: [("no", "yes")[recall >= enough] for recall in rows["recall"]],
+    })  # fmt: skip
+    x = alt.X("memory:Q", title="resident memory (MB)", scale=alt.Scale(type="log"))
+    y = alt.Y("latency:Q", title="median of a query (ms)", scale=alt.Scale(type="log"))
+    kinds = data["kind"].drop_duplicates().tolist()
+    points = alt.Chart().mark_point(size=90, filled=True, strokeWidth=2).encode(
+        x=x, y=y, color=alt.Color("kind:N", scale=alt.Scale(domain=kinds), legend=None),
+        shape=alt.Shape(f"{found}:N", scale=alt.Scale(domain=["yes", "no"], range=["circle", "cross"])),
+        tooltip=["kind:N", "size:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("memory", "latency", "recall"))],
+    )  # fmt: skip
+    names = alt.Chart().mark_text(align="left", dx=8, fontSize=11).encode(x=x, y=y, text="kind:N")
+    sizes = data["size"].drop_duplicates().tolist()
+    chart = alt.layer(points, names, data=data).properties(width=480 // len(sizes), height=260).facet(
+        alt.Facet("size:N", sort=sizes, title=None), columns=len(sizes)
+    )  # fmt: skip
+    named = {"memory": "resident memory (MB)", "latency": "median of a query (ms)", "recall": "recall@20"}
+    return figure(chart, name, alt_text, data.rename(columns=named))
+
+
+def kinds_effect_chart(effect: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """Change of bits per byte against the flat index over the share of its neighbours that a kind finds.
+
+    Parameters
+    ----------
+    effect : DataFrame
+        Of ``tttnn.experiment.index_kinds.kinds_effect``.
+    """
+    import altair as alt
+
+    data = effect.loc[effect["way"] != "flat", ["domain", "way", "found", "change"]]
+    kinds = data["way"].str.partition(",")[0]
+    data = data.assign(kind=kinds, searched=["in haste" if "," in way else "as it is" for way in data["way"]])
+    kinds = kinds.drop_duplicates().tolist()
+    chart = alt.Chart(data.drop(columns="way")).mark_point(size=70, filled=True, opacity=0.8).encode(
+        x=alt.X("found:Q", title="share of the neighbours found", axis=alt.Axis(format="%")),
+        y=alt.Y("change:Q", title="change of bits per byte", axis=alt.Axis(format="+.2%")),
+        color=alt.Color("kind:N", scale=alt.Scale(domain=kinds), title=None),
+        shape=alt.Shape("searched:N", title=None),
+        tooltip=["domain:N", "kind:N", "searched:N", alt.Tooltip("change:Q", format="+.3%")],
+    )  # fmt: skip
+    return figure(chart, name, alt_text)

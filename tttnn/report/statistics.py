@@ -8,6 +8,7 @@ between documents that are easy and documents that are hard.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,13 +54,45 @@ def bootstrap_ratio(
     numerator, denominator = np.asarray(numerator, float), np.asarray(denominator, float)
     if not len(numerator) or len(numerator) != len(denominator):
         raise ValueError(f"{len(numerator)} and {len(denominator)} documents: need the same number, at least one")
-    drawn = np.random.default_rng(seed).integers(len(numerator), size=(resamples, len(numerator)))
-    ratios = numerator[drawn].sum(1) / denominator[drawn].sum(1)  # (resamples,)
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return Interval(float(numerator.sum() / denominator.sum()), float(low), float(high))
+    sums = resampled_sums([np.stack([numerator, denominator], axis=1)], resamples, seed)  # (1 + resamples, 1, 2)
+    return interval(sums[:, 0, 0] / sums[:, 0, 1])
 
 
-def before_after(rows: pd.DataFrame, k: int, by: str = "domain") -> pd.DataFrame:
+def resampled_sums(groups: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
+    """Sums over documents, as they are and over resampled documents.
+
+    Documents are drawn within their group and keep their columns together: what is computed from two columns is
+    paired, what is computed from two groups is not.
+
+    Parameters
+    ----------
+    groups : sequence of ndarray, each of shape (documents, columns)
+        For example a group per domain, with the nats of a document at 0 and at k.
+    resamples : int
+    seed : int
+
+    Returns
+    -------
+    ndarray, float64, shape (1 + resamples, groups, columns)
+        The first entry is the sum over the documents themselves. See :func:`interval`.
+    """
+    generator = np.random.default_rng(seed)
+    sums = []
+    for group in groups:
+        drawn = generator.integers(len(group), size=(resamples, len(group)))
+        sums.append(np.concatenate([group.sum(0)[None], group[drawn].sum(1)]))  # (1 + resamples, columns)
+    return np.stack(sums, axis=1)
+
+
+def interval(statistic: np.ndarray) -> Interval:
+    """A statistic of :func:`resampled_sums`, shape (1 + resamples,), with its 95 % percentile interval."""
+    low, high = np.quantile(statistic[1:], [0.025, 0.975])
+    return Interval(float(statistic[0]), float(low), float(high))
+
+
+def before_after(
+    rows: pd.DataFrame, k: int, by: str = "domain", resamples: int = RESAMPLES, seed: int = SEED
+) -> pd.DataFrame:
     """Corpus values before and after k neighbours, for each domain (or model, ...).
 
     Parameters
@@ -69,6 +102,8 @@ def before_after(rows: pd.DataFrame, k: int, by: str = "domain") -> pd.DataFrame
     k : int
     by : str
         Column to group by.
+    resamples, seed : int
+        Of the bootstrap.
 
     Returns
     -------
@@ -78,18 +113,20 @@ def before_after(rows: pd.DataFrame, k: int, by: str = "domain") -> pd.DataFrame
     """
     import pandas as pd
 
-    return pd.DataFrame([_group(name, part, k, by) for name, part in rows.groupby(by, sort=True)])
+    parts = rows.groupby(by, sort=True)
+    return pd.DataFrame([{by: name} | _before_after(part, k, resamples, seed) for name, part in parts])
 
 
-def _group(name: str, part: pd.DataFrame, k: int, by: str) -> dict[str, float | str]:
+def _before_after(part: pd.DataFrame, k: int, resamples: int, seed: int) -> dict[str, float]:
     scored = part[part["nats"].notna()].set_index([c for c in ("model", "domain", "document") if c in part])
     last = scored[scored["k"] == k]
     first = scored[scored["k"] == 0].loc[last.index]
-    ratio = bootstrap_ratio(last["nats"], first["nats"]) if len(last) else Interval(math.nan, math.nan, math.nan)
+    ratio = Interval(math.nan, math.nan, math.nan)
+    if len(last):
+        ratio = bootstrap_ratio(last["nats"], first["nats"], resamples, seed)
     nats = {"before": first["nats"].sum(), "after": last["nats"].sum()}
     size, words = first["bytes"].sum(), first["words"].sum()
     return {
-        by: name,
         "documents": len(last),
         "failures": int((part["failure"] != "").sum()),
         **{when: total / size / math.log(2) if size else math.nan for when, total in nats.items()},
@@ -156,3 +193,76 @@ def cost(rows: pd.DataFrame) -> pd.DataFrame:
         for kind, seconds in kinds.items()
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def gap(
+    small: pd.DataFrame,
+    large: pd.DataFrame,
+    k: int,
+    by: str = "domain",
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> pd.DataFrame:
+    """How much of the gap between a small and a large model is left, and closed, when the small one adapts.
+
+    ``gap_left`` is (small after - large before) / (small before - large before): 1 where adaptation brings nothing,
+    0 where the adapted small model equals the large one as it was, negative where it is better.
+    ``gap_closed`` is 1 - gap_left = (small before - small after) / (small before - large before).
+
+    Parameters
+    ----------
+    small, large : DataFrame
+        Rows of :func:`tttnn.experiment.run` on the same documents, one model each. Documents that only one of them
+        scored are left out.
+    k : int
+        Neighbours that the small model is trained on.
+    by : str
+        Column to group by.
+    resamples, seed : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    DataFrame
+        One row a group: documents, small_before, small_after, large_before (bits/byte), gap_left, gap_left_low,
+        gap_left_high (95 % interval over resampled documents), gap_closed. The last four are missing where there is
+        no gap to speak of: where the large model is not the better one in at least 97.5 % of the resamples.
+
+    Raises
+    ------
+    ValueError
+        If the two share no document scored at 0 and k, or a document of theirs differs in size.
+    """
+    import pandas as pd
+
+    key = ["domain", "document"]
+    columns = [*dict.fromkeys([by, *key]), "bytes", "nats"]
+    scored = small[small["nats"].notna()][["k", *columns]]
+    first, last = (scored[scored["k"] == n].drop(columns="k") for n in (0, k))
+    other = large[large["nats"].notna() & (large["k"] == 0)][[*key, "bytes", "nats"]]
+    pairs = first.merge(last[[*key, "nats"]], on=key, suffixes=("_before", "_after"))
+    pairs = pairs.merge(other, on=key, suffixes=("", "_large"))
+    if not len(pairs):
+        raise ValueError(f"no document was scored by both models, at k = 0 by both and at k = {k} by the small one")
+    if len(differs := pairs[pairs["bytes"] != pairs["bytes_large"]]):
+        raise ValueError("not the same documents: {} {} differs in size".format(*differs[key].iloc[0]))
+    parts = pairs.groupby(by, sort=True)
+    return pd.DataFrame([{by: name} | _gap(part, resamples, seed) for name, part in parts])
+
+
+def _gap(pairs: pd.DataFrame, resamples: int, seed: int) -> dict[str, float]:
+    columns = ["nats_before", "nats_after", "nats"]
+    sums = resampled_sums([pairs[columns].to_numpy()], resamples, seed)[:, 0]  # (1 + resamples, 3)
+    before, after, large = sums.T
+    left = Interval(math.nan, math.nan, math.nan)
+    if interval(before - large).low > 0:
+        left = interval((after - large) / (before - large))
+    scale = pairs["bytes"].sum() * math.log(2)
+    return {
+        "documents": len(pairs),
+        **dict(zip(("small_before", "small_after", "large_before"), sums[0] / scale, strict=True)),
+        "gap_left": left.value,
+        "gap_left_low": left.low,
+        "gap_left_high": left.high,
+        "gap_closed": 1 - left.value,
+    }

@@ -1,0 +1,76 @@
+"""Two models on the same documents, against hand-computed cases."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tttnn.report.comparisons import best_k, by_model, paired_gains
+
+SIZE = 1000
+
+
+def rows(model, nats, domain="d"):
+    """Nats by document and scored k: {document: {k: nats}}."""
+    base = {"model": model, "domain": domain, "bytes": SIZE, "words": 200, "failure": "", "steps": 0, "loss": None}
+    return pd.DataFrame([
+        base | {"document": document, "k": k, "nats": value}
+        for document, values in nats.items() for k, value in values.items()
+    ])  # fmt: skip
+
+
+def test_by_model_keeps_the_order_of_the_models():
+    made = by_model(pd.concat([rows("z", {0: {0: 100, 2: 50}}), rows("a", {0: {0: 80, 2: 60}})]), 2)
+    assert made["model"].tolist() == ["z", "a"]
+    assert made["ratio"].tolist() == [0.5, 0.75]
+
+
+def test_pairs_state_ratio_and_bits_apart():
+    """The same share is fewer bits for the model that starts lower."""
+    first = rows("first", {n: {0: 100.0 * (n + 1), 2: 80.0 * (n + 1)} for n in range(3)})
+    second = rows("second", {n: {0: 50.0 * (n + 1), 2: 40.0 * (n + 1)} for n in range(3)})
+    line = paired_gains(first, second, 2).iloc[0]
+    assert line["documents"] == 3
+    assert line[["ratio_first", "ratio_second"]].tolist() == pytest.approx([0.8, 0.8])
+    assert line[["ratio_lead", "ratio_lead_low", "ratio_lead_high"]].tolist() == pytest.approx([0, 0, 0])
+    assert line["gain_first"] == pytest.approx(120 / (3 * SIZE) / math.log(2))
+    assert line["gain_lead"] == pytest.approx(line["gain_first"] / 2)
+    assert 0 < line["gain_lead_low"] < line["gain_lead"] < line["gain_lead_high"]
+
+
+def test_a_lead_is_positive_where_the_first_gains_more():
+    first, second = rows("first", {0: {0: 100, 2: 50}}), rows("second", {0: {0: 100, 2: 90}})
+    line = paired_gains(first, second, 2).iloc[0]
+    assert line["ratio_lead"] == pytest.approx(0.4) and line["gain_lead"] > 0
+    turned = paired_gains(second, first, 2).iloc[0]
+    assert turned["ratio_lead"] == pytest.approx(-0.4) and turned["gain_lead"] == -line["gain_lead"]
+
+
+def test_pairing_removes_the_spread_between_documents():
+    """Both models gain much on one document and little on another: the difference is the same on all."""
+    gains = np.geomspace(1, 100, 20)
+    first = rows("first", {n: {0: 200.0, 1: 190.0 - gain} for n, gain in enumerate(gains)})
+    second = rows("second", {n: {0: 200.0, 1: 200.0 - gain} for n, gain in enumerate(gains)})
+    line = paired_gains(first, second, 1).iloc[0]
+    assert line["gain_lead_low"] == pytest.approx(line["gain_lead"]) == pytest.approx(line["gain_lead_high"])
+
+
+def test_only_documents_of_both_count():
+    first = rows("first", {0: {0: 100, 2: 50}, 1: {0: 1e9, 2: 1.0}, 2: {0: 7.0}})
+    second = rows("second", {0: {0: 100, 2: 90}, 2: {0: 100, 2: 90}})
+    line = paired_gains(first, second, 2).iloc[0]
+    assert line["documents"] == 1 and line["ratio_first"] == 0.5
+    with pytest.raises(ValueError, match="at k = 0 and at k = 5"):
+        paired_gains(first, second, 5)
+
+
+def test_best_k_counts_what_is_lost_after_it():
+    made = best_k(pd.concat([
+        rows("m", {0: {0: 100, 1: 80, 5: 70, 20: 77}}, "over"),
+        rows("m", {0: {0: 100, 1: 80, 5: 70, 20: 60}}, "still falling"),
+        rows("m", {0: {0: 100, 1: 110, 5: 120, 20: 130}}, "worse"),
+    ])).set_index("domain")  # fmt: skip
+    assert made["k_best"].to_dict() == {"over": 5, "still falling": 20, "worse": 0}
+    assert made["overstep"].to_dict() == pytest.approx({"over": 0.1, "still falling": 0.0, "worse": 0.3})
+    assert made.loc["over", "ratio_best"] == pytest.approx(0.7) and (made["k_last"] == 20).all()

@@ -1,0 +1,149 @@
+"""What a verdict rests on: rows of several models, resampled together, and the words and numbers of a finding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tttnn.report.statistics import RESAMPLES, SEED, Interval, resampled_sums
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODELS = MappingProxyType({
+    "main": "gpt2-xs-general", "small": "gpt2-xxs-general", "large": "gpt2-xs-general", "trained": "gpt2-xs-pile",
+    "reasoning": "qwen2-xs-reasoning",
+})  # fmt: skip
+UNSEEN = ("arxiv", "dm-mathematics", "europarl", "github")  # what "main" did not see and "trained" did, by the registry
+LEAST = 5  # documents a domain must have for an interval to mean anything
+
+
+class Verdict(StrEnum):
+    """What the numbers say about a claim."""
+
+    CONFIRMED = "confirmed"
+    DIRECTION = "confirmed in direction"
+    NOT = "not confirmed"
+    UNTESTABLE = "cannot be tested here"
+
+
+class Untestable(LookupError):
+    """There is no data for a claim; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was measured for one claim.
+
+    Attributes
+    ----------
+    strong, weak : bool
+        Whether the rule's condition for "confirmed", and for "confirmed in direction", holds.
+    measured, origin, reason : str
+        The number in words, the run, model and domain it comes from, and why the verdict follows.
+    interval : Interval
+        The number itself; missing bounds where nothing was sampled.
+    """
+
+    strong: bool
+    weak: bool
+    measured: str
+    origin: str
+    reason: str
+    interval: Interval
+
+    @property
+    def verdict(self) -> Verdict:
+        return Verdict.CONFIRMED if self.strong else Verdict.DIRECTION if self.weak else Verdict.NOT
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a verdict may rest on.
+
+    Attributes
+    ----------
+    rows : DataFrame
+        Of :func:`tttnn.experiment.run`, all models in one frame.
+    run : str
+        Its name, for the column ``origin``.
+    k : int
+        Neighbours trained on.
+    memory : DataFrame, optional
+        Rows of :func:`tttnn.experiment.footprint.footprint` on documents of a few characters.
+    models : mapping of str to str
+        Which model plays which part: main, small, large, trained (saw the domains), reasoning.
+    unseen : sequence of str
+        Domains that the main model did not see in pre-training and the trained one did.
+    resamples, seed : int
+        Of the bootstrap.
+    """
+
+    rows: pd.DataFrame
+    run: str
+    k: int = 20
+    memory: pd.DataFrame | None = None
+    models: Mapping[str, str] = field(default_factory=lambda: MODELS)
+    unseen: Sequence[str] = UNSEEN
+    resamples: int = RESAMPLES
+    seed: int = SEED
+
+    def of(self, role: str) -> pd.DataFrame:
+        """Rows of the model that plays `role`; Untestable if there are none."""
+        rows = self.rows[self.rows["model"] == self.models[role]]
+        if rows.empty:
+            raise Untestable(f"no rows of {self.models[role]}")
+        return rows
+
+    def sums(self, columns: Sequence[tuple[str, int]], domains: Sequence[str] = ()) -> tuple[list[str], np.ndarray]:
+        """Nats by domain, as measured and resampled, over the documents that have every one of `columns`.
+
+        Parameters
+        ----------
+        columns : sequence of (role, k)
+        domains : sequence of str
+            Default: all that have such documents.
+
+        Returns
+        -------
+        tuple of list and ndarray
+            The domains, and :func:`resampled_sums`, shape (1 + resamples, domains, columns).
+
+        Raises
+        ------
+        Untestable
+            If a model, a k or a domain is not there, or a domain has fewer than LEAST documents.
+        """
+        scores = [self._nats(role, k) for role, k in columns]
+        shared = set.intersection(*(set(nats.index) for nats in scores))
+        groups = {domain: sorted(d for d in shared if d[0] == domain) for domain, _ in sorted(shared)}
+        return self.resample({
+            domain: np.column_stack([nats.loc[group] for nats in scores]) for domain, group in groups.items()
+        }, domains)  # fmt: skip
+
+    def resample(self, groups: Mapping[str, np.ndarray], domains: Sequence[str] = ()) -> tuple[list[str], np.ndarray]:
+        """Resample the documents of some of `groups`, by default of all; see :meth:`sums`."""
+        names = list(domains or groups)
+        for name in names:
+            if (count := len(groups.get(name, ()))) < LEAST:
+                raise Untestable(f"{count} documents of {name}, and an interval needs {LEAST}")
+        if not names:
+            raise Untestable("no document has all the scores")
+        return names, resampled_sums([groups[name] for name in names], self.resamples, self.seed)
+
+    def _nats(self, role: str, k: int) -> pd.Series:
+        rows = self.of(role)
+        scored = rows[(rows["k"] == k) & rows["nats"].notna()].set_index(["domain", "document"])
+        if scored.empty:
+            raise Untestable(f"{self.models[role]} was not scored at k = {k}")
+        return scored["nats"]
+
+    def origin(self, *roles: str, domains: Sequence[str] = ()) -> str:
+        """Run, models and domains in words."""
+        models = " and ".join(dict.fromkeys(self.models[role] for role in roles))
+        return " / ".join([self.run, models, ", ".join(domains) or "all domains"])
