@@ -73,7 +73,7 @@ REGISTRY = {
             "no code, mathematics, LaTeX or parliament; encyclopedia and e-mail yes",
             "Apache-2.0",
             _OURS,
-            TTTSettings(learning_rate=1e-3, max_length=512, context=512),
+            TTTSettings(learning_rate=2e-3, max_length=512, context=512),
         ),
         ModelEntry(
             "gpt2-xs-general",
