@@ -83,7 +83,7 @@ def test_a_folder_of_one_s_own_is_read_like_an_archived_run(tmp_path):
     assert archived_models(str(tmp_path)) == ["gpt2", "EleutherAI/gpt-neo-1.3B"]
     rows = archived_rows(str(tmp_path))
     assert rows["domain"].tolist() == ["dm-mathematics", "books", "letters"] * 2, "the Pile's names become ours"
-    assert rows["neighbour_domain"].tolist() == [None, "github", "letters"] * 2
+    assert rows["neighbour_domain"].fillna("").tolist() == ["", "github", "letters"] * 2
     write_json(tmp_path / "again" / "run.json", {"settings": {"model": "gpt2"}})
     with pytest.raises(ValueError, match="both runs of gpt2; keep one"):
         archived_models(str(tmp_path))
