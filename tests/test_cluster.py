@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -52,10 +53,13 @@ def no_test_hangs():
 
 @pytest.fixture(scope="module")
 def address():
-    with cluster("local", workers=2):
-        import ray
+    paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]  # workers import this module, too
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        with cluster("local", workers=2):
+            import ray
 
-        yield ray.get_runtime_context().gcs_address
+            yield ray.get_runtime_context().gcs_address
 
 
 @pytest.fixture(scope="module")
