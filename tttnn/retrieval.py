@@ -238,8 +238,7 @@ def open_retriever(
         embedder = load_embedder(LexicalEmbedder.name, lambda: _texts(store), folder / "embedder")
     place = folder / f"index-{kind}"
     if not (place / MANIFEST).exists():
-        batches = _stored_vectors(folder, embedder) or (lambda start: _embed(store, embedder, start))
-        spread = {}
+        batches, spread = _stored_vectors(folder, embedder) or (lambda start: _embed(store, embedder, start)), {}
         if workers:
             batches = partial(_embed_there, corpus.folder, split, folder, named, device, embedder.fingerprint)
             spread = {"write": write_on_cluster, "shard_rows": min(SHARD_ROWS, -(-len(store) // workers))}
@@ -250,8 +249,8 @@ def open_retriever(
             )
     if workers:
         index = ClusterIndex.open(place, embedder.fingerprint, embedder.name, threads, workers=workers)
-        return Retriever(store, index, embedder)
-    index = Index.open(place, embedder.fingerprint, embedder.name, threads, allow_missing)
+    else:
+        index = Index.open(place, embedder.fingerprint, embedder.name, threads, allow_missing)
     return Retriever(store, index, embedder, allow_missing)
 
 
