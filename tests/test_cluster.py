@@ -95,7 +95,7 @@ class MortalRetriever(FixedRetriever):
     def __init__(self, graves, times):
         self.graves, self.times = graves, times
 
-    def neighbours(self, text, k):
+    def neighbours(self, text, k, meta=None):
         if text == DOCUMENTS[2].text:
             die(self.graves, self.times)
         return super().neighbours(text, k)

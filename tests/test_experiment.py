@@ -29,7 +29,7 @@ SWITCHES = Switches(learning_rate=1e-2, max_length=16)
 class FixedRetriever:
     fingerprint = "fixed"
 
-    def neighbours(self, text, k):
+    def neighbours(self, text, k, meta=None):
         return [Neighbour(i, i / 10, LINES[i], {"pile_set_name": "code"}) for i in range(k)]
 
 
@@ -161,7 +161,7 @@ def test_a_run_that_keeps_the_optimizer_is_not_continued(ttt, tmp_path):
 
 def test_damage_of_the_corpus_is_raised_not_recorded(ttt, tmp_path):
     class Damaged(FixedRetriever):
-        def neighbours(self, text, k):
+        def neighbours(self, text, k, meta=None):
             raise CorpusError("x.jsonl changed since it was indexed")
 
     with pytest.raises(CorpusError):

@@ -180,7 +180,7 @@ def test_no_gradient_update_when_the_step_is_tiny_in_bf16(gpt2):
 
 
 class FixedRetriever:
-    def neighbours(self, text, k):
+    def neighbours(self, text, k, meta=None):
         self.query = text
         return [Neighbour(i, float(i), t, {}) for i, t in enumerate(NEIGHBOURS[:k])]
 

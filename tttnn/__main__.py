@@ -171,6 +171,33 @@ def run(
 
 
 @app.command()
+def variants(
+    out: Annotated[Path, typer.Option(help="Folder for rows, below it one for each variant and model; continues there.")],
+    names: Annotated[list[str] | None, typer.Argument(help="Of variants; default: all.")] = None,
+    model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
+    domains: Annotated[list[str] | None, typer.Option("--domain", help="Default: all.")] = None,
+    per_domain: Annotated[int, typer.Option(help="Documents drawn per domain.")] = 10,
+    max_bytes: Annotated[int | None, typer.Option(help="Draw among documents up to this size.")] = None,
+    split: str = "test", ks: Annotated[str, typer.Option(help="Where to score, comma-separated.")] = "0,1,5,20",
+    max_chunks: int | None = 1, precision: str = "float32", seed: int = 1216, threads: Threads = None,
+    device: Device = "cpu",
+) -> None:  # fmt: skip
+    """Evaluate test documents in named ways: controls, baselines and quirks of the published code."""
+    from tttnn import TTT, Switches, load_model, open_corpus, open_retriever
+    from tttnn.experiment import about, draw_documents
+    from tttnn.experiment.variants import VARIANTS, run_variants
+
+    opened = open_corpus(corpus)
+    switches = Switches(max_chunks=max_chunks, precision=precision, seed=seed)
+    ttt = TTT(load_model(model, device, threads), open_retriever(opened, embedder, device=device), switches)
+    documents = draw_documents(opened, per_domain, seed, split, max_bytes, domains)
+    origin = about(opened, ttt.retriever, per_domain=per_domain, split=split, max_bytes=max_bytes, seed=seed)
+    rows = run_variants(ttt, documents, [int(k) for k in ks.split(",")], names or VARIANTS, out, origin)
+    failed = rows[rows["failure"] != ""].groupby("variant").size()
+    typer.echo(f"{len(rows):,d} rows in {out}" + "".join(f", {n} of {name} failed" for name, n in failed.items()))
+
+
+@app.command()
 def sweep(
     out: Annotated[Path, typer.Option(help="Folder for rows; the same call continues there.")],
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
+from itertools import groupby, islice
 
 import torch
 from torch import Tensor
@@ -135,24 +136,32 @@ class Scorer:
         self._bytes = len(text.encode("utf-8"))
         self._words = len(re.split(r"\s+", text))
 
-    def __call__(self) -> Score:
-        """Score the text with the model's present weights."""
-        nats = self.token_nats().sum(dtype=torch.float64).item()
-        return Score(nats, self._bytes, self._words, len(self.tokens))
+    def __call__(self, windows: Sequence[Window] | None = None) -> Score:
+        """Score the text with the model's present weights.
+
+        Parameters
+        ----------
+        windows : sequence of Window, optional
+            Others than those of :func:`rolling_windows`, which must predict each token of the text once, in order.
+        """
+        return self.total(self.token_nats(windows))
+
+    def total(self, nats: Tensor) -> Score:
+        """Score of the text whose tokens have these nats, shape (tokens,)."""
+        return Score(nats.sum(dtype=torch.float64).item(), self._bytes, self._words, len(self.tokens))
 
     @torch.no_grad()
-    def token_nats(self) -> Tensor:
-        """Negative log-likelihood of each token of the text, in order: float32, shape (tokens,), nats."""
+    def token_nats(self, windows: Sequence[Window] | None = None) -> Tensor:
+        """Negative log-likelihood of each token that the windows predict, in order: float32, shape (tokens,), nats."""
         training = self._lm.model.training
         self._lm.model.eval()
         try:
-            batches = range(0, len(self._windows), WINDOWS_AT_ONCE)
-            return torch.cat([self._batch_nats(self._windows[i : i + WINDOWS_AT_ONCE]) for i in batches])
+            return torch.cat([self._batch_nats(batch) for batch in _batches(windows or self._windows)])
         finally:
             self._lm.model.train(training)
 
     def _batch_nats(self, windows: list[Window]) -> Tensor:
-        """Windows of one text are equally long (or there is only one), so that a batch needs no padding."""
+        """Windows of one batch are equally long, so that it needs no padding."""
         device = self._lm.device
         inputs = torch.tensor([window.inputs for window in windows], device=device)  # (windows, length)
         hidden = self._lm.hidden(inputs)  # (windows, length, width)
@@ -162,6 +171,13 @@ class Scorer:
         weight, bias = self._lm.head
         cut = slice(self._vocabulary)
         return token_nats(kept, weight[cut], None if bias is None else bias[cut], targets)  # (tokens,)
+
+
+def _batches(windows: Sequence[Window]) -> Iterator[list[Window]]:
+    """Neighbouring windows of equal length, some at a time."""
+    for _, equal in groupby(windows, key=lambda window: len(window.inputs)):
+        while batch := list(islice(equal, WINDOWS_AT_ONCE)):
+            yield batch
 
 
 def score(lm: LanguageModel, text: str, context: int | None = None, vocabulary: int | None = None) -> Score:

@@ -22,6 +22,7 @@ from tttnn.scoring import Score, Scorer
 
 if TYPE_CHECKING:
     from tttnn.retrieval import Neighbours, Retriever
+    from tttnn.retrieval.strategies import Selection
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -42,6 +43,9 @@ class Switches:
         Most chunks (steps) taken from one neighbour; None: all.
     keep_optimizer : bool
         Published quirk: AdamW's moments survive from one document to the next.
+    ranks : int
+        With `keep_optimizer`: processes that a domain's documents are dealt to, each with moments of its own. Published
+        are 1 (report), 8, 30 and 150 (paper).
     dropout : float
         Dropout rate while training; the published code trains GPT-2 with 0.1.
     config_context : bool
@@ -53,6 +57,9 @@ class Switches:
     precision : str
         Of the matrix products of the gradient steps: "float32" or "bfloat16" (autocast). Weights, optimizer and
         scores stay float32.
+    weights : str
+        "float32", or "bfloat16" for the quirk of a model that is loaded in its checkpoint's type: weights are rounded
+        to it at the start and after each step, so that small steps are lost.
     seed : int
         For dropout; each document starts from it.
     """
@@ -65,11 +72,13 @@ class Switches:
     weight_decay: float = 0.01
     max_chunks: int | None = None
     keep_optimizer: bool = False
+    ranks: int = 1
     dropout: float = 0.0
     config_context: bool = False
     split_query: bool = False
     vocabulary: int | None = None
     precision: str = "float32"
+    weights: str = "float32"
     seed: int = 1216
 
     def __post_init__(self) -> None:
@@ -81,8 +90,11 @@ class Switches:
             raise ValueError(f"max_length={self.max_length}: a chunk needs two tokens to predict one")
         if self.config_context and self.context is not None:
             raise ValueError(f"context={self.context} and config_context: give one of them")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r}: must be one of {', '.join(PRECISIONS)}")
+        for name in ("precision", "weights"):
+            if getattr(self, name) not in PRECISIONS:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(PRECISIONS)}")
+        if self.ranks < 1 or (self.ranks > 1 and not self.keep_optimizer):
+            raise ValueError(f"ranks={self.ranks}: must be at least 1, and more only with keep_optimizer")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: must be in [0, 1)")
 
@@ -146,7 +158,7 @@ class TTT:
     Parameters
     ----------
     lm : LanguageModel
-    retriever : Retriever, optional
+    retriever : Retriever or Selection, optional
         Needed by :meth:`evaluate` only; :meth:`adapt` takes texts.
     switches : Switches, optional
 
@@ -157,7 +169,7 @@ class TTT:
     """
 
     def __init__(
-        self, lm: LanguageModel, retriever: Retriever | None = None, switches: Switches | None = None
+        self, lm: LanguageModel, retriever: Retriever | Selection | None = None, switches: Switches | None = None
     ) -> None:
         self.lm = lm
         self.retriever = retriever
@@ -227,18 +239,35 @@ class TTT:
         return self._steps(scorer, neighbours[: max(wanted)], wanted)
 
     def _steps(self, scorer: Scorer, neighbours: Sequence[str], wanted: set[int]) -> Iterator[Step]:
-        if self.lm.adapting:
-            raise RuntimeError(f"another loop on {self.lm.name} is unfinished: exhaust or close its iterator first")
-        if not self.switches.keep_optimizer:
-            self._optimizer = self._new_optimizer()
-        self.lm.adapting = True
-        try:
+        with self.session():
             yield self._step(0, "", scorer, wanted)
             for k, neighbour in enumerate(neighbours, start=1):
                 yield self._step(k, neighbour, scorer, wanted)
+
+    @contextlib.contextmanager
+    def session(self) -> Iterator[None]:
+        """Steps made in here are undone at its end: the weights are the initial ones again, bit for bit.
+
+        Raises
+        ------
+        RuntimeError
+            If another one on the same model is open.
+        """
+        if self.lm.adapting:
+            raise RuntimeError(f"another loop on {self.lm.name} is unfinished: exhaust or close its iterator first")
+        if not self.switches.keep_optimizer:
+            self.forget()
+        self.lm.adapting = True
+        try:
+            self._round()
+            yield
         finally:
             self._restore()
             self.lm.adapting = False
+
+    def forget(self) -> None:
+        """Begin with fresh AdamW moments, which a session does by itself unless `keep_optimizer`."""
+        self._optimizer = self._new_optimizer()
 
     def _step(self, k: int, neighbour: str, scorer: Scorer, wanted: set[int]) -> Step:
         start = self._clock()
@@ -246,7 +275,7 @@ class TTT:
         taken = every[: self.switches.max_chunks]
         chunks = [chunk for chunk in taken if len(chunk) > 1]
         with _dropout(self.lm.model, self.switches.dropout, self.switches.seed + k):
-            losses = [self._update(chunk) for chunk in chunks]
+            losses = [self.update(chunk) for chunk in chunks]
         trained = self._clock()
         score = scorer() if k in wanted else None
         seconds = self._clock() - trained
@@ -260,8 +289,14 @@ class TTT:
         length = self.switches.max_length or self.lm.settings.max_length
         return [tokens[i : i + length] for i in range(0, len(tokens), length)]
 
-    def _update(self, chunk: list[int]) -> Tensor:
-        """One AdamW step; returns the loss before it (a tensor, so that a GPU need not wait for it)."""
+    def update(self, chunk: list[int]) -> Tensor:
+        """Make one AdamW step on a chunk of at least two token ids, inside a `session`.
+
+        Returns
+        -------
+        Tensor of float32, shape ()
+            The loss before the step, nats/token: a tensor, so that a GPU need not be waited for.
+        """
         ids = torch.tensor([chunk], device=self.lm.device)  # (1, tokens)
         dtype = PRECISIONS[self.switches.precision]
         with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
@@ -271,6 +306,7 @@ class TTT:
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, self.switches.clip)
         self._optimizer.step()
+        self._round()
         return loss.detach()
 
     def _new_optimizer(self) -> torch.optim.AdamW:
@@ -282,6 +318,12 @@ class TTT:
             weight_decay=switches.weight_decay,
             fused=True,
         )
+
+    @torch.no_grad()
+    def _round(self) -> None:
+        if self.switches.weights != "float32":
+            for parameter in self._parameters:
+                parameter.copy_(parameter.to(PRECISIONS[self.switches.weights]))
 
     @torch.no_grad()
     def _restore(self) -> None:

@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from tttnn.baselines import find_method
 from tttnn.corpus import CorpusError
+from tttnn.corpus.overlap import seen_shares
 from tttnn.experiment.provenance import commit, device, versions
 from tttnn.experiment.rows import Row, RowJournal, RowsError, read_rows
 from tttnn.files import read_json, write_json
@@ -30,12 +33,14 @@ if TYPE_CHECKING:
 
     from tttnn.corpus import Corpus
     from tttnn.retrieval import Neighbour, Retriever
+    from tttnn.retrieval.strategies import Selection
 
 __all__ = ["DrawnDocument", "RowsError", "about", "draw_documents", "read_rows", "run"]
 
 log = logging.getLogger(__name__)
 
 Evaluate = Callable[[TTT, "Sequence[DrawnDocument]", Sequence[int]], Iterable[tuple["DrawnDocument", list[Row]]]]
+METHOD = "ttt"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class DrawnDocument:
     number: int
     text: str
     meta: dict[str, Any] = field(default_factory=dict)
+
 
 def draw_documents(
     corpus: Corpus, per_domain: int, seed: int, split: str = "test", max_bytes: int | None = None,
@@ -81,7 +87,7 @@ def draw_documents(
     return drawn
 
 
-def about(corpus: Corpus, retriever: Retriever, **drawn: Any) -> dict[str, Any]:
+def about(corpus: Corpus, retriever: Retriever | Selection, **drawn: Any) -> dict[str, Any]:
     """Provenance of a run for `run.json`: commit, versions, device, corpus and index, how documents were drawn."""
     return {
         "commit": commit(),
@@ -96,7 +102,7 @@ def about(corpus: Corpus, retriever: Retriever, **drawn: Any) -> dict[str, Any]:
 
 def run(
     ttt: TTT, documents: Iterable[DrawnDocument], ks: Sequence[int], folder: str | Path | None = None,
-    about: dict[str, Any] | None = None, evaluate: Evaluate | None = None,
+    about: dict[str, Any] | None = None, evaluate: Evaluate | None = None, method: str = METHOD,
 ) -> pd.DataFrame:  # fmt: skip
     """Evaluate documents and return one row per (document, k).
 
@@ -116,12 +122,15 @@ def run(
     evaluate : callable, optional
         Model and retriever, documents, ks -> pairs of a document and its rows, in any order. Default: one document
         after another, here. On a cluster: see `tttnn.experiment.cluster.run_on_cluster`.
+    method : str
+        What is done with the neighbours: "ttt", or a baseline, see `tttnn.baselines.find_method`.
 
     Returns
     -------
     DataFrame
         Of the documents asked for. Columns: model, domain, document, seed, k, neighbour (id), neighbour_domain,
-        distance (squared L2), nats, bytes, words, tokens, loss (nats/token), steps, train_tokens, skipped (one-token
+        distance (squared L2), overlap (share of the query's 50-byte windows in the neighbour), uncertainty (see
+        `tttnn.retrieval.Neighbour`), nats, bytes, words, tokens, loss (nats/token), steps, train_tokens, skipped (one-token
         chunks), beyond (chunks left out because of `max_chunks`), train_seconds, evaluation_seconds,
         retrieval_seconds, failure. Without a score at that k, nats is missing; where the model diverged it is
         infinite. A document that could not be evaluated has one row with the reason in `failure`, which is logged,
@@ -133,7 +142,8 @@ def run(
         If the folder belongs to a run with other settings, model, corpus or split, another process writes there, or
         it holds a part of a run that keeps the optimizer: its moments are not kept, so it cannot go on.
     """
-    settings = identity(ttt) | {"ks": sorted(set(ks)), "split": (about or {}).get("drawn", {}).get("split")}
+    split = (about or {}).get("drawn", {}).get("split")
+    settings = identity(ttt) | {"method": method, "ks": sorted(set(ks)), "split": split}
     documents = list(documents)
     place = TemporaryDirectory() if folder is None else nullcontext(folder)
     with place as name, RowJournal(Path(name)) as journal:
@@ -141,7 +151,7 @@ def run(
         todo = [document for document in documents if _key(ttt, document) not in journal]
         if ttt.switches.keep_optimizer and len(todo) < len(documents):
             raise RowsError(f"{folder}: a run that keeps the optimizer cannot go on; give another folder")
-        finished = (evaluate or _one_by_one)(ttt, todo, settings["ks"])
+        finished = (evaluate or partial(_one_by_one, method=method))(ttt, todo, settings["ks"])
         for document, rows in tqdm(finished, desc=f"{ttt.lm.name}: documents", unit="doc", total=len(todo)):
             if rows[0]["failure"]:
                 log.warning("%s document %d failed: %s", document.domain, document.number, rows[0]["failure"])
@@ -166,9 +176,22 @@ def identity(ttt: TTT) -> dict[str, Any]:
 
 
 def _one_by_one(
-    ttt: TTT, documents: Sequence[DrawnDocument], ks: Sequence[int]
+    ttt: TTT, documents: Sequence[DrawnDocument], ks: Sequence[int], method: str
 ) -> Iterator[tuple[DrawnDocument, list[Row]]]:
-    return ((document, document_rows(ttt, document, ks)) for document in documents)
+    for dealt in _dealt(ttt, documents):
+        ttt.forget()
+        for document in dealt:
+            yield document, document_rows(ttt, document, ks, method)
+
+
+def _dealt(ttt: TTT, documents: Sequence[DrawnDocument]) -> Iterator[Sequence[DrawnDocument]]:
+    """What one process evaluates after another: where the optimizer is kept, a domain's share of documents each."""
+    if not ttt.switches.keep_optimizer:
+        yield documents
+        return
+    for domain in dict.fromkeys(document.domain for document in documents):
+        own = [document for document in documents if document.domain == domain]
+        yield from (own[rank :: ttt.switches.ranks] for rank in range(ttt.switches.ranks))
 
 
 def _key(ttt: TTT, document: DrawnDocument) -> tuple[str, str, int, str]:
@@ -194,34 +217,39 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int]) -> list[Row]:
+def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: str = METHOD) -> list[Row]:
     """Evaluate one document: a row for each k from 0 on, or one row with the reason why it could not be done."""
     base = {"model": ttt.lm.name, "domain": document.domain, "document": document.number, "seed": ttt.switches.seed}
     try:
-        neighbours, scored, seconds = _retrieve(ttt, document.text, max(ks))
-        steps = list(ttt.adapt(scored, [neighbour.text for neighbour in neighbours], ks))
+        query, scored = split_halves(document.text) if ttt.switches.split_query else (document.text, document.text)
+        start = time.perf_counter()
+        neighbours = ttt.retriever.neighbours(query, max(ks), document.meta) if max(ks) else []
+        seconds = time.perf_counter() - start
+        steps = list(find_method(method)(ttt, scored, [neighbour.text for neighbour in neighbours], ks))
     except (CorpusError, DamagedIndex, IndexMismatch):
         raise
     except ValueError as error:
         return [base | {"k": 0, "failure": str(error)}]
-    return [base | _row(step, neighbours, seconds) for step in steps]
+    return [base | _neighbour(step.k, query, neighbours) | _row(step, seconds) for step in steps]
 
 
-def _retrieve(ttt: TTT, text: str, k: int) -> tuple[list[Neighbour], str, float]:
-    start = time.perf_counter()
-    query, scored = split_halves(text) if ttt.switches.split_query else (text, text)
-    neighbours = ttt.retriever.neighbours(query, k) if k else []
-    return neighbours, scored, time.perf_counter() - start
+def _neighbour(k: int, query: str, neighbours: Sequence[Neighbour]) -> Row:
+    if not k:
+        return dict.fromkeys(("neighbour", "neighbour_domain", "distance", "overlap", "uncertainty"))
+    neighbour = neighbours[k - 1]
+    return {
+        "neighbour": neighbour.id,
+        "neighbour_domain": str(neighbour.meta.get("pile_set_name") or ""),
+        "distance": None if math.isnan(neighbour.distance) else neighbour.distance,
+        "overlap": float(seen_shares([query], [neighbour.text])[0]),
+        "uncertainty": neighbour.uncertainty,
+    }
 
 
-def _row(step: Step, neighbours: Sequence[Neighbour], retrieval_seconds: float) -> Row:
-    neighbour = neighbours[step.k - 1] if step.k else None
+def _row(step: Step, retrieval_seconds: float) -> Row:
     score = step.score
     return {
         "k": step.k,
-        "neighbour": neighbour.id if neighbour else None,
-        "neighbour_domain": str(neighbour.meta.get("pile_set_name") or "") if neighbour else None,
-        "distance": neighbour.distance if neighbour else None,
         "nats": (score.nats if math.isfinite(score.nats) else math.inf) if score else None,
         "bytes": score.bytes if score else None,
         "words": score.words if score else None,

@@ -19,9 +19,9 @@ Row = dict[str, Any]
 JOURNAL = "rows.jsonl"
 TABLE = "rows.parquet"
 COLUMNS = (
-    "model", "domain", "document", "seed", "k", "neighbour", "neighbour_domain", "distance", "nats", "bytes", "words",
-    "tokens", "loss", "steps", "train_tokens", "skipped", "beyond", "train_seconds", "evaluation_seconds",
-    "retrieval_seconds", "failure",
+    "model", "domain", "document", "seed", "k", "neighbour", "neighbour_domain", "distance", "overlap",
+    "uncertainty", "nats", "bytes", "words", "tokens", "loss", "steps", "train_tokens", "skipped", "beyond",
+    "train_seconds", "evaluation_seconds", "retrieval_seconds", "failure",
 )  # fmt: skip
 
 

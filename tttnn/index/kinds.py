@@ -15,6 +15,7 @@ SAMPLE_ROWS = 1 << 17  # vectors a quantiser is trained on, at most: 0.5 GB at d
 PER_LIST = 39  # training vectors for each inverted list that Faiss asks for
 LEAST_ROWS = 1024  # four for each of the 256 codes of a product quantiser
 ADD_ROWS = 1 << 14  # vectors compressed at a time
+LEAST_PROBES = 128  # inverted lists that a search visits, if there are so many
 LIST_ROUNDS = 10  # of k-means for the inverted lists, instead of Faiss's own 25
 OPQ_ROUNDS, OPQ_ROWS = 8, 1 << 14  # Faiss's own 50 rounds on 65,536 vectors take many times as long
 
@@ -52,16 +53,17 @@ class Kind:
 
 
 def lists(count: int) -> int:
-    """Inverted lists for so many vectors: the power of two below their square root, if there are enough.
-
-    Few lists are long, so that little of a search's time goes into beginning each of the third that it visits.
-    """
-    wanted = 2 ** int(np.log2(max(count, 1)) / 2)
+    """Inverted lists for so many vectors: the power of two next above their square root, if there are enough."""
+    wanted = 2 ** int(np.ceil(np.log2(max(count, 1)) / 2))
     return int(max(1, min(wanted, min(count, SAMPLE_ROWS) // PER_LIST)))
 
 
 def _probes(count: int) -> int:
-    return max(1, min(lists(count), max(16, lists(count) // 3)))
+    """Lists that a search visits: an eighth, which suffices at a million vectors, but 128 of fewer lists.
+
+    Few vectors have many of their neighbours in other lists, and a scan of them takes little time in any case.
+    """
+    return min(lists(count), max(LEAST_PROBES, lists(count) // 8))
 
 
 def code_bytes(dimension: int) -> int:

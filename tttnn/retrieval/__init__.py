@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -50,12 +50,15 @@ class Neighbour:
     text : str
     meta : dict
         What the corpus says about it.
+    uncertainty : float, optional
+        Share of the query's prior variance that is left once this and the documents before it are known (SIFT only).
     """
 
     id: int
     distance: float
     text: str
     meta: dict[str, Any] = field(default_factory=dict)
+    uncertainty: float | None = None
 
 
 class Neighbours(tuple[Neighbour, ...]):
@@ -125,7 +128,7 @@ class Retriever:
         missing = "".join(f"-without-{name}" for name in self.index.missing)
         return f"{self.index.manifest['corpus_fingerprint']}-{self.embedder.fingerprint}{missing}"
 
-    def neighbours(self, text: str, k: int) -> Neighbours:
+    def neighbours(self, text: str, k: int, meta: Mapping[str, Any] | None = None) -> Neighbours:
         """Find the k nearest documents.
 
         Parameters
@@ -134,6 +137,9 @@ class Retriever:
             The query.
         k : int
             Between 1 and ``len(retriever)``.
+        meta : mapping, optional
+            What is known about the text. The nearest documents do not depend on it, other selections may: see
+            `tttnn.retrieval.strategies`.
 
         Returns
         -------

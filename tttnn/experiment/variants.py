@@ -1,0 +1,152 @@
+"""Controls, baselines and quirks: the same documents evaluated in named ways, a folder of rows for each.
+
+A variant changes what is trained on (a strategy of `tttnn.retrieval.strategies`), what is done with it (a method of
+`tttnn.baselines`), or a switch of the loop. All else is as in the run it is compared with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tttnn.experiment import METHOD, DrawnDocument, run
+from tttnn.retrieval.strategies import Selection
+from tttnn.ttt import TTT
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named way to evaluate a document.
+
+    Attributes
+    ----------
+    strategy : str
+    method : str
+    switches : dict
+        Fields of `tttnn.ttt.Switches` that differ.
+    rate : float
+        Times the learning rate of the model.
+    most : int, optional
+        Train on so many neighbours at most.
+    reverse : bool
+        Evaluate the documents in reverse order, which matters only where something is kept between them.
+    against : str
+        The variant it is compared with: equal but for one thing.
+    """
+
+    strategy: str = "nearest"
+    method: str = METHOD
+    switches: dict[str, Any] = field(default_factory=dict)
+    rate: float = 1.0
+    most: int | None = None
+    reverse: bool = False
+    against: str = "nearest"
+
+
+def _switched(**switches: Any) -> Variant:
+    return Variant(switches=switches)
+
+
+CONTROLS = {
+    "nearest": Variant(),
+    "random": Variant("random"),
+    "random-domain": Variant("random-domain"),
+    "farthest-first": Variant("farthest-first"),
+    "shuffled": Variant("shuffled"),
+    "repeated": Variant("repeated"),
+    "chunks-4": Variant(switches={"max_chunks": 4}, most=5),
+    "split": _switched(split_query=True),
+    "first-half": Variant("itself", switches={"split_query": True}, against="split"),
+    **{f"distinct-{share}": Variant(f"distinct:{share}") for share in (0.5, 0.2, 0.05)},
+    **{f"share-{share}": Variant(f"share:{share}") for share in (0.05, 0.1, 0.25)},
+    "sift": Variant("sift"),
+}
+BASELINES = {
+    **{f"in-context-{share}": Variant(method=f"in-context:{share}") for share in (0.25, 0.5)},
+    "in-context-published": Variant(method="in-context-published"),
+    **{f"unigram-{weight}": Variant(method=f"unigram:{weight}") for weight in (0.01, 0.02, 0.05, 0.1, 0.2)},
+    **{
+        f"dynamic-{segment}-rate-{rate}": Variant(method=f"dynamic:{segment}", rate=rate)
+        for segment in (64, 128)
+        for rate in (0.1, 0.3, 1.0)
+    },
+}
+QUIRKS = {
+    **{f"kept-{ranks}": _switched(keep_optimizer=True, ranks=ranks) for ranks in (1, 3)},
+    "kept-reverse": Variant(switches={"keep_optimizer": True}, reverse=True, against="kept-1"),
+    "dropout": _switched(dropout=0.1),
+    **{f"shards-lost-{lost}": Variant(f"shards-lost:{lost}") for lost in (1, 5, 15)},
+    "context-256": _switched(context=256),
+    "tiny-rate": _switched(learning_rate=5e-6),
+    "tiny-rate-bf16": Variant(switches={"learning_rate": 5e-6, "weights": "bfloat16"}, against="tiny-rate"),
+    "bf16": _switched(weights="bfloat16"),
+    **{f"rate-{rate}": Variant(rate=rate) for rate in (0.25, 0.5, 2)},
+}
+VARIANTS = CONTROLS | BASELINES | QUIRKS
+
+
+def run_variants(
+    ttt: TTT,
+    documents: Sequence[DrawnDocument],
+    ks: Sequence[int],
+    names: Iterable[str],
+    folder: str | Path | None = None,
+    about: dict[str, Any] | None = None,
+) -> pd.DataFrame:
+    """Evaluate the same documents in several ways.
+
+    Parameters
+    ----------
+    ttt : TTT
+        Its model, retriever and switches; each variant changes what it names.
+    documents : sequence of DrawnDocument
+    ks : sequence of int
+    names : iterable of str
+        Of `VARIANTS`.
+    folder : path, optional
+        Rows of each variant and model are kept in a folder ``<variant>/<model>`` of it, so that a killed grid goes on.
+    about : dict, optional
+        Provenance, see `tttnn.experiment.run`.
+
+    Returns
+    -------
+    DataFrame
+        Rows of `tttnn.experiment.run` with a column `variant`.
+
+    Raises
+    ------
+    ValueError
+        If there is no variant of that name.
+    """
+    import pandas as pd
+
+    names = list(names)
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise ValueError(f"variant {unknown[0]!r}: must be one of {', '.join(VARIANTS)}")
+    parts = []
+    for name in names:
+        variant = VARIANTS[name]
+        place = Path(folder) / name / ttt.lm.name if folder else None
+        ordered = documents[::-1] if variant.reverse else documents
+        wanted = [k for k in ks if k <= (variant.most or k)]
+        facts = {**(about or {}), "variant": name}
+        rows = run(changed(ttt, variant), ordered, wanted, place, facts, method=variant.method)
+        parts.append(rows.assign(variant=name))
+    return pd.concat(parts, ignore_index=True)
+
+
+def changed(ttt: TTT, variant: Variant) -> TTT:
+    """Return a loop as a variant has it, on the same model."""
+    switches = replace(ttt.switches, **variant.switches)
+    if variant.rate != 1:
+        base = ttt.switches.learning_rate or ttt.lm.settings.learning_rate
+        switches = replace(switches, learning_rate=variant.rate * base)
+    retriever = ttt.retriever
+    if variant.strategy != "nearest":
+        retriever = Selection(retriever, variant.strategy, switches.seed)
+    return TTT(ttt.lm, retriever, switches)

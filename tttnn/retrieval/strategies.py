@@ -1,0 +1,238 @@
+"""Which documents a text is adapted on, and in which order: the nearest ones, controls, and other selections.
+
+A `Selection` stands where a `Retriever` stands. Its name says the rule, some with a value after a colon.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tttnn.corpus.overlap import seen_shares
+from tttnn.retrieval import Neighbour, Neighbours, Retriever
+
+SHARDS = 30  # files of the Pile, and so shards of the published index
+POOL = 200  # candidates that SIFT chooses from, as its authors do
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a strategy is asked: `random` is seeded by the run's seed and the text, so the order of texts is no matter."""
+
+    text: str
+    k: int
+    meta: Mapping[str, Any]
+    random: np.random.Generator
+
+
+class Selection:
+    """A retriever whose neighbours are chosen by a named strategy.
+
+    Parameters
+    ----------
+    retriever : Retriever
+    strategy : str
+        A name of `STRATEGIES`; those that take a value have it after a colon: ``"distinct:0.2"``.
+    seed : int
+        Of whatever is drawn at random.
+
+    Raises
+    ------
+    ValueError
+        If there is no such strategy, or its value is missing, too much, or out of range.
+    """
+
+    def __init__(self, retriever: Retriever, strategy: str, seed: int = 1216):
+        self.retriever, self.strategy, self.seed = retriever, strategy, seed
+        name, _, value = strategy.partition(":")
+        if name not in STRATEGIES:
+            raise ValueError(f"strategy={strategy!r}: must be one of {', '.join(STRATEGIES)}")
+        rule = STRATEGIES[name]
+        if bool(value) != (rule.value is not None):
+            raise ValueError(f"strategy={strategy!r}: {name} {'needs' if rule.value else 'takes no'} value after a colon")
+        self._value = rule.parse(strategy, value) if value else None
+        self._choose = rule.choose
+        self.store, self.index, self.embedder = retriever.store, retriever.index, retriever.embedder
+
+    def __len__(self) -> int:
+        return len(self.retriever)
+
+    @property
+    def fingerprint(self) -> str:
+        """What its neighbours depend on."""
+        return f"{self.retriever.fingerprint}-{self.strategy}-{self.seed}"
+
+    def neighbours(self, text: str, k: int, meta: Mapping[str, Any] | None = None) -> Neighbours:
+        """Choose k documents, in the order in which to train on them.
+
+        Parameters
+        ----------
+        text : str
+            The query.
+        k : int
+            At least 1.
+        meta : mapping, optional
+            What is known about the text: `random-domain` needs its ``pile_set_name``.
+
+        Returns
+        -------
+        Neighbours
+            A document may be there more than once. `answered` lists the shards that were searched, if any were.
+
+        Raises
+        ------
+        ValueError
+            If k is out of range, fewer documents than k qualify, or the query is empty.
+        """
+        self.index.check_k(k)
+        text_hash = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        query = Query(text, k, meta or {}, np.random.default_rng([self.seed, text_hash]))
+        found = self._choose(self, query)
+        return found if isinstance(found, Neighbours) else Neighbours(found, [])
+
+    @property
+    def value(self) -> float:
+        """What stands after the colon."""
+        assert self._value is not None
+        return self._value
+
+    def document(self, number: int) -> Neighbour:
+        """A document that was not searched for, so at no known distance."""
+        found = self.store[int(number)]
+        return Neighbour(int(number), float("nan"), found.text, found.meta)
+
+    @cached_property
+    def by_domain(self) -> dict[str, np.ndarray]:
+        """Numbers of the documents of each domain, by ``pile_set_name``."""
+        names = np.array([str(self.store[number].meta.get("pile_set_name", "")) for number in range(len(self))])
+        return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Place of each document in a random order, shape (documents,)."""
+        return np.random.default_rng(self.seed).permutation(len(self))
+
+
+def _nearest(selection: Selection, query: Query) -> Neighbours:
+    return selection.retriever.neighbours(query.text, query.k)
+
+
+def _nearest_that(selection: Selection, query: Query, keep: Callable[[Neighbour], bool]) -> Neighbours:
+    """The k nearest of those to keep, from a list that grows until there are so many."""
+    size = min(2 * query.k, len(selection))
+    while True:
+        found = selection.retriever.neighbours(query.text, size)
+        kept = [neighbour for neighbour in found if keep(neighbour)]
+        if len(kept) >= query.k:
+            return Neighbours(kept[: query.k], found.answered)
+        if size == len(selection):
+            raise ValueError(f"only {len(kept)} of {size} documents qualify for {selection.strategy}, not {query.k}")
+        size = min(4 * size, len(selection))
+
+
+def _farthest_first(selection: Selection, query: Query) -> Neighbours:
+    found = _nearest(selection, query)
+    return Neighbours(found[::-1], found.answered)
+
+
+def _shuffled(selection: Selection, query: Query) -> Neighbours:
+    found = _nearest(selection, query)
+    return Neighbours([found[place] for place in query.random.permutation(query.k)], found.answered)
+
+
+def _repeated(selection: Selection, query: Query) -> Neighbours:
+    found = selection.retriever.neighbours(query.text, 1)
+    return Neighbours([*found] * query.k, found.answered)
+
+
+def _random(selection: Selection, query: Query) -> list[Neighbour]:
+    return [selection.document(n) for n in query.random.choice(len(selection), query.k, replace=False)]
+
+
+def _random_domain(selection: Selection, query: Query) -> list[Neighbour]:
+    domain = str(query.meta.get("pile_set_name", ""))
+    numbers = selection.by_domain.get(domain, ())
+    if not domain or len(numbers) < query.k:
+        raise ValueError(f"{query.k} random documents of domain {domain!r}: the index has {len(numbers)}")
+    return [selection.document(n) for n in query.random.choice(numbers, query.k, replace=False)]
+
+
+def _itself(selection: Selection, query: Query) -> list[Neighbour]:
+    return [Neighbour(-1, 0.0, query.text, dict(query.meta))] * query.k
+
+
+def _distinct(selection: Selection, query: Query) -> Neighbours:
+    def keep(neighbour: Neighbour) -> bool:
+        return seen_shares([query.text], [neighbour.text])[0] <= selection.value
+
+    return _nearest_that(selection, query, keep)
+
+
+def _share(selection: Selection, query: Query) -> Neighbours:
+    held = selection.value * len(selection)
+    return _nearest_that(selection, query, lambda neighbour: selection.places[neighbour.id] < held)
+
+
+def _shards_lost(selection: Selection, query: Query) -> Neighbours:
+    return _nearest_that(selection, query, lambda neighbour: selection.places[neighbour.id] % SHARDS >= selection.value)
+
+
+def _sift(selection: Selection, query: Query) -> Neighbours:
+    from tttnn.retrieval.sift import sift
+
+    found = selection.retriever.neighbours(query.text, min(max(POOL, query.k), len(selection)))
+    [vector] = selection.embedder.embed([query.text])  # (dimension,)
+    candidates = selection.index.vectors([neighbour.id for neighbour in found])  # (pool, dimension)
+    chosen, left = sift(vector, candidates, query.k)
+    picked = [replace(found[i], uncertainty=float(u)) for i, u in zip(chosen, left[1:], strict=True)]
+    return Neighbours(picked, found.answered)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A strategy.
+
+    Attributes
+    ----------
+    about : str
+        For tables.
+    choose : callable
+        (Selection, Query) -> documents.
+    value : tuple of float, optional
+        Least and largest value after the colon; None: it takes none.
+    """
+
+    about: str
+    choose: Callable[[Selection, Query], Sequence[Neighbour]]
+    value: tuple[float, float] | None = None
+
+    def parse(self, strategy: str, value: str) -> float:
+        """Return the value of a strategy's name, if it is in range."""
+        least, most = self.value or (0, 0)
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not least <= number <= most:
+            raise ValueError(f"strategy={strategy!r}: the value after the colon must be from {least:g} to {most:g}")
+        return number
+
+
+STRATEGIES = {
+    "nearest": Rule("nearest first, as published", _nearest),
+    "farthest-first": Rule("the same documents, farthest first", _farthest_first),
+    "shuffled": Rule("the same documents in random order", _shuffled),
+    "repeated": Rule("the nearest one, k times", _repeated),
+    "random": Rule("random documents of the corpus", _random),
+    "random-domain": Rule("random documents of the text's own domain", _random_domain),
+    "itself": Rule("the query itself, k times; with split_query the text's own first half", _itself),
+    "distinct": Rule("the nearest with at most this share of the query's 50-byte windows in them", _distinct, (0, 1)),
+    "share": Rule("the nearest in this random share of the corpus", _share, (1e-9, 1)),
+    "shards-lost": Rule(f"the nearest, so many of {SHARDS} random shards being lost", _shards_lost, (0, SHARDS - 1)),
+    "sift": Rule(f"SIFT: informative and not redundant ones among the {POOL} nearest", _sift),
+}
