@@ -138,7 +138,11 @@ def run(
     ks: Annotated[str, typer.Option(help="Where to score, comma-separated.")] = "0,1,2,3,5,7,10,15,20",
     learning_rate: float | None = None, max_chunks: int | None = None, dropout: float = 0.0,
     keep_optimizer: bool = False, split_query: bool = False, context: int | None = None,
-    config_context: bool = False, vocabulary: int | None = None, precision: str = "float32", seed: int = 1216,
+    config_context: bool = False, vocabulary: int | None = None, precision: str = "float32",
+    weights: str = "float32", ranks: int = 1, seed: int = 1216,
+    strategy: Annotated[str, typer.Option(help="Which documents are adapted on: see tttnn.retrieval.strategies.")]
+    = "nearest",
+    method: Annotated[str, typer.Option(help="What is done with them: see tttnn.baselines.")] = "ttt",
     threads: Threads = None, device: Device = "cpu", cluster: Cluster = None, workers: Workers = 2,
 ) -> None:  # fmt: skip
     """Evaluate test documents of a corpus; resumable, rows end as Parquet."""
@@ -147,16 +151,19 @@ def run(
     from tttnn.experiment import about, draw_documents
     from tttnn.experiment import run as run_documents
     from tttnn.experiment.cluster import run_on_cluster
+    from tttnn.retrieval.strategies import Selection
 
     opened = open_corpus(corpus)
     switches = Switches(
         learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout, keep_optimizer=keep_optimizer,
         split_query=split_query, context=context, config_context=config_context, vocabulary=vocabulary,
-        precision=precision, seed=seed,
+        precision=precision, weights=weights, ranks=ranks, seed=seed,
     )  # fmt: skip
 
     def make() -> TTT:
-        return TTT(load_model(model, device, threads), open_retriever(corpus, embedder, device=device), switches)
+        retriever = open_retriever(corpus, embedder, device=device)
+        chosen = retriever if strategy == "nearest" else Selection(retriever, strategy, seed)
+        return TTT(load_model(model, device, threads), chosen, switches)
 
     ttt = make()
     documents = draw_documents(opened, per_domain, seed, split, max_bytes, domains)
@@ -164,15 +171,15 @@ def run(
     origin = about(opened, ttt.retriever, per_domain=per_domain, split=split, max_bytes=max_bytes, seed=seed)
     if cluster:
         with connected(cluster, workers):
-            rows = run_on_cluster(ttt, make, documents, wanted, out, origin, workers)
+            rows = run_on_cluster(ttt, make, documents, wanted, out, origin, workers, method)
     else:
-        rows = run_documents(ttt, documents, wanted, out, origin)
+        rows = run_documents(ttt, documents, wanted, out, origin, method=method)
     typer.echo(f"{len(rows):,d} rows in {out}, {(rows['failure'] != '').sum()} documents failed")
 
 
 @app.command()
 def variants(
-    out: Annotated[Path, typer.Option(help="Folder for rows, below it one for each variant and model; continues there.")],
+    out: Annotated[Path, typer.Option(help="Folder for rows, one below it for each variant and model; continues.")],
     names: Annotated[list[str] | None, typer.Argument(help="Of variants; default: all.")] = None,
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
     domains: Annotated[list[str] | None, typer.Option("--domain", help="Default: all.")] = None,

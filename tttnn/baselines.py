@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tttnn.scoring import Score, Scorer, Window
+from tttnn.scoring import Scorer, Window, rolling_windows
 from tttnn.ttt import TTT, Step
 
 Adapt = Callable[[TTT, str, Sequence[str], Sequence[int]], Iterator[Step]]
@@ -74,11 +74,9 @@ def _joined(ttt: TTT, texts: Sequence[str]) -> list[int]:
 
 
 def _after(ttt: TTT, tokens: list[int], before: list[int], context: int) -> list[Window]:
-    """Windows that predict each token once, each with `before` at its beginning."""
-    shifted = [ttt.lm.prefix_id, *tokens]
-    size = context - len(before)
-    starts = range(0, len(tokens), size)
-    return [Window(before + shifted[s : s + size][: len(tokens) - s], tokens[s : s + size]) for s in starts]
+    """Rolling windows in what `before`, which stands at the beginning of each, leaves of the context."""
+    windows = rolling_windows(tokens, ttt.lm.prefix_id, context - len(before))
+    return [Window(before + window.inputs, window.targets) for window in windows]
 
 
 def _scored(scorer: Scorer, ks: Sequence[int], windows: Callable[[int], list[Window]]) -> Iterator[Step]:
@@ -138,7 +136,7 @@ def dynamic(ttt: TTT, text: str, neighbours: Sequence[str], ks: Sequence[int], s
             last = min(first + size, len(scorer.tokens))
             window = Window(shifted[max(0, last - context) : last], scorer.tokens[first:last])
             nats.append(scorer.token_nats([window]))
-            if 1 < last - first and last < len(scorer.tokens):
+            if last - first > 1 and last < len(scorer.tokens):
                 ttt.update(scorer.tokens[first:last])
     yield Step(max(ks), scorer.total(torch.cat(nats)), evaluation_seconds=time.perf_counter() - start)
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,9 @@ __all__ = ["DrawnDocument", "RowsError", "about", "draw_documents", "read_rows",
 
 log = logging.getLogger(__name__)
 
-Evaluate = Callable[[TTT, "Sequence[DrawnDocument]", Sequence[int]], Iterable[tuple["DrawnDocument", list[Row]]]]
+Evaluate = Callable[
+    [TTT, "Sequence[DrawnDocument]", Sequence[int], str], Iterable[tuple["DrawnDocument", list[Row]]]
+]
 METHOD = "ttt"
 
 
@@ -120,8 +121,8 @@ def run(
     about : dict, optional
         Provenance to write into `run.json` (corpus, commit, device, ...), JSON values.
     evaluate : callable, optional
-        Model and retriever, documents, ks -> pairs of a document and its rows, in any order. Default: one document
-        after another, here. On a cluster: see `tttnn.experiment.cluster.run_on_cluster`.
+        Model and retriever, documents, ks, method -> pairs of a document and its rows, in any order. Default: one
+        document after another, here. On a cluster: see `tttnn.experiment.cluster.run_on_cluster`.
     method : str
         What is done with the neighbours: "ttt", or a baseline, see `tttnn.baselines.find_method`.
 
@@ -130,8 +131,8 @@ def run(
     DataFrame
         Of the documents asked for. Columns: model, domain, document, seed, k, neighbour (id), neighbour_domain,
         distance (squared L2), overlap (share of the query's 50-byte windows in the neighbour), uncertainty (see
-        `tttnn.retrieval.Neighbour`), nats, bytes, words, tokens, loss (nats/token), steps, train_tokens, skipped (one-token
-        chunks), beyond (chunks left out because of `max_chunks`), train_seconds, evaluation_seconds,
+        `tttnn.retrieval.Neighbour`), nats, bytes, words, tokens, loss (nats/token), steps, train_tokens, skipped
+        (one-token chunks), beyond (chunks left out because of `max_chunks`), train_seconds, evaluation_seconds,
         retrieval_seconds, failure. Without a score at that k, nats is missing; where the model diverged it is
         infinite. A document that could not be evaluated has one row with the reason in `failure`, which is logged,
         too; damage of corpus or index is not a document's failure, but raised.
@@ -141,7 +142,10 @@ def run(
     RowsError
         If the folder belongs to a run with other settings, model, corpus or split, another process writes there, or
         it holds a part of a run that keeps the optimizer: its moments are not kept, so it cannot go on.
+    ValueError
+        If there is no such method.
     """
+    find_method(method)
     split = (about or {}).get("drawn", {}).get("split")
     settings = identity(ttt) | {"method": method, "ks": sorted(set(ks)), "split": split}
     documents = list(documents)
@@ -151,7 +155,7 @@ def run(
         todo = [document for document in documents if _key(ttt, document) not in journal]
         if ttt.switches.keep_optimizer and len(todo) < len(documents):
             raise RowsError(f"{folder}: a run that keeps the optimizer cannot go on; give another folder")
-        finished = (evaluate or partial(_one_by_one, method=method))(ttt, todo, settings["ks"])
+        finished = (evaluate or _one_by_one)(ttt, todo, settings["ks"], method)
         for document, rows in tqdm(finished, desc=f"{ttt.lm.name}: documents", unit="doc", total=len(todo)):
             if rows[0]["failure"]:
                 log.warning("%s document %d failed: %s", document.domain, document.number, rows[0]["failure"])

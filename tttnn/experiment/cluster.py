@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.cluster import ClusterError, results, start_workers
-from tttnn.experiment import DrawnDocument, document_rows, identity, run
+from tttnn.experiment import METHOD, DrawnDocument, document_rows, identity, run
 from tttnn.experiment.provenance import device
 from tttnn.experiment.rows import Row, RowsError
 
@@ -26,6 +26,7 @@ def run_on_cluster(
     folder: str | Path | None = None,
     about: dict[str, Any] | None = None,
     workers: int = 2,
+    method: str = METHOD,
 ) -> pd.DataFrame:
     """Evaluate documents on a cluster, inside `tttnn.cluster.cluster`; otherwise as `tttnn.experiment.run` does.
 
@@ -39,7 +40,7 @@ def run_on_cluster(
         Opens the same once more, by name or path, in each worker: no model is sent anywhere. So each machine needs
         the model, the corpus and its index, in a shared TTTNN_HOME or as copies, which is checked by their hashes.
         Give the number of threads: with another one the last digits of nats may differ.
-    documents, ks, folder, about
+    documents, ks, folder, about, method
         See `tttnn.experiment.run`. The workers' devices are added to `about`.
     workers : int
 
@@ -62,11 +63,12 @@ def run_on_cluster(
         raise ValueError(f"workers={workers}: must be at least 1")
     evaluators = start_workers(_Evaluator, [(make, identity(ttt))] * workers)
     devices = results([evaluator.device.remote() for evaluator in evaluators])
-    return run(ttt, documents, ks, folder, {**(about or {}), "workers": devices}, partial(_hand_out, evaluators))
+    facts = {**(about or {}), "workers": devices}
+    return run(ttt, documents, ks, folder, facts, partial(_hand_out, evaluators), method)
 
 
 def _hand_out(
-    evaluators: Sequence[Any], ttt: TTT, documents: Iterable[DrawnDocument], ks: Sequence[int]
+    evaluators: Sequence[Any], ttt: TTT, documents: Iterable[DrawnDocument], ks: Sequence[int], method: str
 ) -> Iterator[tuple[DrawnDocument, list[Row]]]:
     """Keep each worker busy with one document; finished ones come in any order."""
     import ray
@@ -75,7 +77,7 @@ def _hand_out(
 
     def give(evaluator: Any) -> None:
         if (document := next(waiting, None)) is not None:
-            busy[evaluator.rows.remote(document, ks)] = evaluator, document
+            busy[evaluator.rows.remote(document, ks, method)] = evaluator, document
 
     for evaluator in evaluators:
         give(evaluator)
@@ -109,5 +111,5 @@ class _Evaluator:
         """Open everything, and say on which device."""
         return self._ttt and device()
 
-    def rows(self, document: DrawnDocument, ks: Sequence[int]) -> list[Row]:
-        return document_rows(self._ttt, document, ks)
+    def rows(self, document: DrawnDocument, ks: Sequence[int], method: str) -> list[Row]:
+        return document_rows(self._ttt, document, ks, method)

@@ -22,7 +22,7 @@ POOL = 200  # candidates that SIFT chooses from, as its authors do
 
 @dataclass(frozen=True)
 class Query:
-    """What a strategy is asked: `random` is seeded by the run's seed and the text, so the order of texts is no matter."""
+    """What a strategy is asked; `random` is seeded by the run's seed and the text, whatever texts came before."""
 
     text: str
     k: int
@@ -54,7 +54,8 @@ class Selection:
             raise ValueError(f"strategy={strategy!r}: must be one of {', '.join(STRATEGIES)}")
         rule = STRATEGIES[name]
         if bool(value) != (rule.value is not None):
-            raise ValueError(f"strategy={strategy!r}: {name} {'needs' if rule.value else 'takes no'} value after a colon")
+            wanted = "needs a" if rule.value else "takes no"
+            raise ValueError(f"strategy={strategy!r}: {name} {wanted} value after a colon")
         self._value = rule.parse(strategy, value) if value else None
         self._choose = rule.choose
         self.store, self.index, self.embedder = retriever.store, retriever.index, retriever.embedder

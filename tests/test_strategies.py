@@ -1,0 +1,121 @@
+"""Selections: each gives the documents its name says, the same ones for the same seed, or an error that says why."""
+
+import numpy as np
+import pytest
+
+from tttnn.corpus import Document, write_jsonl
+from tttnn.corpus.overlap import seen_shares
+from tttnn.retrieval import open_retriever
+from tttnn.retrieval.strategies import SHARDS, STRATEGIES, Selection
+
+WORDS = ["parliament", "report", "commission", "budget", "member", "vote", "debate", "amendment", "council"]
+K = 6
+
+
+@pytest.fixture(scope="module")
+def retriever(tmp_path_factory):
+    """100 documents of two domains; document 4 of the first is there twice."""
+    place = tmp_path_factory.mktemp("corpus")
+    random = np.random.default_rng(3)
+    for domain in ("europarl", "github"):
+        texts = [" ".join(random.choice(WORDS, 40)) + f" {domain} {number}" for number in range(50)]
+        texts[9] = texts[4]
+        write_jsonl(place / f"{domain}.train.jsonl", (Document(text, {"pile_set_name": domain}) for text in texts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TTTNN_HOME", str(place / "home"))
+        return open_retriever(place)
+
+
+@pytest.fixture(scope="module")
+def query(retriever):
+    return retriever.store[4].text
+
+
+def ids(retriever, strategy, query, k=K, seed=1, meta=None):
+    return [each.id for each in Selection(retriever, strategy, seed).neighbours(query, k, meta)]
+
+
+def test_orders_of_the_nearest(retriever, query):
+    nearest = [each.id for each in retriever.neighbours(query, K)]
+    assert ids(retriever, "nearest", query) == nearest
+    assert ids(retriever, "farthest-first", query) == nearest[::-1]
+    shuffled = ids(retriever, "shuffled", query)
+    assert sorted(shuffled) == sorted(nearest) and shuffled != nearest
+    assert ids(retriever, "repeated", query) == [nearest[0]] * K
+    assert ids(retriever, "share:1", query) == ids(retriever, "shards-lost:0", query) == nearest
+
+
+def test_random_documents_come_from_everywhere_or_from_the_domain(retriever, query):
+    drawn = ids(retriever, "random", query, 40)
+    assert len(set(drawn)) == 40 and min(drawn) < 50 <= max(drawn)
+    own = ids(retriever, "random-domain", query, 40, meta={"pile_set_name": "github"})
+    assert len(set(own)) == 40 and min(own) >= 50
+
+
+@pytest.mark.parametrize("strategy", ["random", "shuffled", "share:0.3"])
+def test_the_same_seed_draws_the_same_whatever_came_before(retriever, query, strategy):
+    selection = Selection(retriever, strategy, 7)
+    selection.neighbours("something else " + query, K)
+    again = [each.id for each in selection.neighbours(query, K)]
+    assert again == ids(retriever, strategy, query, seed=7)
+    assert again != ids(retriever, strategy, query, seed=8)
+
+
+def test_copies_are_left_out_and_the_next_ones_move_up(retriever, query):
+    nearest = retriever.neighbours(query, len(retriever))
+    kept = Selection(retriever, "distinct:0.5").neighbours(query, K)
+    expected = [each.id for each in nearest if seen_shares([query], [each.text])[0] <= 0.5]
+    assert nearest[0].id == 4 and nearest[1].id == 9  # the document itself and its copy
+    assert [each.id for each in kept] == expected[:K]
+
+
+def test_a_share_of_the_corpus_holds_the_nearest_of_that_share_only(retriever, query):
+    small, large = (set(ids(retriever, f"share:{share}", query, 10)) for share in (0.1, 0.5))
+    assert len(small) == 10
+    places = Selection(retriever, "share:0.1", 1).places
+    assert all(places[number] < 10 for number in small) and all(places[number] < 50 for number in large)
+    lost = ids(retriever, "shards-lost:15", query, 20)
+    assert all(places[number] % SHARDS >= 15 for number in lost)
+
+
+def test_sift_passes_over_the_copy_and_says_what_is_left(retriever, query):
+    chosen = Selection(retriever, "sift").neighbours(query, K)
+    assert chosen[0].id == 4
+    left = [each.uncertainty for each in chosen]
+    assert left == sorted(left, reverse=True) and 0 <= left[-1] < left[0] < 1
+
+
+def test_the_query_itself(retriever, query):
+    found = Selection(retriever, "itself").neighbours(query, 3)
+    assert [each.text for each in found] == [query] * 3 and found[0].id == -1
+
+
+@pytest.mark.parametrize(
+    ("strategy", "message"),
+    [
+        ("closest", "must be one of nearest"),
+        ("distinct", "needs a value"),
+        ("random:3", "takes no value"),
+        ("share:0", "from 1e-09 to 1"),
+        ("share:many", "from 1e-09 to 1"),
+        ("shards-lost:30", "from 0 to 29"),
+    ],
+)
+def test_a_bad_name_or_value_is_named(retriever, strategy, message):
+    with pytest.raises(ValueError, match=message):
+        Selection(retriever, strategy)
+
+
+def test_too_few_documents_are_an_error(retriever, query):
+    with pytest.raises(ValueError, match=r"only 10 of 100 documents qualify for share:0.1, not 11"):
+        ids(retriever, "share:0.1", query, 11)
+    with pytest.raises(ValueError, match="domain 'arxiv'"):
+        ids(retriever, "random-domain", query, meta={"pile_set_name": "arxiv"})
+    with pytest.raises(ValueError, match="at most 100"):
+        ids(retriever, "random", query, 101)
+
+
+def test_each_strategy_has_a_fingerprint_of_its_own(retriever):
+    named = [name if rule.value is None else f"{name}:1" for name, rule in STRATEGIES.items()]
+    prints = {Selection(retriever, name).fingerprint for name in named}
+    assert len(prints) == len(STRATEGIES)

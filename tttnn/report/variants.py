@@ -1,0 +1,116 @@
+"""Variants of a run compared on the same documents: controls, baselines, quirks, and where to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tttnn.report.archive import FOLDER, archived
+from tttnn.report.statistics import before_after, interval, resampled_sums
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEY = ["domain", "document"]
+
+
+def archived_variants(run: str, model: str, names: Iterable[str] | None = None) -> pd.DataFrame:
+    """The rows of a model in the variants of an archived run, with a column `variant`.
+
+    Parameters
+    ----------
+    run : str
+        Name of the run, or a folder with a folder for each variant: what ``python -m tttnn variants`` writes.
+    model : str
+    names : iterable of str, optional
+        Of variants; default: all that have this model.
+
+    Raises
+    ------
+    ValueError
+        If a variant is not there, or none has this model.
+    """
+    import pandas as pd
+
+    place = FOLDER / run if (FOLDER / run).is_dir() else run
+    if names is None:
+        names = sorted(path.parent.parent.name for path in Path(place).glob(f"*/{model}/run.json"))
+    parts = [archived(f"{run}/{name}", model).rows.assign(variant=name) for name in names]
+    if not parts:
+        raise ValueError(f"no variants of {model!r} in {run!r}")
+    return pd.concat(parts, ignore_index=True)
+
+
+def footing(rows: pd.DataFrame, k: int, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Bits per byte before and after, for each variant and domain.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of :func:`archived_variants`.
+    k : int
+    labels : mapping, optional
+        Variant -> what it is called; others are left out. Default: all, by name.
+
+    Returns
+    -------
+    DataFrame
+        One row per (variant, domain): variant, and the columns of :func:`tttnn.report.statistics.before_after`.
+    """
+    import pandas as pd
+
+    labels = labels or {name: name for name in rows["variant"].unique()}
+    parts = [before_after(rows[rows["variant"] == name], k).assign(variant=label) for name, label in labels.items()]
+    return pd.concat(parts, ignore_index=True)
+
+
+def effects(rows: pd.DataFrame, pairs: Mapping[str, str], k: int) -> pd.DataFrame:
+    """What each variant changes in after / before, against another one on the same documents.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of :func:`archived_variants`.
+    pairs : mapping
+        Variant -> the one it is compared with.
+    k : int
+        Neighbours; a variant with fewer is taken at its last k.
+
+    Returns
+    -------
+    DataFrame
+        One row per (variant, domain): variant, against, domain, documents, ratio and ratio_against (sum of nats after /
+        sum of nats before), difference (ratio - ratio_against: above 0 the variant gains less) with the ends low and
+        high of its 95 % interval over documents resampled in pairs, clear (whether that excludes 0).
+    """
+    import pandas as pd
+
+    made = []
+    for name, against in pairs.items():
+        joined = _ends(rows, name, k).merge(_ends(rows, against, k), on=KEY, suffixes=("", "_against"))
+        for domain, part in joined.groupby("domain", sort=True):
+            made.append({"variant": name, "against": against, "domain": domain, **_effect(part)})
+    return pd.DataFrame(made)
+
+
+def _ends(rows: pd.DataFrame, variant: str, k: int) -> pd.DataFrame:
+    """Nats of each document before and after: the columns of KEY, before, after."""
+    wide = rows[(rows["variant"] == variant) & rows["nats"].notna()].pivot(index=KEY, columns="k", values="nats")
+    last = max(each for each in wide.columns if each <= k)
+    return wide[[0, last]].set_axis(["before", "after"], axis=1).dropna().reset_index()
+
+
+def _effect(pairs: pd.DataFrame) -> dict[str, float]:
+    columns = ["before", "after", "before_against", "after_against"]
+    before, after, before_against, after_against = resampled_sums([pairs[columns].to_numpy(float)])[:, 0].T
+    found = interval(after / before - after_against / before_against)
+    return {
+        "documents": len(pairs),
+        "ratio": float(after[0] / before[0]),
+        "ratio_against": float(after_against[0] / before_against[0]),
+        "difference": found.value,
+        "low": found.low,
+        "high": found.high,
+        "clear": bool(found.low > 0 or found.high < 0),
+    }
