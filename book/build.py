@@ -32,7 +32,7 @@ MATHJAX = "sphinx-mathjax-offline/static/mathjax/tex-svg.js"  # one file with it
 HEADLINE = "fig-loop-seven"  # shown in the README, too
 # From left to right as data flows; the first four serve all of them.
 ROOMS = ("files", "hub", "memory", "cluster", "corpus", "embedding", "index", "retrieval", "models", "scoring", "ttt",
-         "experiment", "pretraining", "report")  # fmt: skip
+         "baselines", "experiment", "pretraining", "report")  # fmt: skip
 
 
 class BuildError(RuntimeError):

@@ -117,7 +117,8 @@ def test_unknown_methods_list_the_known_ones(method):
 
 
 @pytest.mark.parametrize(
-    ("method", "message"), [("unigram:1", "between 0 and 1"), ("in-context:0", "between"), ("dynamic:1", "from 2 to 64")]
+    ("method", "message"),
+    [("unigram:1", "between 0 and 1"), ("in-context:0", "between"), ("dynamic:1", "from 2 to 64")],
 )
 def test_a_value_out_of_range_is_named(gpt2, method, message):
     with pytest.raises(ValueError, match=message):

@@ -64,6 +64,20 @@ def test_index_then_evaluate_then_run_and_continue(place):
     assert str(place) not in (place / "rows" / "run.json").read_text()
 
 
+def test_strategies_methods_and_variants_are_options(place):
+    common = ["--corpus", place / "corpus", "--model", place / "model", "--per-domain", 1, "--ks", "0,2"]
+    done = tttnn("run", *common, "--strategy", "random", "--out", place / "random", home=place / "home")
+    assert done.returncode == 0, done.stderr
+    assert read_rows(place / "random")["distance"].isna().all()
+    done = tttnn("run", *common, "--method", "unigram:0.1", "--out", place / "unigram", home=place / "home")
+    assert done.returncode == 0 and (read_rows(place / "unigram")["steps"] == 0).all(), done.stderr
+    done = tttnn("variants", "sift", "in-context-0.5", *common, "--out", place / "grid", home=place / "home")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.parent.name for path in (place / "grid").glob("*/model")) == ["in-context-0.5", "sift"]
+    done = tttnn("run", *common, "--strategy", "closest", "--out", place / "no", home=place / "home")
+    assert done.returncode == 1 and "must be one of nearest" in done.stderr
+
+
 def test_sweep_compares_learning_rates_on_validation_documents(place):
     arguments = ["--corpus", place / "corpus", "--model", place / "model", "--rates", "1e-3,1e-2", "--ks", "0,1"]
     done = tttnn("sweep", *arguments, "--per-domain", 2, "--out", place / "sweep", home=place / "home")

@@ -105,7 +105,9 @@ def test_a_shard_too_small_to_train_on_is_flat_and_says_so(clustered, tmp_path):
 
 
 def test_default_kinds(tmp_path, monkeypatch, clustered):
-    assert [default_kind(count) for count in (1, 100_000, 100_001, 10**9)] == ["flat-mapped"] * 2 + ["rabitq"] * 2
+    sizes = (1, 100_000, 100_001, 500_000, 500_001, 10**9)
+    chosen = [default_kind(count) for count in sizes]
+    assert chosen == ["flat-mapped"] * 2 + ["rabitq"] * 2 + ["ivfrabitq"] * 2
     monkeypatch.setattr(tttnn.index.kinds, "DEFAULTS", ((1500, "flat-mapped"), (None, "sq8")))
     index = build(tmp_path / "i", clustered[0], batch=1000, kind="auto", shard_rows=2000)
     assert [card["kind"] for card in index.manifest["shards"]] == ["sq8", "flat-mapped"]

@@ -63,22 +63,18 @@ CONTROLS = {
     "split": _switched(split_query=True),
     "first-half": Variant("itself", switches={"split_query": True}, against="split"),
     **{f"distinct-{share}": Variant(f"distinct:{share}") for share in (0.5, 0.2, 0.05)},
-    **{f"share-{share}": Variant(f"share:{share}") for share in (0.05, 0.1, 0.25)},
+    **{f"share-{share}": Variant(f"share:{share}") for share in (0.05, 0.25)},
     "sift": Variant("sift"),
 }
 BASELINES = {
     **{f"in-context-{share}": Variant(method=f"in-context:{share}") for share in (0.25, 0.5)},
     "in-context-published": Variant(method="in-context-published"),
-    **{f"unigram-{weight}": Variant(method=f"unigram:{weight}") for weight in (0.01, 0.02, 0.05, 0.1, 0.2)},
-    **{
-        f"dynamic-{segment}-rate-{rate}": Variant(method=f"dynamic:{segment}", rate=rate)
-        for segment in (64, 128)
-        for rate in (0.1, 0.3, 1.0)
-    },
+    **{f"unigram-{weight}": Variant(method=f"unigram:{weight}") for weight in (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6)},
+    **{f"dynamic-128-rate-{rate}": Variant(method="dynamic:128", rate=rate) for rate in (0.1, 0.3, 1.0, 2.0)},
 }
 QUIRKS = {
     **{f"kept-{ranks}": _switched(keep_optimizer=True, ranks=ranks) for ranks in (1, 3)},
-    "kept-reverse": Variant(switches={"keep_optimizer": True}, reverse=True, against="kept-1"),
+    "kept-reverse": Variant(switches={"keep_optimizer": True, "ranks": 1}, reverse=True, against="kept-1"),
     "dropout": _switched(dropout=0.1),
     **{f"shards-lost-{lost}": Variant(f"shards-lost:{lost}") for lost in (1, 5, 15)},
     "context-256": _switched(context=256),
