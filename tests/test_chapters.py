@@ -114,6 +114,19 @@ def test_the_reasoning_chapter_runs_with_other_models(model, corpus, home, tmp_p
     assert f"tiny-{model}" in text and "letters" in text and "orders" in text
 
 
+def test_controls_run_with_another_corpus_and_model(corpus, home, tmp_path, monkeypatch):
+    parameters = {"corpus": str(corpus), "model": str(tiny_gpt2(tmp_path / "tiny")), "k": 2, "per_domain": 1}
+    text = outputs(execute("06_is_it_retrieval", parameters, home, tmp_path, monkeypatch))
+    assert "letters" in text and "orders" in text, "a corpus without the chapter's domains is shown whole"
+
+
+def test_quirks_run_with_another_corpus_and_models(corpus, home, tmp_path, monkeypatch):
+    models = {"model": str(tiny_gpt2(tmp_path / "tiny")), "reasoning_model": str(tiny_qwen2(tmp_path / "tiny-qwen"))}
+    parameters = {"corpus": str(corpus), "k": 2, "per_domain": 2} | models
+    text = outputs(execute("07_quirks", parameters, home, tmp_path, monkeypatch))
+    assert "letters" in text and "orders" in text
+
+
 def test_the_glance_runs_with_another_k_and_without_a_model(home, tmp_path, monkeypatch):
     parameters = {"k": 10, "trained": "no-such-model", "memory_documents": [500, 1000], "resamples": 50}
     text = outputs(execute("00_reproduction_at_a_glance", parameters, home, tmp_path, monkeypatch))

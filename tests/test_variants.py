@@ -131,9 +131,8 @@ def test_an_effect_that_changes_sign_between_documents_is_not_clear():
     random = np.random.default_rng(0)
     nearest = [(100, 60 + each) for each in random.normal(0, 1, 12)]
     other = [(100, 60 + each) for each in random.normal(0, 1, 12)]
-    [line] = effects(pd.concat([made("nearest", nearest), made("shuffled", other)]), {"shuffled": "nearest"}, 20).to_dict(
-        "records"
-    )
+    rows = pd.concat([made("nearest", nearest), made("shuffled", other)])
+    [line] = effects(rows, {"shuffled": "nearest"}, 20).to_dict("records")
     assert line["low"] < 0 < line["high"] and not line["clear"]
 
 

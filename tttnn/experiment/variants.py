@@ -81,7 +81,7 @@ QUIRKS = {
     "tiny-rate": _switched(learning_rate=5e-6),
     "tiny-rate-bf16": Variant(switches={"learning_rate": 5e-6, "weights": "bfloat16"}, against="tiny-rate"),
     "bf16": _switched(weights="bfloat16"),
-    **{f"rate-{rate}": Variant(rate=rate) for rate in (0.25, 0.5, 2)},
+    **{f"rate-{rate}": Variant(rate=rate) for rate in (0.25, 2)},
 }
 VARIANTS = CONTROLS | BASELINES | QUIRKS
 

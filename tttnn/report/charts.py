@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tttnn.report.figures import Figure, figure
+from tttnn.report.figures import PALETTE, Figure, figure
 
 if TYPE_CHECKING:
     import altair as alt
@@ -391,3 +391,127 @@ def kinds_effect_chart(effect: pd.DataFrame, name: str, alt_text: str) -> Figure
         tooltip=["domain:N", "kind:N", "searched:N", alt.Tooltip("change:Q", format="+.3%")],
     )  # fmt: skip
     return figure(chart, name, alt_text)
+
+
+def effects_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """What variants change in after / before, with intervals: a line per variant and a panel per domain.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of :func:`tttnn.report.variants.effects`; variants from top to bottom and domains in the order of the rows.
+        An interval that excludes 0 has a filled mark, one that does not a hollow one.
+    """
+    import altair as alt
+    import pandas as pd
+
+    columns = ["domain", "variant", "against", "documents", "difference", "low", "high", "clear"]
+    data = table[columns].assign(clear=table["clear"].map({True: "yes", False: "no"}))
+    data[["difference", "low", "high"]] *= 100
+    domains, variants = (data[column].drop_duplicates().tolist() for column in ("domain", "variant"))
+    shown = {"title": "interval excludes 0", "scale": alt.Scale(domain=["yes", "no"])}
+    shapes, fills = (
+        shown | {"scale": alt.Scale(domain=["yes", "no"], range=ends)}
+        for ends in (["circle", "diamond"], [PALETTE[0], "transparent"])
+    )
+    x = alt.X("difference:Q", title="change (points)", axis=alt.Axis(tickCount=5))
+    y = alt.Y("variant:N", sort=variants, title=None)
+    tooltip = ["domain:N", "variant:N", "against:N",
+               *(alt.Tooltip(f"{c}:Q", format="+.2f") for c in ("difference", "low", "high"))]  # fmt: skip
+    bars = alt.Chart().mark_rule(strokeWidth=2, opacity=0.6).encode(
+        x="low:Q", x2="high:Q", y=y, stroke=alt.Stroke("clear:N", **shown)
+    )  # fmt: skip
+    points = alt.Chart().mark_point(size=70, strokeWidth=2).encode(
+        x=x, y=y, tooltip=tooltip, stroke=alt.Stroke("clear:N", **shown), fill=alt.Fill("clear:N", **fills),
+        shape=alt.Shape("clear:N", **shapes),
+    )  # fmt: skip
+    rule = alt.Chart(pd.DataFrame({"at": [0]})).mark_rule(strokeDash=[4, 4]).encode(x="at:Q")
+    panels = min(len(domains), 3)
+    chart = alt.layer(rule, bars, points, data=data).properties(width=400 // panels, height={"step": 24}).facet(
+        alt.Facet("domain:N", sort=domains, title=None), columns=panels
+    )  # fmt: skip
+    named = {"difference": "change of after / before (points)", "low": "95 % low", "high": "95 % high",
+             "clear": "excludes 0"}  # fmt: skip
+    return figure(chart, name, alt_text, data.rename(columns=named))
+
+
+def walks_chart(table: pd.DataFrame, name: str, alt_text: str, title: str) -> Figure:
+    """After / before over the number of neighbours, a line per series and a panel per domain.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns domain, series, k, ratio; domains and series in the order of the rows.
+    title : str
+        What the series are.
+    """
+    import altair as alt
+
+    columns = ["domain", "series", "k", "ratio"]
+    domains, series = (table[column].drop_duplicates().tolist() for column in ("domain", "series"))
+    panels = min(len(domains), 3)
+    shown = {"scale": alt.Scale(domain=series), "title": title}
+    x = alt.X("k:Q", title="neighbours, k", axis=alt.Axis(tickMinStep=1, format="d"))
+    y = alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
+    color = alt.Color("series:N", **shown)
+    lines = alt.Chart().mark_line().encode(x=x, y=y, color=color, strokeDash=alt.StrokeDash("series:N", **shown))
+    points = alt.Chart().mark_point(size=45, filled=True).encode(
+        x=x, y=y, color=color, shape=alt.Shape("series:N", **shown),
+        tooltip=["domain:N", "series:N", "k:Q", alt.Tooltip("ratio:Q", format=".1%", title="after / before")],
+    )  # fmt: skip
+    chart = alt.layer(lines, points, data=table[columns]).properties(width=440 // panels, height=170).facet(
+        alt.Facet("domain:N", sort=domains, title=None), columns=panels
+    ).resolve_scale(y="independent")  # fmt: skip
+    return figure(chart, name, alt_text, table[columns].rename(columns=UNITS | {"series": title}))
+
+
+def copying_chart(documents: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """Share of bits saved over overlap and over distance, a point per document.
+
+    Parameters
+    ----------
+    documents : DataFrame
+        Of :func:`tttnn.report.controls.copying`.
+    """
+    import altair as alt
+
+    shown = {"title": "domain", "scale": alt.Scale(domain=sorted(documents["domain"].unique()))}
+    titles = {"overlap": "largest overlap with a neighbour", "distance": "nearest distance (squared L2)"}
+    axes = {"overlap": alt.Axis(format="%", tickCount=5), "distance": alt.Axis(tickCount=5)}
+    saved = "share of bits saved"
+    gain = alt.Y("gain:Q", title=saved, axis=alt.Axis(format="%"))
+    panels = [
+        alt.Chart(documents).mark_point(size=50, filled=True, opacity=0.8).encode(
+            x=alt.X(f"{column}:Q", title=title, axis=axes[column]), y=gain,
+            color=alt.Color("domain:N", **shown), shape=alt.Shape("domain:N", **shown),
+            tooltip=["domain:N", "document:Q", alt.Tooltip("gain:Q", format=".1%"),
+                     alt.Tooltip(f"{column}:Q", format=".3f")],
+        ).properties(width=230, height=240)
+        for column, title in titles.items()
+    ]  # fmt: skip
+    return figure(alt.hconcat(*panels), name, alt_text, documents.rename(columns=titles | {"gain": saved}))
+
+
+def index_gain_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """After / before over the share of the index that is searched, a line per domain.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns domain, share, ratio, low, high.
+    """
+    import altair as alt
+
+    shown = {"title": "domain", "scale": alt.Scale(domain=sorted(table["domain"].unique()))}
+    shares = sorted(table["share"].unique().tolist())
+    values = [value for value in shares if value <= 0.5 or value == 1]  # others would print over each other
+    share = alt.X("share:Q", title="share of the index (logarithmic)", axis=alt.Axis(format="%", values=values),
+                  scale=alt.Scale(type="log", nice=False))  # fmt: skip
+    ratio = alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
+    percentages = (alt.Tooltip(f"{column}:Q", format=".1%") for column in ("share", "ratio", "low", "high"))
+    lines = alt.Chart(table).mark_line().encode(
+        x=share, y=ratio, color=alt.Color("domain:N", **shown), tooltip=["domain:N", *percentages]
+    )  # fmt: skip
+    points = lines.mark_point(size=55, filled=True).encode(shape=alt.Shape("domain:N", **shown))
+    named = UNITS | {"share": "share of the index"}
+    return figure((lines + points).properties(height=300), name, alt_text, table.rename(columns=named))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tttnn.report.statistics import before_after, curve, interval, resampled_sums
+from tttnn.report.statistics import before_after, curve, ends, interval, resampled_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,16 +58,10 @@ def paired_gains(first: pd.DataFrame, second: pd.DataFrame, k: int) -> pd.DataFr
     """
     import pandas as pd
 
-    pairs = _ends(first, k).merge(_ends(second, k), on=DOCUMENT, suffixes=("_first", "_second"))
+    pairs = ends(first, k, DOCUMENT).merge(ends(second, k, DOCUMENT), on=DOCUMENT, suffixes=("_first", "_second"))
     if not len(pairs):
         raise ValueError(f"no document was scored by both models at k = 0 and at k = {k}")
     return pd.DataFrame([{"domain": name} | _gains(part) for name, part in pairs.groupby("domain", sort=True)])
-
-
-def _ends(rows: pd.DataFrame, k: int) -> pd.DataFrame:
-    """Nats before and after of each document: the columns of `DOCUMENT`, before, after."""
-    wide = rows[rows["nats"].notna()].pivot(index=DOCUMENT, columns="k", values="nats")
-    return wide.reindex(columns=[0, k]).set_axis(["before", "after"], axis=1).dropna().reset_index()
 
 
 def _gains(pairs: pd.DataFrame) -> dict[str, float]:

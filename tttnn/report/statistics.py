@@ -90,6 +90,26 @@ def interval(statistic: np.ndarray) -> Interval:
     return Interval(float(statistic[0]), float(low), float(high))
 
 
+def ends(rows: pd.DataFrame, k: int, key: Sequence[str] = ("domain", "document")) -> pd.DataFrame:
+    """Nats of each document before and after k neighbours.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of :func:`tttnn.experiment.run`, one model and one way to evaluate.
+    k : int
+    key : sequence of str
+        Columns that tell documents apart.
+
+    Returns
+    -------
+    DataFrame
+        One row per document scored at both: the columns of `key`, before, after.
+    """
+    wide = rows[rows["nats"].notna()].pivot(index=list(key), columns="k", values="nats")
+    return wide.reindex(columns=[0, k]).set_axis(["before", "after"], axis=1).dropna().reset_index()
+
+
 def before_after(
     rows: pd.DataFrame, k: int, by: str = "domain", resamples: int = RESAMPLES, seed: int = SEED
 ) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tttnn.report.archive import FOLDER, archived
-from tttnn.report.statistics import before_after, interval, resampled_sums
+from tttnn.report.statistics import before_after, ends, interval, resampled_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,17 +88,16 @@ def effects(rows: pd.DataFrame, pairs: Mapping[str, str], k: int) -> pd.DataFram
 
     made = []
     for name, against in pairs.items():
-        joined = _ends(rows, name, k).merge(_ends(rows, against, k), on=KEY, suffixes=("", "_against"))
+        joined = _last(rows, name, k).merge(_last(rows, against, k), on=KEY, suffixes=("", "_against"))
         for domain, part in joined.groupby("domain", sort=True):
             made.append({"variant": name, "against": against, "domain": domain, **_effect(part)})
     return pd.DataFrame(made)
 
 
-def _ends(rows: pd.DataFrame, variant: str, k: int) -> pd.DataFrame:
-    """Nats of each document before and after: the columns of KEY, before, after."""
-    wide = rows[(rows["variant"] == variant) & rows["nats"].notna()].pivot(index=KEY, columns="k", values="nats")
-    last = max(each for each in wide.columns if each <= k)
-    return wide[[0, last]].set_axis(["before", "after"], axis=1).dropna().reset_index()
+def _last(rows: pd.DataFrame, variant: str, k: int) -> pd.DataFrame:
+    """The ends of a variant's documents at the last k up to this one."""
+    part = rows[(rows["variant"] == variant) & rows["nats"].notna() & (rows["k"] <= k)]
+    return ends(part, part["k"].max())
 
 
 def _effect(pairs: pd.DataFrame) -> dict[str, float]:
