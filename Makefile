@@ -37,6 +37,7 @@ bench: $(READY)  ## benchmarks against their baselines, as ratios; rows go to _b
 	$(BIN)/python bench/embedding.py --out _build/bench/embedding.json
 	$(BIN)/python bench/load_models.py --out _build/bench/load_models.json
 	$(BIN)/python bench/runner.py --out _build/bench/runner.json
+	$(BIN)/python bench/loop.py --out _build/bench/loop.json
 
 lint: $(READY)  ## code style, and text and ipynb halves of the chapters agree
 	$(BIN)/ruff check .

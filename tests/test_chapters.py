@@ -122,7 +122,7 @@ def test_controls_run_with_another_corpus_and_model(corpus, home, tmp_path, monk
 
 def test_quirks_run_with_another_corpus_and_models(corpus, home, tmp_path, monkeypatch):
     models = {"model": str(tiny_gpt2(tmp_path / "tiny")), "reasoning_model": str(tiny_qwen2(tmp_path / "tiny-qwen"))}
-    parameters = {"corpus": str(corpus), "k": 2, "per_domain": 2} | models
+    parameters = {"corpus": str(corpus), "k": 2, "per_domain": 2, "per_domain_cut": 1} | models
     text = outputs(execute("07_quirks", parameters, home, tmp_path, monkeypatch))
     assert "letters" in text and "orders" in text
 
