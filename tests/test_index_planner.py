@@ -55,6 +55,20 @@ def test_rows_of_the_package_say_where_they_are_from():
     assert all(row["device"] and row["date"] and row["load"] >= 0 and row["kind"] in KINDS for row in rows)
 
 
+def test_the_default_kinds_rest_on_the_rows():
+    """What `tttnn.index.default_kind` says of them."""
+    rows = {(row["kind"], row["vectors"]): row for row in measured_rows() if row["dimension"] == 256}
+    assert rows["flat-mapped", 100_000]["cpu_p50_ms"] < 5
+    scan, parts = (rows[kind, 250_000] for kind in ("rabitq", "ivfrabitq"))
+    assert min(scan["recall"], parts["recall"]) > 0.95 and max(scan["cpu_p50_ms"], parts["cpu_p50_ms"]) < 2.5
+    assert scan["build_cpu_seconds"] < parts["build_cpu_seconds"] / 3.5
+    scan, parts = (rows[kind, 1_000_000] for kind in ("rabitq", "ivfrabitq"))
+    assert parts["cpu_p50_ms"] < scan["cpu_p50_ms"] and parts["recall"] > scan["recall"]
+    # The targets of a compressed kind against the flat one.
+    assert parts["resident_bytes"] <= rows["flat", 1_000_000]["resident_bytes"] / 16
+    assert parts["recall"] >= 0.95 and parts["speedup"] >= 10 and parts["open_seconds"] < 1
+
+
 def test_shards_add_up_and_machines_share():
     whole = plan(1_000_000, 64, "fp16", rows=LAW)
     parts = plan(1_000_000, 64, "fp16", shard_rows=250_000, rows=LAW)

@@ -142,7 +142,7 @@ def dynamic(ttt: TTT, text: str, neighbours: Sequence[str], ks: Sequence[int], s
 
 
 METHODS: dict[str, Adapt] = {"ttt": TTT.adapt, "in-context-published": in_context_published}
-VALUED = {"in-context": in_context, "unigram": unigram, "dynamic": dynamic}
+VALUED = {"in-context": (in_context, "share"), "unigram": (unigram, "weight"), "dynamic": (dynamic, "segment")}
 
 
 def find_method(name: str) -> Adapt:
@@ -163,4 +163,5 @@ def find_method(name: str) -> Adapt:
     if first not in VALUED or math.isnan(number):
         known = ", ".join([*METHODS, *(f"{each}:<number>" for each in VALUED)])
         raise ValueError(f"method={name!r}: must be one of {known}")
-    return partial(VALUED[first], **{{"in-context": "share", "unigram": "weight", "dynamic": "segment"}[first]: number})
+    method, parameter = VALUED[first]
+    return partial(method, **{parameter: number})

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tttnn.report.published import PILE_NAMES, published_curves, report_claims
-from tttnn.report.statistics import bootstrap_ratio, interval, resampled_sums
+from tttnn.report.statistics import bootstrap_ratio, ends, interval, resampled_sums
+from tttnn.report.variants import KEY
 
 if TYPE_CHECKING:
     import pandas as pd
 
-KEY = ["domain", "document"]
 REPORTED = {"github": "R03", "europarl": "R04", "books": "R05"}  # domain: claim with after/before in percent
 # Documents in the published 20 % of each test set, each task rounded down.
 TESTED = {
@@ -214,10 +214,7 @@ def changes(rows: pd.DataFrame, pairs: Mapping[str, str], k: int) -> pd.DataFram
 
 def _scores(rows: pd.DataFrame, variant: str, k: int) -> pd.DataFrame:
     """Size and nats of each document: the columns of KEY, bytes, before, after."""
-    scored = rows[(rows["variant"] == variant) & rows["nats"].notna()]
-    first, last = (scored[scored["k"] == n].set_index(KEY) for n in (0, k))
-    made = first[["bytes"]].assign(before=first["nats"], after=last["nats"])
-    return made.dropna().reset_index()
+    return ends(rows[rows["variant"] == variant], k, [*KEY, "bytes"])
 
 
 def _changes(pairs: pd.DataFrame) -> dict[str, float]:
@@ -326,8 +323,8 @@ def sampling(rows: pd.DataFrame, k: int, tested: Mapping[str, int] | None = None
 
 def _nats(rows: pd.DataFrame, k: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Nats of the documents before and after, by domain."""
-    wide = rows[rows["nats"].notna()].pivot(index=KEY, columns="k", values="nats")[[0, k]].dropna()
-    return {str(name): (part[0].to_numpy(), part[k].to_numpy()) for name, part in wide.groupby("domain", sort=True)}
+    parts = ends(rows, k).groupby("domain", sort=True)
+    return {str(name): (part["before"].to_numpy(), part["after"].to_numpy()) for name, part in parts}
 
 
 def cost_factor(rows: pd.DataFrame) -> pd.DataFrame:
