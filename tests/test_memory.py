@@ -1,14 +1,17 @@
 """A large model's memory is estimated before it is loaded; where it does not fit, the error says what to do."""
 
+import ctypes
 import logging
 
+import numpy as np
+import psutil
 import pytest
 from tiny import tiny_gpt2, tiny_roberta
 
 import tttnn.memory as memory
 from tttnn import TTT, load_model
 from tttnn.embedding import TransformerEmbedder
-from tttnn.memory import ADAPTING, LOADING, NUMBER, NotEnoughMemory, available, parameter_count
+from tttnn.memory import ADAPTING, LOADING, NUMBER, NotEnoughMemory, available, kept_for_reuse, parameter_count
 from tttnn.models import REGISTRY
 
 
@@ -96,3 +99,22 @@ def test_an_embedder_needs_its_weights_alone(tmp_path, monkeypatch, caplog):
     pretend(monkeypatch, free=10)
     with pytest.raises(NotEnoughMemory, match="roberta"):
         TransformerEmbedder(folder)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc")
+def test_freed_memory_is_kept_while_asked_for_and_then_given_back():
+    process = psutil.Process()
+
+    def resident_after_a_large_block():
+        block = np.ones(2**26, np.uint8)
+        held = process.memory_info().rss
+        del block
+        return process.memory_info().rss - held
+
+    assert resident_after_a_large_block() < -0.9 * 2**26
+    with pytest.raises(KeyError), kept_for_reuse():
+        assert resident_after_a_large_block() > -0.1 * 2**26
+        before = process.memory_info().rss
+        raise KeyError
+    assert process.memory_info().rss < before - 0.9 * 2**26
+    assert resident_after_a_large_block() < -0.9 * 2**26

@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 from tiny import tiny_gpt2, tiny_gpt_neo, tiny_qwen2
+from transformers import AutoModelForCausalLM
+from transformers.activations import NewGELUActivation
 
 from tttnn.models import CHECKPOINTS, REGISTRY, ModelError, load_model, mean_cross_entropy, token_nats
 
@@ -126,3 +128,25 @@ def test_sliced_cross_entropy_equals_the_library(bias, dtype, tolerance):
     for mine, theirs in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(expected, inputs), strict=True):
         torch.testing.assert_close(mine, theirs, atol=tolerance / 10, rtol=tolerance * 10)
     torch.testing.assert_close(token_nats(hidden, weight, offset, targets).mean(), expected)
+
+
+def test_sliced_cross_entropy_of_tokens_that_are_all_but_impossible():
+    hidden, targets = torch.tensor([[200.0], [-200.0], [0.0]]), torch.tensor([1, 1, 1])
+    weight = torch.tensor([[1.0], [-1.0], [0.0]], requires_grad=True)
+    expected = torch.nn.functional.cross_entropy(hidden @ weight.T, targets)
+    ours = mean_cross_entropy(hidden, weight, None, targets)
+    assert expected > 100, "exp(-400) is 0 in float32"
+    torch.testing.assert_close(ours, expected)
+    gradients = [torch.autograd.grad(loss, weight)[0] for loss in (ours, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_gpt_neo])
+def test_the_fused_activation_gives_the_library_s_logits(tmp_path, make):
+    folder = make(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ours = load_model(folder).model
+    kinds = [type(module) for model in (plain, ours) for module in model.modules()]
+    assert kinds.count(NewGELUActivation) == kinds.count(torch.nn.GELU) == 2
+    ids = torch.arange(40)[None]
+    torch.testing.assert_close(ours(ids).logits, plain(ids).logits, atol=1e-6, rtol=1e-5)

@@ -6,7 +6,10 @@ float32 numbers per parameter; activations come on top.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +21,7 @@ log = logging.getLogger(__name__)
 LARGE = 10**9  # bytes: below that nothing is said
 NUMBER = 4  # bytes of a float32
 LOADING = 1  # float32 numbers a parameter: the weights
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
 ADAPTING = 4  # beside them: a copy to restore, gradients, AdamW's two moments
 
 
@@ -119,6 +123,30 @@ def require(name: str, numbers: int, purpose: str, device: str | torch.device = 
             "Close other programs, take a smaller model (python -m tttnn models lists them), another device "
             "(--device cuda), or a machine with more memory."
         )
+
+
+@contextlib.contextmanager
+def kept_for_reuse() -> Iterator[None]:
+    """While it is open, main memory that is freed stays with the process; at the end it goes back to the system.
+
+    A gradient step frees and takes anew some gigabytes. glibc gives large blocks back at once, and the system clears
+    each page again before it hands it out: a third of a step's time. Without glibc nothing is done. It holds for the
+    whole process.
+    """
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallopt"):
+        yield
+        return
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
+    try:
+        yield
+    finally:
+        # What glibc comes to by itself in a process that uses large blocks.
+        libc.mallopt(M_MMAP_MAX, 65536)
+        libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+        libc.mallopt(M_TRIM_THRESHOLD, 64 * 2**20)
+        libc.malloc_trim(0)
 
 
 def _gigabytes(size: int) -> str:

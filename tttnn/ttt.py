@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tttnn.memory import ADAPTING, require
+from tttnn.memory import ADAPTING, kept_for_reuse, require
 from tttnn.models import LanguageModel, mean_cross_entropy
 from tttnn.scoring import Score, Scorer
 
@@ -260,7 +260,8 @@ class TTT:
         self.lm.adapting = True
         try:
             self._round()
-            yield
+            with kept_for_reuse():
+                yield
         finally:
             self._restore()
             self.lm.adapting = False

@@ -14,6 +14,7 @@ from torch import Tensor
 from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
 from tttnn.models.cross_entropy import mean_cross_entropy, token_nats
+from tttnn.models.products import OneDNN
 from tttnn.models.registry import CHECKPOINTS, REGISTRY, ModelEntry, TTTSettings, find_entry
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ class LanguageModel:
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Last hidden states, (batch, tokens) -> (batch, tokens, width)."""
-        return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        with OneDNN():
+            return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
     @property
     def head(self) -> tuple[Tensor, Tensor | None]:
@@ -169,7 +171,18 @@ def _load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     if missing := sorted(found["missing_keys"]):
         # transformers would go on with random ones in their place
         raise ModelError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}; copy it again")
+    _fuse_activations(model)
     return model, tokenizer
+
+
+def _fuse_activations(model: PreTrainedModel) -> None:
+    """Replace GPT-2's and GPT-Neo's activation, written as eight small operations, by the same one in a single one."""
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
 
 
 def _looks_like_folder(source: str | Path) -> bool:

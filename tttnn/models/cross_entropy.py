@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tttnn.models.products import product
+
 SLICE = {"cpu": 256, "cuda": 8192}  # positions: a slice stays in a core's cache, or fills a GPU
 
 
@@ -33,7 +35,7 @@ def token_nats(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Ten
     """
     size = SLICE[hidden.device.type]
     parts = zip(hidden.split(size), targets.split(size), strict=True)
-    losses = [F.cross_entropy(F.linear(h, weight, bias).float(), t, reduction="none") for h, t in parts]
+    losses = [F.cross_entropy(product(h, weight, bias).float(), t, reduction="none") for h, t in parts]
     return torch.cat(losses)  # (n,)
 
 
@@ -44,30 +46,33 @@ class _MeanCrossEntropy(torch.autograd.Function):
     def forward(
         ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype
     ) -> Tensor:
-        total = torch.zeros((), device=hidden.device)
         head, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
+        count, size = len(targets), SLICE[hidden.device.type]
+        total = torch.zeros((), device=hidden.device)
         hidden_gradient = torch.empty_like(hidden)
-        weight_gradient = torch.zeros_like(weight)
+        weight_gradient = None
         bias_gradient = None if bias is None else torch.zeros_like(bias)
-        size = SLICE[hidden.device.type]
-        for i in range(0, len(targets), size):
+        for i in range(0, count, size):
             part, wanted = hidden[i : i + size].to(dtype), targets[i : i + size, None]
-            log_p = F.linear(part, head, offset).float().log_softmax(-1)  # (slice, vocabulary)
-            total -= log_p.gather(1, wanted).sum()
-            gradient = log_p.exp_()
+            logits = product(part, head, offset).float()  # (slice, vocabulary)
+            gradient = logits.softmax(-1)
+            # The largest probability is 1 / sum(exp(logits - largest logit)), so the normalizer needs no other pass.
+            total += (logits.amax(1) - gradient.amax(1).log() - logits.gather(1, wanted)[:, 0]).sum()
             gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
-            gradient = (gradient / len(targets)).to(dtype)
-            hidden_gradient[i : i + size] = gradient @ head
-            weight_gradient += gradient.T @ part
+            gradient = gradient.to(dtype)
+            hidden_gradient[i : i + size] = product(gradient, head.T)
+            if ctx.needs_input_grad[1]:
+                added = product(gradient.T, part.T / count)  # (vocabulary, width)
+                weight_gradient = added.float() if weight_gradient is None else weight_gradient.add_(added)
             if bias_gradient is not None:
-                bias_gradient += gradient.sum(0)
-        ctx.save_for_backward(hidden_gradient, weight_gradient, bias_gradient)
-        return total / len(targets)
+                bias_gradient += gradient.sum(0) / count
+        ctx.save_for_backward(hidden_gradient / count, weight_gradient, bias_gradient)
+        return total / count
 
     @staticmethod
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
-        hidden, weight, bias = ctx.saved_tensors
-        return hidden * upstream, weight * upstream, None if bias is None else bias * upstream, None, None
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = (None if gradient is None else gradient * upstream for gradient in ctx.saved_tensors)
+        return *gradients, None, None
 
 
 def mean_cross_entropy(

@@ -1,0 +1,115 @@
+"""Matrix products through oneDNN: the values and gradients of torch's own, for every layer that is one."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers.pytorch_utils import Conv1D
+
+from tttnn.models import products
+from tttnn.models.products import OneDNN, product
+
+pytestmark = pytest.mark.skipif(products._ONEDNN is None, reason="this build of torch has no oneDNN")
+
+INSIDE, OUTSIDE = 24, 40
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Shapes of the products that oneDNN computed."""
+    seen, real = [], products._ONEDNN
+
+    def counted(inputs, weight, *rest):
+        seen.append((*inputs.shape, weight.shape[0]))
+        return real(inputs, weight, *rest)
+
+    monkeypatch.setattr(products, "_ONEDNN", counted)
+    return seen
+
+
+def randoms(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("bias", [None, randoms(OUTSIDE, seed=2)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_product_is_that_of_the_library(calls, transposed, bias):
+    inputs, weight = randoms(7, INSIDE), randoms(OUTSIDE, INSIDE, seed=1)
+    if transposed:
+        weight = weight.T.contiguous().T
+    assert torch.allclose(product(inputs, weight, bias), F.linear(inputs, weight, bias), atol=1e-5)
+    assert calls == [(7, INSIDE, OUTSIDE)]
+
+
+def layer(kind):
+    if kind == "Conv1D":
+        return Conv1D(OUTSIDE, INSIDE)
+    return torch.nn.Linear(INSIDE, OUTSIDE, bias=kind == "Linear")
+
+
+@pytest.mark.parametrize("kind", ["Linear", "Linear without bias", "Conv1D"])
+@pytest.mark.parametrize("shape", [(5, INSIDE), (2, 5, INSIDE), (1, 1, INSIDE)])
+def test_a_layer_has_its_own_values_and_gradients(calls, kind, shape):
+    module, inputs = layer(kind), randoms(*shape).requires_grad_()
+    wanted = [inputs, *module.parameters()]
+    expected = module(inputs)
+    expected_gradients = torch.autograd.grad(expected.square().sum(), wanted)
+    assert not calls
+    with OneDNN():
+        found = module(inputs)
+    gradients = torch.autograd.grad(found.square().sum(), wanted)
+    assert found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
+    rows = inputs.numel() // INSIDE
+    assert calls[0] == (rows, INSIDE, OUTSIDE) and len(calls) == 3
+    for gradient, expected, of in zip(gradients, expected_gradients, wanted, strict=True):
+        assert gradient.shape == of.shape and torch.allclose(gradient, expected, atol=1e-4)
+
+
+def test_a_gradient_that_is_one_number_seen_from_everywhere():
+    module, inputs = layer("Conv1D"), randoms(5, INSIDE).requires_grad_()
+    expected = torch.autograd.grad(module(inputs).sum(), [inputs, *module.parameters()])
+    with OneDNN():
+        found = module(inputs)
+    for gradient, wanted in zip(
+        torch.autograd.grad(found.sum(), [inputs, *module.parameters()]), expected, strict=True
+    ):
+        assert torch.allclose(gradient, wanted, atol=1e-4)
+
+
+def test_frozen_weights_cost_no_product(calls):
+    module, inputs = layer("Linear").requires_grad_(False), randoms(5, INSIDE).requires_grad_()
+    with OneDNN():
+        module(inputs).sum().backward()
+    assert len(calls) == 2 and module.weight.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_stay_with_torch(calls, dtype):
+    inputs, weight = randoms(5, INSIDE).to(dtype), randoms(OUTSIDE, INSIDE).to(dtype)
+    with OneDNN():
+        found = F.linear(inputs, weight)
+    assert found.dtype == dtype and torch.equal(found, F.linear(inputs, weight)) and not calls
+
+
+def test_autocast_stays_with_torch(calls):
+    module = layer("Linear")
+    with torch.autocast("cpu", torch.bfloat16), OneDNN():
+        assert module(randoms(5, INSIDE)).dtype == torch.bfloat16
+    assert not calls
+
+
+def test_what_is_not_a_layer_stays_with_torch(calls):
+    matrix, left, right = randoms(5, OUTSIDE, seed=3), randoms(5, INSIDE), randoms(INSIDE, OUTSIDE, seed=1)
+    with OneDNN():
+        scaled = torch.addmm(matrix, left, right, beta=0.5)
+        added = torch.addmm(matrix, left, right)
+    assert not calls
+    assert torch.allclose(scaled, 0.5 * matrix + left @ right, atol=1e-5)
+    assert torch.allclose(added, matrix + left @ right, atol=1e-5)
+
+
+def test_without_onednn_products_are_torchs(monkeypatch):
+    monkeypatch.setattr(products, "_ONEDNN", None)
+    module, inputs = layer("Conv1D"), randoms(5, INSIDE)
+    with OneDNN():
+        assert torch.equal(module(inputs), torch.addmm(module.bias, inputs, module.weight))
+    assert torch.equal(product(inputs, module.weight.T), F.linear(inputs, module.weight.T))
