@@ -8,7 +8,7 @@ from tiny import tiny_gpt2
 
 from tttnn.corpus import open_corpus, write_jsonl
 from tttnn.experiment import draw_documents, run
-from tttnn.experiment.variants import BASELINES, CONTROLS, QUIRKS, VARIANTS, changed, run_variants
+from tttnn.experiment.variants import BASELINES, CONTROLS, LORA, QUIRKS, VARIANTS, changed, run_variants
 from tttnn.models import load_model
 from tttnn.report.variants import archived_variants, effects, footing
 from tttnn.retrieval import open_retriever
@@ -63,9 +63,10 @@ def test_what_each_is_compared_with_differs_in_one_thing_only():
                     if variant.switches.get(key) != other.switches.get(key)}  # fmt: skip
         switched -= {"ranks"} if "keep_optimizer" in switched else set()
         others = sum(getattr(variant, key) != getattr(other, key) for key in ("strategy", "method", "reverse"))
-        allowed = 2 if name.startswith("dynamic") else 1  # a step's rate is a part of that method
+        allowed = 2 if name.startswith(("dynamic", "lora")) else 1  # a step's rate is a part of those methods
         assert len(switched) + others + (variant.rate != other.rate) <= allowed, name
-    assert VARIANTS == CONTROLS | BASELINES | QUIRKS and len(VARIANTS) == len(CONTROLS) + len(BASELINES) + len(QUIRKS)
+    groups = CONTROLS, BASELINES, QUIRKS, LORA
+    assert list(VARIANTS) == [name for group in groups for name in group] and len(VARIANTS) == sum(map(len, groups))
 
 
 def test_a_kept_optimizer_begins_anew_with_each_domain_and_rank(ttt, drawn):
@@ -90,6 +91,8 @@ def test_bf16_weights_lose_small_steps(ttt, drawn):
 
 def test_rates_and_neighbours_are_those_of_the_name(ttt, drawn):
     assert changed(ttt, VARIANTS["rate-0.25"]).switches.learning_rate == pytest.approx(0.0025)
+    adapters = changed(ttt, VARIANTS["lora-8-rate-10"]).switches
+    assert (adapters.lora, adapters.learning_rate) == (8, pytest.approx(0.1))
     assert run_variants(ttt, drawn[:1], [0, 2, 7], ["chunks-4"])["k"].max() == 2
 
 

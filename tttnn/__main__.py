@@ -140,6 +140,7 @@ def run(
     keep_optimizer: bool = False, split_query: bool = False, context: int | None = None,
     config_context: bool = False, vocabulary: int | None = None, precision: str = "float32",
     weights: str = "float32", ranks: int = 1, seed: int = 1216,
+    lora: Annotated[int | None, typer.Option(help="Train adapters of this rank instead of the weights.")] = None,
     strategy: Annotated[str, typer.Option(help="Which documents are adapted on: see tttnn.retrieval.strategies.")]
     = "nearest",
     method: Annotated[str, typer.Option(help="What is done with them: see tttnn.baselines.")] = "ttt",
@@ -157,7 +158,7 @@ def run(
     switches = Switches(
         learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout, keep_optimizer=keep_optimizer,
         split_query=split_query, context=context, config_context=config_context, vocabulary=vocabulary,
-        precision=precision, weights=weights, ranks=ranks, seed=seed,
+        precision=precision, weights=weights, ranks=ranks, lora=lora, seed=seed,
     )  # fmt: skip
 
     def make() -> TTT:
@@ -175,6 +176,54 @@ def run(
     else:
         rows = run_documents(ttt, documents, wanted, out, origin, method=method)
     typer.echo(f"{len(rows):,d} rows in {out}, {(rows['failure'] != '').sum()} documents failed")
+
+
+@app.command()
+def cost(
+    model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
+    domains: Annotated[list[str] | None, typer.Option("--domain", help="Default: all.")] = None,
+    per_domain: Annotated[int, typer.Option(help="Documents per domain that the run is to have.")] = 30,
+    sample: Annotated[int, typer.Option(help="The first so many of them, per domain, are counted.")] = 3,
+    max_bytes: Annotated[int | None, typer.Option(help="Draw among documents up to this size.")] = None,
+    split: str = "test",
+    ks: Annotated[str, typer.Option(help="Where to score, comma-separated.")] = "0,1,2,3,5,7,10,15,20",
+    max_chunks: int | None = None, precision: str = "float32",
+    lora: Annotated[int | None, typer.Option(help="Train adapters of this rank instead of the weights.")] = None,
+    seed: int = 1216, threads: Threads = None, device: Device = "cpu",
+) -> None:  # fmt: skip
+    """Estimate hours and memory of a run on this machine; nothing is trained on the documents counted."""
+    from collections import Counter
+    from itertools import groupby, islice
+
+    from tttnn import TTT, Switches, load_model, open_corpus, open_retriever
+    from tttnn.experiment import draw_documents
+    from tttnn.experiment.cost import calibrate, count_work, describe, memory_needed
+    from tttnn.experiment.provenance import device as machine
+    from tttnn.experiment.provenance import peak_memory
+
+    wanted = _whole_numbers("ks", ks)
+    for name, value in {"per_domain": per_domain, "sample": sample}.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+    opened = open_corpus(corpus)
+    switches = Switches(max_chunks=max_chunks, precision=precision, lora=lora, seed=seed)
+    documents = draw_documents(opened, per_domain, seed, split, max_bytes, domains)
+    ttt = TTT(load_model(model, device, threads), open_retriever(opened, embedder, device=device), switches)
+    by_domain = groupby(documents, key=lambda document: document.domain)
+    work = count_work(ttt, [document for _, own in by_domain for document in islice(own, sample)], max(wanted))
+    typer.echo(describe(work, calibrate(ttt), wanted, Counter(document.domain for document in documents)))
+    typer.echo(
+        f"memory: {memory_needed(ttt) / 1e9:,.2f} GB for the weights and to adapt them, activations apart; this "
+        f"estimate took {peak_memory() / 1e9:,.2f} GB of main memory with all it needs"
+    )
+    typer.echo(f"an estimate for {ttt.lm.name} on this machine as it is now ({machine()})")
+
+
+def _whole_numbers(name: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{name}={text!r}: give whole numbers, comma-separated") from None
 
 
 @app.command()

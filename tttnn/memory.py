@@ -6,10 +6,8 @@ float32 numbers per parameter; activations come on top.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +20,7 @@ LARGE = 10**9  # bytes: below that nothing is said
 NUMBER = 4  # bytes of a float32
 LOADING = 1  # float32 numbers a parameter: the weights
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc.h
-ADAPTING = 4  # beside them: a copy to restore, gradients, AdamW's two moments
+ADAPTING = 4  # for each that is trained: a copy to restore (or the adapter itself), a gradient, AdamW's two moments
 
 
 class NotEnoughMemory(ValueError):
@@ -125,28 +123,25 @@ def require(name: str, numbers: int, purpose: str, device: str | torch.device = 
         )
 
 
-@contextlib.contextmanager
-def kept_for_reuse() -> Iterator[None]:
-    """While it is open, main memory that is freed stays with the process; at the end it goes back to the system.
+def keep_freed(keep: bool = True) -> None:
+    """Let main memory that is freed stay with the process, to be taken again, as torch does with a GPU's memory.
 
-    A gradient step frees and takes anew some gigabytes. glibc gives large blocks back at once, and the system clears
-    each page again before it hands it out: a third of a step's time. Without glibc nothing is done. It holds for the
-    whole process.
+    A gradient step frees and takes anew some gigabytes. glibc gives large blocks back to the system at once, and the
+    system clears each page before it hands it out again: up to a third of a step's time. It holds for the whole
+    process. Without glibc nothing is done.
+
+    Parameters
+    ----------
+    keep : bool
+        False: from now on do what glibc comes to by itself in a process that uses large blocks.
     """
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
-        yield
         return
-    libc.mallopt(M_MMAP_MAX, 0)
-    libc.mallopt(M_TRIM_THRESHOLD, -1)  # never
-    try:
-        yield
-    finally:
-        # What glibc comes to by itself in a process that uses large blocks.
-        libc.mallopt(M_MMAP_MAX, 65536)
+    libc.mallopt(M_MMAP_MAX, 0 if keep else 65536)
+    libc.mallopt(M_TRIM_THRESHOLD, -1 if keep else 64 * 2**20)  # -1: never
+    if not keep:
         libc.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
-        libc.mallopt(M_TRIM_THRESHOLD, 64 * 2**20)
-        libc.malloc_trim(0)
 
 
 def _gigabytes(size: int) -> str:

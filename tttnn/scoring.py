@@ -136,6 +136,11 @@ class Scorer:
         self._bytes = len(text.encode("utf-8"))
         self._words = len(re.split(r"\s+", text))
 
+    @property
+    def work(self) -> tuple[int, int]:
+        """Forward passes that one score takes, and tokens they put through the model (windows may overlap)."""
+        return len(list(_batches(self._windows))), sum(len(window.inputs) for window in self._windows)
+
     def __call__(self, windows: Sequence[Window] | None = None) -> Score:
         """Score the text with the model's present weights.
 

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tttnn.memory import ADAPTING, kept_for_reuse, require
+from tttnn.memory import ADAPTING, keep_freed, require
 from tttnn.models import LanguageModel, mean_cross_entropy
+from tttnn.models.lora import adapter_size, adapters
 from tttnn.scoring import Score, Scorer
 
 if TYPE_CHECKING:
@@ -60,8 +61,13 @@ class Switches:
     weights : str
         "float32", or "bfloat16" for the quirk of a model that is loaded in its checkpoint's type: weights are rounded
         to it at the start and after each step, so that small steps are lost.
+    lora : int, optional
+        Rank of low-rank adapters (LoRA: Hu et al., 2021, arXiv 2106.09685), which are trained instead of the weights
+        and dropped after each document. They sit on all linear layers but the output head, with alpha twice the rank
+        and no dropout of their own. The model's learning rate is meant for its weights; adapters may want another.
+        None: all weights are trained.
     seed : int
-        For dropout; each document starts from it.
+        For dropout and adapters; each document starts from it.
     """
 
     learning_rate: float | None = None
@@ -79,6 +85,7 @@ class Switches:
     vocabulary: int | None = None
     precision: str = "float32"
     weights: str = "float32"
+    lora: int | None = None
     seed: int = 1216
 
     def __post_init__(self) -> None:
@@ -97,6 +104,22 @@ class Switches:
             raise ValueError(f"ranks={self.ranks}: must be at least 1, and more only with keep_optimizer")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout}: must be in [0, 1)")
+        if self.lora is not None:
+            self._check_lora()
+
+    def _check_lora(self) -> None:
+        if not isinstance(self.lora, int) or self.lora < 1:
+            raise ValueError(f"lora={self.lora}: a rank is a whole number of at least 1")
+        if self.keep_optimizer:
+            raise ValueError(
+                f"lora={self.lora} and keep_optimizer: adapters are dropped after each document, and AdamW's moments "
+                "with them; give one of the two"
+            )
+        if self.weights != "float32":
+            raise ValueError(
+                f"lora={self.lora} and weights={self.weights!r}: the weights stay as they are beside adapters, so none "
+                "is rounded; give one of the two"
+            )
 
 
 @dataclass(frozen=True)
@@ -176,10 +199,12 @@ class TTT:
         self.switches = switches or Switches()
         if (self.switches.max_length or 0) > lm.positions:
             raise ValueError(f"max_length={self.switches.max_length}: {lm.name} takes at most {lm.positions} tokens")
-        self._parameters = list(lm.model.parameters())
-        require(lm.name, ADAPTING * sum(p.numel() for p in self._parameters), "adapt it", lm.device)
+        rank = self.switches.lora
+        self._parameters = [] if rank else list(lm.model.parameters())  # what a step changes; adapters come and go
+        trained = adapter_size(lm.model, rank) if rank else sum(p.numel() for p in self._parameters)
+        require(lm.name, ADAPTING * trained, "adapt it", lm.device)
         self._initial = [parameter.detach().clone() for parameter in self._parameters]
-        self._optimizer = self._new_optimizer()
+        self.forget()
 
     def evaluate(self, text: str, k: int = 20, ks: Sequence[int] | None = None) -> Evaluation:
         """Retrieve k neighbours of a text, adapt on them, and score it before and after.
@@ -234,9 +259,12 @@ class TTT:
             raise ValueError(f"ks={list(ks)}: give at least one number of neighbours, none negative")
         if len(neighbours) < max(wanted):
             raise ValueError(f"{len(neighbours)} neighbours, but a score after {max(wanted)} was asked for")
+        return self._steps(self.scorer(text), neighbours[: max(wanted)], wanted)
+
+    def scorer(self, text: str) -> Scorer:
+        """Scorer of a text as the switches say."""
         context = self.lm.positions if self.switches.config_context else self.switches.context
-        scorer = Scorer(self.lm, text, context, self.switches.vocabulary)
-        return self._steps(scorer, neighbours[: max(wanted)], wanted)
+        return Scorer(self.lm, text, context, self.switches.vocabulary)
 
     def _steps(self, scorer: Scorer, neighbours: Sequence[str], wanted: set[int]) -> Iterator[Step]:
         with self.session():
@@ -246,7 +274,7 @@ class TTT:
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
-        """Steps made in here are undone at its end: the weights are the initial ones again, bit for bit.
+        """Steps made in here are undone at its end: the model is the initial one again, bit for bit.
 
         Raises
         ------
@@ -255,40 +283,72 @@ class TTT:
         """
         if self.lm.adapting:
             raise RuntimeError(f"another loop on {self.lm.name} is unfinished: exhaust or close its iterator first")
-        if not self.switches.keep_optimizer:
-            self.forget()
         self.lm.adapting = True
         try:
-            self._round()
-            with kept_for_reuse():
+            trained = self._with_adapters() if self.switches.lora else self._with_weights()
+            keep_freed()
+            with trained:
                 yield
         finally:
-            self._restore()
             self.lm.adapting = False
+
+    @contextlib.contextmanager
+    def _with_weights(self) -> Iterator[None]:
+        """Steps change all weights, which are copied back."""
+        if not self.switches.keep_optimizer:
+            self.forget()
+        try:
+            self._round()
+            yield
+        finally:
+            self._restore()
+
+    @contextlib.contextmanager
+    def _with_adapters(self) -> Iterator[None]:
+        """Steps change adapters, which are dropped."""
+        try:
+            with adapters(self.lm.model, self.switches.lora, self.switches.seed) as self._parameters:
+                self.forget()
+                yield
+        finally:
+            self._parameters = []
+            self.forget()
 
     def forget(self) -> None:
         """Begin with fresh AdamW moments, which a session does by itself unless `keep_optimizer`."""
-        self._optimizer = self._new_optimizer()
+        self._optimizer = self._new_optimizer() if self._parameters else None
 
     def _step(self, k: int, neighbour: str, scorer: Scorer, wanted: set[int]) -> Step:
         start = self._clock()
-        every = self._chunks(neighbour)
-        taken = every[: self.switches.max_chunks]
-        chunks = [chunk for chunk in taken if len(chunk) > 1]
-        with _dropout(self.lm.model, self.switches.dropout, self.switches.seed + k):
-            losses = [self.update(chunk) for chunk in chunks]
+        chunks, skipped, beyond = self.chunks(neighbour)
+        losses = self.train(chunks, k)
         trained = self._clock()
         score = scorer() if k in wanted else None
         seconds = self._clock() - trained
-        left_out = len(taken) - len(chunks), len(every) - len(taken)
         tokens = sum(map(len, chunks))
-        return Step(k, score, tuple(map(float, losses)), tokens, *left_out, trained - start, seconds)
+        return Step(k, score, tuple(map(float, losses)), tokens, skipped, beyond, trained - start, seconds)
 
-    def _chunks(self, neighbour: str) -> list[list[int]]:
-        """Disjoint chunks of `max_length` tokens; the last one may be shorter."""
+    def chunks(self, neighbour: str) -> tuple[list[list[int]], int, int]:
+        """Cut a neighbour into what is trained on: disjoint chunks of `max_length` tokens, the last one may be shorter.
+
+        Returns
+        -------
+        chunks : list of list of int
+            At most `max_chunks`, each of at least two token ids.
+        skipped, beyond : int
+            Chunks left out: see `Step`.
+        """
         tokens = self.lm.encode(neighbour)
         length = self.switches.max_length or self.lm.settings.max_length
-        return [tokens[i : i + length] for i in range(0, len(tokens), length)]
+        every = [tokens[i : i + length] for i in range(0, len(tokens), length)]
+        taken = every[: self.switches.max_chunks]
+        chunks = [chunk for chunk in taken if len(chunk) > 1]
+        return chunks, len(taken) - len(chunks), len(every) - len(taken)
+
+    def train(self, chunks: Sequence[list[int]], k: int = 0) -> list[Tensor]:
+        """Make one step on each chunk, inside a `session`, with the dropout of the k-th neighbour; see `update`."""
+        with _dropout(self.lm.model, self.switches.dropout, self.switches.seed + k):
+            return [self.update(chunk) for chunk in chunks]
 
     def update(self, chunk: list[int]) -> Tensor:
         """Make one AdamW step on a chunk of at least two token ids, inside a `session`.

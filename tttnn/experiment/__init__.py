@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tttnn.retrieval import Neighbour, Retriever
     from tttnn.retrieval.strategies import Selection
 
-__all__ = ["DrawnDocument", "RowsError", "about", "draw_documents", "read_rows", "run"]
+__all__ = ["DrawnDocument", "RowsError", "about", "draw_documents", "read_rows", "retrieve", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -225,16 +225,30 @@ def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: 
     """Evaluate one document: a row for each k from 0 on, or one row with the reason why it could not be done."""
     base = {"model": ttt.lm.name, "domain": document.domain, "document": document.number, "seed": ttt.switches.seed}
     try:
-        query, scored = split_halves(document.text) if ttt.switches.split_query else (document.text, document.text)
-        start = time.perf_counter()
-        neighbours = ttt.retriever.neighbours(query, max(ks), document.meta) if max(ks) else []
-        seconds = time.perf_counter() - start
+        query, scored, neighbours, seconds = retrieve(ttt, document, max(ks))
         steps = list(find_method(method)(ttt, scored, [neighbour.text for neighbour in neighbours], ks))
     except (CorpusError, DamagedIndex, IndexMismatch):
         raise
     except ValueError as error:
         return [base | {"k": 0, "failure": str(error)}]
     return [base | _neighbour(step.k, query, neighbours) | _row(step, seconds) for step in steps]
+
+
+def retrieve(ttt: TTT, document: DrawnDocument, k: int) -> tuple[str, str, Sequence[Neighbour], float]:
+    """Find a document's k neighbours (0: none is looked for).
+
+    Returns
+    -------
+    query, scored : str
+        The whole text twice, or its halves with `split_query`.
+    neighbours : sequence of Neighbour
+    seconds : float
+        Wall time of finding them.
+    """
+    query, scored = split_halves(document.text) if ttt.switches.split_query else (document.text, document.text)
+    start = time.perf_counter()
+    neighbours = ttt.retriever.neighbours(query, k, document.meta) if k else []
+    return query, scored, neighbours, time.perf_counter() - start
 
 
 def _neighbour(k: int, query: str, neighbours: Sequence[Neighbour]) -> Row:

@@ -1,4 +1,4 @@
-"""Controls, baselines and quirks: the same documents evaluated in named ways, a folder of rows for each.
+"""Controls, baselines, quirks and adapters: the same documents evaluated in named ways, a folder of rows for each.
 
 A variant changes what is trained on (a strategy of `tttnn.retrieval.strategies`), what is done with it (a method of
 `tttnn.baselines`), or a switch of the loop. All else is as in the run it is compared with.
@@ -83,7 +83,8 @@ QUIRKS = {
     "bf16": _switched(weights="bfloat16"),
     **{f"rate-{rate}": Variant(rate=rate) for rate in (0.25, 2)},
 }
-VARIANTS = CONTROLS | BASELINES | QUIRKS
+LORA = {f"lora-8-rate-{rate}": Variant(switches={"lora": 8}, rate=rate) for rate in (1, 3, 10)}
+VARIANTS = CONTROLS | BASELINES | QUIRKS | LORA
 
 
 def run_variants(
