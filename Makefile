@@ -37,7 +37,10 @@ bench: $(READY)  ## benchmarks against their baselines, as ratios; rows go to _b
 	$(BIN)/python bench/embedding.py --out _build/bench/embedding.json
 	$(BIN)/python bench/load_models.py --out _build/bench/load_models.json
 	$(BIN)/python bench/runner.py --out _build/bench/runner.json
-	$(BIN)/python bench/loop.py --out _build/bench/loop.json
+	$(BIN)/python bench/loop.py --shape xs gpt2 --max-chunks 1 --out _build/bench/loop.json
+	$(BIN)/python bench/operators.py --out _build/bench/operators.json
+	$(BIN)/python bench/step.py --out _build/bench/step.json
+	$(BIN)/python bench/neighbours.py --out _build/bench/neighbours.json
 
 lint: $(READY)  ## code style, and text and ipynb halves of the chapters agree
 	$(BIN)/ruff check .

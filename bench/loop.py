@@ -6,8 +6,7 @@ loop scores after every neighbour, ours at 0, 1, 2, 5, 10, 20. Ratios are of med
 of 117M with random weights and the embedded tokenizer, whose texts are about as many tokens as GPT-2's own makes.
 
     python bench/loop.py --out rows.json
-    python bench/loop.py --shape gpt2 --k 2 --max-chunks 1 --repeats 3 --out rows.json
-    python bench/loop.py --profile reference --out operators.json
+    python bench/loop.py --shape xs gpt2 --max-chunks 1 --out rows.json
 """
 
 import argparse
@@ -24,23 +23,22 @@ from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
-from reference_loop import Settings, clock, new_optimizer, reference_loop, set_dropout, update
+from reference_loop import Settings, clock, reference_loop
 from torch import Tensor
-from torch.autograd.profiler_util import FunctionEventAvg
-from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from tttnn import load_model, open_corpus, open_retriever
 from tttnn.experiment import draw_documents
 from tttnn.files import write_json
-from tttnn.models import CHECKPOINTS
+from tttnn.memory import keep_freed
+from tttnn.models import CHECKPOINTS, LanguageModel
 from tttnn.ttt import PRECISIONS, TTT, Switches
 
 EMBEDDED = "gpt2-xs-general"
+SHAPES = "xs", "gpt2"
 KS = (0, 1, 2, 5, 10, 20)
 SEED = 1216
 SIDE, PRODUCTS = 2048, 10  # of the square matrices that give the machine's rate
-OPERATORS = 12  # of a profile
 
 
 @dataclass(frozen=True)
@@ -57,26 +55,22 @@ class Pass:
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    with TemporaryDirectory() as name:
-        ttt, model = load(Path(name), options)
     text, neighbours = material(options)
-    if options.profile:
-        chunk = chunk_of(ttt.lm.encode(neighbours[0]), options.tokens or ttt.lm.settings.max_length)
-        said = {name: getattr(options, name) for name in ("shape", "threads", "precision")}
-        said |= {"loop": options.profile, "tokens": len(chunk)}
-        rows = [said | row for row in operators(step_of(options, ttt, model, chunk))]
-    else:
+    rows = []
+    for shape in options.shape:
+        with TemporaryDirectory() as name:
+            ttt, model = load(Path(name), shape, options)
         ways = {"reference": partial(pass_reference, ttt, model, options.dropout), "ours": partial(pass_ours, ttt)}
-        rows = compare(ways, text, neighbours, options)
-        rows = [with_operations(facts(ttt, text, options) | row) for row in rows]
-    write_json(options.out, rows)
+        same = {"shape": shape} | facts(ttt, text, options)
+        rows += [with_operations(same | row) for row in compare(ways, text, neighbours, options)]
+        write_json(options.out, rows)
     sys.stdout.write("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
-    parser.add_argument("--shape", choices=("xs", "gpt2"), default="xs")
+    parser.add_argument("--shape", choices=SHAPES, nargs="+", default=["xs"])
     parser.add_argument("--k", type=int, default=20, help="neighbours to train on")
     parser.add_argument("--max-chunks", type=int, help="most steps from one neighbour; default: all")
     parser.add_argument("--domain", default="python", help="of the embedded corpus, where the document is drawn from")
@@ -85,17 +79,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the steps' matrix products")
     parser.add_argument("--dropout", type=float, default=0.1, help="of the reference, as published; ours has none")
-    parser.add_argument("--profile", choices=("reference", "ours"), help="operators of one step instead of the rows")
-    parser.add_argument("--tokens", type=int, help="length of the profiled step; default: the model's longest")
     return parser.parse_args()
 
 
-def load(folder: Path, options: argparse.Namespace) -> tuple[TTT, PreTrainedModel]:
+def load(folder: Path, shape: str, options: argparse.Namespace) -> tuple[TTT, PreTrainedModel]:
     """Load the weights twice: by this package for our loop, and as transformers has them for the reference."""
-    source = CHECKPOINTS / EMBEDDED if options.shape == "xs" else make_gpt2(folder)
-    lm = load_model(EMBEDDED if options.shape == "xs" else source, options.device)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).to(options.device)
+    lm, model = load_shape(folder, shape, options.device)
     return TTT(lm, switches=Switches(max_chunks=options.max_chunks, precision=options.precision)), model
+
+
+def load_shape(folder: Path, shape: str, device: str = "cpu") -> tuple[LanguageModel, PreTrainedModel]:
+    source = CHECKPOINTS / EMBEDDED if shape == "xs" else make_gpt2(folder)
+    lm = load_model(EMBEDDED if shape == "xs" else source, device)
+    return lm, AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).to(device)
 
 
 def make_gpt2(folder: Path) -> Path:
@@ -121,6 +117,7 @@ def pass_ours(ttt: TTT, text: str, neighbours: list[str]) -> Pass:
 
 
 def pass_reference(ttt: TTT, model: PreTrainedModel, dropout: float, text: str, neighbours: list[str]) -> Pass:
+    keep_freed(False)  # which our loop has changed
     start = clock(model.device)
     steps = list(reference_loop(model, ttt.lm.tokenizer, text, neighbours, settings_like(ttt, dropout)))
     return summed(clock(model.device) - start, steps, {step.k: step.bits_per_byte for step in steps})
@@ -204,7 +201,7 @@ def fastest(product: Callable[[], Tensor]) -> float:
 def facts(ttt: TTT, text: str, options: argparse.Namespace) -> dict:
     """What both rows have in common."""
     return {
-        "shape": options.shape, "parameters": sum(p.numel() for p in ttt.lm.model.parameters()),
+        "parameters": sum(p.numel() for p in ttt.lm.model.parameters()),
         "k": options.k, "max_chunks": options.max_chunks, "max_length": ttt.lm.settings.max_length,
         "document_tokens": len(ttt.lm.encode(text)), "document_bytes": len(text.encode()),
         "threads": options.threads, "device": options.device, "precision": options.precision,
@@ -221,39 +218,6 @@ def with_operations(row: dict) -> dict:
         "scored_tokens": scored, "train_operations": train, "train_share": share,
         "evaluation_operations": 2 * row["parameters"] * scored,
     }  # fmt: skip
-
-
-def chunk_of(tokens: list[int], length: int) -> list[int]:
-    """The tokens, repeated or cut to a length."""
-    return (tokens * -(-length // len(tokens)))[:length]
-
-
-def step_of(options: argparse.Namespace, ttt: TTT, model: PreTrainedModel, chunk: list[int]) -> Callable[[], object]:
-    """One training step of the loop to profile, as a function; its weights are not restored."""
-    if options.profile == "ours":
-        return partial(ttt.update, chunk)
-    settings = settings_like(ttt, options.dropout)
-    set_dropout(model, settings.dropout)
-    return partial(update, model.train(), new_optimizer(model, settings), chunk, settings)
-
-
-def operators(step: Callable[[], object]) -> list[dict]:
-    """Operators of one step, those with the most processor time of their own first; the last row is the whole step."""
-    for _ in range(2):
-        step()
-    with profile(activities=[ProfilerActivity.CPU]) as measured:
-        step()
-    events = sorted(measured.key_averages(), key=own_seconds, reverse=True)
-    rows = [(event.key, event.count, own_seconds(event)) for event in events]
-    rows = [*rows[:OPERATORS], ("all", sum(row[1] for row in rows), sum(row[2] for row in rows))]
-    return [
-        {"operator": name, "calls": calls, "seconds": seconds, "share": seconds / rows[-1][2]}
-        for name, calls, seconds in rows
-    ]
-
-
-def own_seconds(event: FunctionEventAvg) -> float:
-    return event.self_cpu_time_total / 1e6
 
 
 if __name__ == "__main__":

@@ -1,0 +1,177 @@
+"""What each change to the published gradient step brings: seconds of one step, the changes added one after another.
+
+Then what else was tried: bfloat16 products, adapters instead of all weights, torch.compile in the place of oneDNN, and
+the gradients of several documents at once. All take turns in one process; each is warmed up by a step before it is
+timed. Shapes are those of bench/loop.py.
+
+    python bench/step.py --out rows.json
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+import torch.nn.functional as F
+from loop import SHAPES, load_shape, matrix_rates
+from reference_loop import Settings, set_dropout, update
+from torch import Tensor
+from torch.func import functional_call, grad, vmap
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from tttnn.files import write_json
+from tttnn.memory import keep_freed
+from tttnn.models import LanguageModel
+from tttnn.models.products import OneDNN
+from tttnn.ttt import TTT, Switches
+
+SEED = 1216
+RANK = 8  # of the adapters
+DOCUMENTS = 4  # at once, each with its own weights
+Way = Callable[[], AbstractContextManager[Callable[[], object]]]  # opens, gives a step to time, closes
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A step between the published one and this package's; the fields are the changes."""
+
+    dropout: float = 0.1
+    fused_optimizer: bool = False
+    fused_activation: bool = False
+    kept_memory: bool = False
+    onednn: bool = False
+
+
+CHANGES = {
+    "no dropout": {"dropout": 0.0},
+    "fused AdamW": {"fused_optimizer": True},
+    "activation in one operation": {"fused_activation": True},
+    "memory kept between steps": {"kept_memory": True},
+    "products through oneDNN": {"onednn": True},
+}
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    rows = []
+    for shape in options.shape:
+        with TemporaryDirectory() as name:
+            lm, model = load_shape(Path(name), shape)
+        rows += [{"shape": shape} | row for row in shape_rows(lm, model, options)]
+        write_json(options.out, rows)
+    sys.stdout.write("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
+    parser.add_argument("--shape", choices=SHAPES, nargs="+", default=SHAPES)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    options.device, options.precision = "cpu", "float32"  # of the machine's rate, as bench/loop.py measures it
+    return options
+
+
+def shape_rows(lm: LanguageModel, model: PreTrainedModel, options: argparse.Namespace) -> list[dict]:
+    length = lm.settings.max_length
+    chunk = torch.randint(len(lm.head[0]), (length,), generator=torch.Generator().manual_seed(SEED)).tolist()
+    rates, seconds = take_turns(ways(lm, model, chunk), options)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    same = {
+        "parameters": parameters, "tokens": length, "threads": options.threads, "repeats": options.repeats,
+        "documents": DOCUMENTS, "load": os.getloadavg()[0], **rates,
+    }  # fmt: skip
+    return [same | row for row in compared(seconds, 6 * parameters * length / rates["matrix_rate"])]
+
+
+def ways(lm: LanguageModel, model: PreTrainedModel, chunk: list[int]) -> dict[str, Way]:
+    """Name every step: the ladder from the published one to the package's own, then what else was tried."""
+    rung, models = Rung(), {False: model, True: lm.model}
+    found = {"as published": partial(open_rung, rung, models, chunk)}
+    for name, change in CHANGES.items():
+        rung = replace(rung, **change)
+        found[name] = partial(open_rung, rung, models, chunk)
+    compiled = {True: torch.compile(lm.model)}
+    return found | {
+        "cross-entropy in slices (ours)": partial(open_ours, lm, Switches(), chunk),
+        "ours, bfloat16 products": partial(open_ours, lm, Switches(precision="bfloat16"), chunk),
+        f"ours, LoRA of rank {RANK}": partial(open_ours, lm, Switches(lora=RANK), chunk),
+        "torch.compile, no oneDNN": partial(open_rung, replace(rung, onednn=False), compiled, chunk),
+        "documents at once, gradients alone": partial(open_many, lm, chunk, DOCUMENTS),
+    }
+
+
+@contextmanager
+def open_rung(rung: Rung, models: dict[bool, torch.nn.Module], chunk: list[int]) -> Iterator[Callable[[], object]]:
+    model = models[rung.fused_activation]
+    set_dropout(model, rung.dropout)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=Settings.learning_rate, fused=rung.fused_optimizer or None)
+    model.train()
+    keep_freed(rung.kept_memory)
+    with OneDNN() if rung.onednn else nullcontext():
+        yield partial(update, model, optimizer, chunk, Settings())
+    model.eval()
+    optimizer.zero_grad()
+
+
+@contextmanager
+def open_ours(lm: LanguageModel, switches: Switches, chunk: list[int]) -> Iterator[Callable[[], object]]:
+    ttt = TTT(lm, switches=switches)
+    with ttt.session():
+        yield lambda: ttt.update(chunk).item()
+
+
+@contextmanager
+def open_many(lm: LanguageModel, chunk: list[int], documents: int) -> Iterator[Callable[[], object]]:
+    """The gradients of several documents' steps, each under weights of its own."""
+    weights = {name: torch.stack([value.detach()] * documents) for name, value in lm.model.named_parameters()}
+    ids = torch.tensor([chunk] * documents)  # (documents, tokens)
+
+    def loss(own: dict[str, Tensor], tokens: Tensor) -> Tensor:
+        logits = functional_call(lm.model, own, kwargs={"input_ids": tokens[None], "use_cache": False}).logits
+        return F.cross_entropy(logits[0, :-1], tokens[1:])
+
+    keep_freed()
+    yield partial(vmap(grad(loss)), weights, ids)
+
+
+def take_turns(found: dict[str, Way], options: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Time every way as often as asked, in turns; the first number of a way is its very first step's."""
+    rates, seconds = [matrix_rates(options)], {}
+    for _ in tqdm(range(options.repeats), desc="turns"):
+        for name, way in found.items():
+            with way() as step:
+                first, second = timed(step), timed(step)
+            seconds.setdefault(name, [first]).append(second)
+        rates.append(matrix_rates(options))
+    return {name: max(rate[name] for rate in rates) for name in rates[0]}, seconds
+
+
+def timed(step: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def compared(seconds: dict[str, list[float]], floor: float) -> list[dict]:
+    """Medians, as ratios to the published step's, and shares of the machine's rate (`floor`: seconds at all of it)."""
+    rows = [
+        {"step": name, "first_seconds": first, "seconds": median(timed)} for name, (first, *timed) in seconds.items()
+    ]
+    return [row | {"ratio": rows[0]["seconds"] / row["seconds"], "share": floor / row["seconds"]} for row in rows]
+
+
+if __name__ == "__main__":
+    main()
