@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -29,6 +30,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 
 from tttnn import load_model, open_corpus, open_retriever
 from tttnn.experiment import draw_documents
+from tttnn.experiment.provenance import device
 from tttnn.files import write_json
 from tttnn.memory import keep_freed
 from tttnn.models import CHECKPOINTS, LanguageModel
@@ -193,9 +195,14 @@ def fastest(product: Callable[[], Tensor]) -> float:
     seconds = []
     for _ in range(PRODUCTS):
         start = time.perf_counter()
-        device = product().device
-        seconds.append(clock(device) - start)
+        place = product().device
+        seconds.append(clock(place) - start)
     return min(seconds)
+
+
+def where_and_when(threads: int) -> dict:
+    """The machine, how busy it is, and the date."""
+    return {"machine": device(), "threads": threads, "load": os.getloadavg()[0], "date": date.today().isoformat()}
 
 
 def facts(ttt: TTT, text: str, options: argparse.Namespace) -> dict:
@@ -204,8 +211,8 @@ def facts(ttt: TTT, text: str, options: argparse.Namespace) -> dict:
         "parameters": sum(p.numel() for p in ttt.lm.model.parameters()),
         "k": options.k, "max_chunks": options.max_chunks, "max_length": ttt.lm.settings.max_length,
         "document_tokens": len(ttt.lm.encode(text)), "document_bytes": len(text.encode()),
-        "threads": options.threads, "device": options.device, "precision": options.precision,
-        "dropout": options.dropout, "repeats": options.repeats, "load": os.getloadavg()[0],
+        "device": options.device, "precision": options.precision, "dropout": options.dropout,
+        "repeats": options.repeats, **where_and_when(options.threads),
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from loop import EMBEDDED, settings_like, wanted
+from loop import EMBEDDED, settings_like, wanted, where_and_when
 from reference_loop import reference_loop
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -35,7 +35,7 @@ def main() -> None:
     ttt = TTT(load_model(options.model, threads=options.threads), open_retriever(corpus))
     model = AutoModelForCausalLM.from_pretrained(CHECKPOINTS / options.model, dtype=torch.float32)
     documents = draw_documents(corpus, options.per_domain, options.seed, max_bytes=options.max_bytes)
-    same = {"model": options.model, "corpus": corpus.name, "threads": options.threads, "seed": options.seed}
+    same = {"model": options.model, "corpus": corpus.name, "seed": options.seed, **where_and_when(options.threads)}
     rows = []
     for document in tqdm(documents, unit="document"):
         rows += [same | row for row in document_rows(ttt, model, document, options.k)]

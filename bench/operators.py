@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from loop import SHAPES, load_shape
+from loop import SHAPES, load_shape, where_and_when
 from reference_loop import Settings, new_optimizer, set_dropout, update
 from torch.autograd.profiler_util import FunctionEventAvg
 from torch.profiler import ProfilerActivity, profile
@@ -40,7 +40,7 @@ def main() -> None:
         with TemporaryDirectory() as name:
             lm, model = load_shape(Path(name), shape)
         for length in (lm.settings.max_length, SHORT):
-            rows += shape_rows(lm, model, length, {"shape": shape, "threads": options.threads})
+            rows += shape_rows(lm, model, length, {"shape": shape, **where_and_when(options.threads)})
             write_json(options.out, rows)
     sys.stdout.write("".join(f"{json.dumps(row)}\n" for row in rows))
 

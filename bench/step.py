@@ -9,7 +9,6 @@ timed. Shapes are those of bench/loop.py.
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
-from loop import SHAPES, load_shape, matrix_rates
+from loop import SHAPES, load_shape, matrix_rates, where_and_when
 from reference_loop import Settings, set_dropout, update
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
@@ -38,6 +37,7 @@ from tttnn.ttt import TTT, Switches
 SEED = 1216
 RANK = 8  # of the adapters
 DOCUMENTS = 4  # at once, each with its own weights
+SMALL = 10**8  # parameters: a larger model fills a machine with one document
 Way = Callable[[], AbstractContextManager[Callable[[], object]]]  # opens, gives a step to time, closes
 
 
@@ -90,8 +90,8 @@ def shape_rows(lm: LanguageModel, model: PreTrainedModel, options: argparse.Name
     rates, seconds = take_turns(ways(lm, model, chunk), options)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     same = {
-        "parameters": parameters, "tokens": length, "threads": options.threads, "repeats": options.repeats,
-        "documents": DOCUMENTS, "load": os.getloadavg()[0], **rates,
+        "parameters": parameters, "tokens": length, "repeats": options.repeats, "documents": DOCUMENTS,
+        **where_and_when(options.threads), **rates,
     }  # fmt: skip
     return [same | row for row in compared(seconds, 6 * parameters * length / rates["matrix_rate"])]
 
@@ -104,13 +104,15 @@ def ways(lm: LanguageModel, model: PreTrainedModel, chunk: list[int]) -> dict[st
         rung = replace(rung, **change)
         found[name] = partial(open_rung, rung, models, chunk)
     compiled = {True: torch.compile(lm.model)}
-    return found | {
+    found |= {
         "cross-entropy in slices (ours)": partial(open_ours, lm, Switches(), chunk),
         "ours, bfloat16 products": partial(open_ours, lm, Switches(precision="bfloat16"), chunk),
         f"ours, LoRA of rank {RANK}": partial(open_ours, lm, Switches(lora=RANK), chunk),
         "torch.compile, no oneDNN": partial(open_rung, replace(rung, onednn=False), compiled, chunk),
-        "documents at once, gradients alone": partial(open_many, lm, chunk, DOCUMENTS),
     }
+    if sum(parameter.numel() for parameter in model.parameters()) < SMALL:
+        found["documents at once, gradients alone"] = partial(open_many, lm, chunk, DOCUMENTS)
+    return found
 
 
 @contextmanager
