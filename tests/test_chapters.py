@@ -127,6 +127,12 @@ def test_quirks_run_with_another_corpus_and_models(corpus, home, tmp_path, monke
     assert "letters" in text and "orders" in text
 
 
+def test_cost_runs_with_another_corpus_and_model(corpus, home, tmp_path, monkeypatch):
+    parameters = {"corpus": str(corpus), "model": str(tiny_gpt2(tmp_path / "tiny")), "k": 2, "per_domain": 1}
+    text = outputs(execute("08_what_it_costs", parameters | {"calibration": 0.0}, home, tmp_path, monkeypatch))
+    assert "letters" in text and "orders" in text
+
+
 def test_the_glance_runs_with_another_k_and_without_a_model(home, tmp_path, monkeypatch):
     parameters = {"k": 10, "trained": "no-such-model", "memory_documents": [500, 1000], "resamples": 50}
     text = outputs(execute("00_reproduction_at_a_glance", parameters, home, tmp_path, monkeypatch))

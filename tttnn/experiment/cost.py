@@ -49,7 +49,7 @@ SECONDS = [*TIMED, "session_seconds", "seconds"]
 PARTS = (8, 2, 1)  # chunks and windows of an eighth, a half and the whole of the longest are timed
 BATCH = 4  # windows of the longest batch timed
 MOST_TURNS = 9
-COLD = 3  # sessions timed
+SESSIONS = 3  # timed
 SEED = 1216
 
 
@@ -104,67 +104,72 @@ def calibrate(ttt: TTT, seconds: float = 20.0) -> Rates:
     if not seconds >= 0:
         raise ValueError(f"seconds={seconds}: must be a number from 0 on")
     settings, switches = ttt.lm.settings, ttt.switches
-    chunk = switches.max_length or settings.max_length
-    context = switches.context or settings.context
+    chunk, context = switches.max_length or settings.max_length, switches.context or settings.context
     ids = random.Random(SEED).choices(range(switches.vocabulary or len(ttt.lm.head[0])), k=max(chunk, context))
-    chunks = [ids[:length] for length in _lengths(chunk)]
-    batches = [[Window(ids[:length], ids[:length])] for length in _lengths(context)]
-    batches.append(batches[-1] * BATCH)
-    scorer = ttt.scorer("a")
-    tasks = [partial(_train, ttt, each) for each in chunks] + [partial(_score, scorer, each) for each in batches]
+    train, score = partial(_train, ttt, ids[:chunk]), partial(_score, ttt.scorer("a"), ids[:context])
+    scores = [*(partial(score, 1, part) for part in PARTS), partial(score, BATCH, 1)]
     with ttt.session():
-        taken = _median_seconds(tasks, seconds)
-    steps, passes = taken[: len(chunks)], taken[len(chunks) :]
-    cold = median(_timed(partial(_one_step_session, ttt, chunks[-1])) for _ in range(COLD))
+        taken = _medians([*(partial(train, part) for part in PARTS), *scores], seconds)
+    steps, passes = taken[: len(PARTS)], taken[len(PARTS) :]
+    beside = median(_seconds_beside_steps(ttt, ids[:chunk]) for _ in range(SESSIONS))
     ttt.forget()
-    return Rates(
-        *fit([len(each) for each in chunks], steps),
-        *fit([sum(len(window.inputs) for window in each) for each in batches], passes),
-        max(0.0, cold - steps[-1]),
-    )
+    return Rates(*fit(*zip(*steps, strict=True)), *fit(*zip(*passes, strict=True)), max(0.0, beside))
 
 
-def _lengths(longest: int) -> list[int]:
-    return sorted({max(2, longest // part) for part in PARTS})
+# On a GPU, each of these two ends by reading a number, which waits for all that was asked of it before.
+def _train(ttt: TTT, ids: list[int], part: int, turn: int) -> int:
+    chunk = _part(ids, part, turn)
+    float(ttt.train([chunk])[0])
+    return len(chunk)
 
 
-# On a GPU, each of these ends by reading a number, which waits for all that was asked of it before.
-def _train(ttt: TTT, chunk: list[int]) -> float:
-    return float(ttt.train([chunk])[0])
+def _score(scorer: Scorer, ids: list[int], windows: int, part: int, turn: int) -> int:
+    inputs = _part(ids, part, turn)
+    scorer.token_nats([Window(inputs, inputs)] * windows).sum().item()
+    return windows * len(inputs)
 
 
-def _score(scorer: Scorer, windows: Sequence[Window]) -> float:
-    return scorer.token_nats(windows).sum().item()
+def _part(ids: list[int], part: int, turn: int) -> list[int]:
+    """The whole, or a part that is a token shorter each turn: texts end in all lengths, and a first one takes longer.
+
+    oneDNN prepares a product of a new shape before it computes it.
+    """
+    return ids if part == 1 else ids[: max(2, len(ids) // part - turn)]
 
 
-def _one_step_session(ttt: TTT, chunk: list[int]) -> None:
+def _seconds_beside_steps(ttt: TTT, chunk: list[int]) -> float:
+    """Of a session of two steps, what it takes beyond twice the second one."""
+    step = partial(_train, ttt, chunk, 1, 0)
+    start = time.perf_counter()
     with ttt.session():
-        _train(ttt, chunk)
+        step()
+        _, second = _timed(step)
+    return time.perf_counter() - start - 2 * second
 
 
-def _median_seconds(tasks: Sequence[Callable[[], object]], seconds: float) -> list[float]:
-    """They take turns, so that a slow moment of the machine meets all of them."""
+def _medians(tasks: Sequence[Callable[[int], int]], seconds: float) -> list[tuple[float, float]]:
+    """Tokens and seconds of each task. They take turns, so that a slow moment of the machine meets all of them."""
     for task in tasks:
-        task()
+        task(0)
     turns = []
     end = time.perf_counter() + seconds
     while not turns or (time.perf_counter() < end and len(turns) < MOST_TURNS):
-        turns.append([_timed(task) for task in tasks])
-    return [median(of_task) for of_task in zip(*turns, strict=True)]
+        turns.append([_timed(partial(task, len(turns) + 1)) for task in tasks])
+    return [tuple(map(median, zip(*of_task, strict=True))) for of_task in zip(*turns, strict=True)]
 
 
-def _timed(task: Callable[[], object]) -> float:
+def _timed(task: Callable[[], int]) -> tuple[int, float]:
     start = time.perf_counter()
-    task()
-    return time.perf_counter() - start
+    tokens = task()
+    return tokens, time.perf_counter() - start
 
 
-def fit(tokens: Sequence[int], seconds: Sequence[float]) -> tuple[float, float]:
+def fit(tokens: Sequence[float], seconds: Sequence[float]) -> tuple[float, float]:
     """Fit seconds = constant + rate * tokens by least squares of the relative deviations, neither one negative.
 
     Parameters
     ----------
-    tokens : sequence of int
+    tokens : sequence of float
     seconds : sequence of float
         Each above 0.
 

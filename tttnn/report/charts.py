@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tttnn.report.figures import PALETTE, Figure, figure
+from tttnn.report.timings import LOOPS
 
 if TYPE_CHECKING:
     import altair as alt
@@ -514,4 +515,55 @@ def index_gain_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
     )  # fmt: skip
     points = lines.mark_point(size=55, filled=True).encode(shape=alt.Shape("domain:N", **shown))
     named = UNITS | {"share": "share of the index"}
+    return figure((lines + points).properties(height=300), name, alt_text, table.rename(columns=named))
+
+
+def token_line_chart(rows: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """Seconds of training over tokens, a point per neighbour, and a straight line for each loop.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of ``bench/neighbours.py``.
+    """
+    import altair as alt
+
+    columns = ["loop", "domain", "document", "k", "tokens", "train_seconds"]
+    data = rows.loc[rows["k"] > 0, columns].rename(columns={"train_seconds": "seconds"})
+    data = data.assign(loop=data["loop"].map(LOOPS))
+    shown = {"title": None, "scale": alt.Scale(domain=list(LOOPS.values()))}
+    x = alt.X("tokens:Q", title="tokens of the neighbour")
+    y = alt.Y("seconds:Q", title="seconds of training on it")
+    points = alt.Chart(data).mark_point(size=22, opacity=0.55).encode(
+        x=x, y=y, color=alt.Color("loop:N", **shown), shape=alt.Shape("loop:N", **shown),
+        tooltip=["loop:N", "domain:N", "document:Q", "k:Q", "tokens:Q", alt.Tooltip("seconds:Q", format=".3f")],
+    )  # fmt: skip
+    lines = alt.Chart(data).transform_regression("tokens", "seconds", groupby=["loop"]).mark_line().encode(
+        x=x, y=y, color=alt.Color("loop:N", **shown), strokeDash=alt.StrokeDash("loop:N", **shown)
+    )  # fmt: skip
+    return figure((points + lines).properties(height=300), name, alt_text, data)
+
+
+def spent_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """After / before over the seconds of training a document takes, a line per domain; its points are scored k.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of :func:`tttnn.report.timings.spent_and_gained`.
+    """
+    import altair as alt
+
+    data = table[table["k"] > 0]
+    shown = {"title": "domain", "scale": alt.Scale(domain=sorted(data["domain"].unique()))}
+    lines = alt.Chart(data).mark_line().encode(
+        x=alt.X("seconds:Q", title="seconds of training per document (logarithmic)", scale=alt.Scale(type="log")),
+        y=alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)),
+        color=alt.Color("domain:N", **shown),
+    )  # fmt: skip
+    points = lines.mark_point(size=55, filled=True).encode(
+        shape=alt.Shape("domain:N", **shown),
+        tooltip=["domain:N", "k:Q", alt.Tooltip("seconds:Q", format=".2f"), alt.Tooltip("ratio:Q", format=".1%")],
+    )
+    named = UNITS | {"seconds": "seconds of training per document"}
     return figure((lines + points).properties(height=300), name, alt_text, table.rename(columns=named))

@@ -1,0 +1,89 @@
+"""What the chapter on cost shows is summed up from benchmark rows as said; cases are computed by hand."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from tttnn.report import charts
+from tttnn.report.timings import FOLDER, bench_rows, per_neighbour, spent_and_gained, time_by_kind, token_line
+
+
+def row(loop, document, k, tokens, train, evaluation=0.0, bits=None, size=100, domain="a"):
+    return {
+        "loop": loop, "domain": domain, "document": document, "k": k, "tokens": tokens, "train_seconds": train,
+        "evaluation_seconds": evaluation, "bits_per_byte": bits, "bytes": size,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def rows():
+    return pd.DataFrame([
+        row("reference", 0, 0, 0, 0.5, 9.0, 2.0),
+        row("reference", 0, 1, 100, 1.0, 3.0, 1.9),
+        row("reference", 0, 2, 300, 3.0, 5.0, 1.8),
+        row("ours", 0, 0, 0, 0.0, 1.0, 2.0),
+        row("ours", 0, 1, 100, 0.6),
+        row("ours", 0, 2, 300, 1.0, 1.0, 1.0),
+        row("ours", 1, 0, 0, 0.0, 1.0, 4.0, 300),
+        row("ours", 1, 1, 200, 0.8),
+        row("ours", 1, 2, 200, 0.8, 1.0, 3.0, 300),
+    ])  # fmt: skip
+
+
+def test_seconds_per_neighbour_leave_out_what_comes_before_the_first(rows):
+    found = per_neighbour(rows).set_index("timed")
+    assert found.seconds.to_dict() == pytest.approx({
+        "published loop, training and scoring": (4 + 8) / 2,
+        "published loop, training alone": 2.0,
+        "this loop, training alone": (0.6 + 1.0 + 0.8 + 0.8) / 4,
+    })  # fmt: skip
+    assert found.tokens.tolist() == [200, 200, 200]
+
+
+def test_the_line_through_seconds_and_tokens(rows):
+    line = token_line(rows, "ours")
+    assert (line.start, line.slope, line.r_squared) == pytest.approx((0.4, 0.002, 1.0))
+    bent = pd.DataFrame([row("ours", 0, k, k, seconds) for k, seconds in ((1, 0.0), (2, 3.0), (3, 0.0))])
+    assert token_line(bent, "ours").r_squared == pytest.approx(0.0)
+
+
+def test_spent_seconds_add_up_and_bits_weigh_by_bytes(rows):
+    found = spent_and_gained(rows).set_index("k")
+    assert found.seconds.to_dict() == pytest.approx({0: 0.0, 2: (1.6 + 1.6) / 2})
+    assert found.ratio.to_dict() == pytest.approx({0: 1.0, 2: (100 * 1.0 + 300 * 3.0) / (100 * 2.0 + 300 * 4.0)})
+
+
+def test_operators_become_kinds_and_the_rest_is_not_lost():
+    operators = {
+        "aten::mm": 4.0, "mkldnn::_linear_pointwise": 2.0, "aten::gelu": 3.0, "aten::never_seen": 0.4, "aten::all": 0.1,
+        "all": 10.0,
+    }  # fmt: skip
+    profile = pd.DataFrame({"operator": operators.keys(), "seconds": operators.values()})
+    found = time_by_kind(profile)
+    assert found.kind.tolist() == ["matrix products", "activation", "other"]
+    assert found.seconds.tolist() == pytest.approx([6.0, 3.0, 1.0])
+    assert found.share.sum() == pytest.approx(1.0)
+
+
+def test_rows_of_ones_own_take_the_place_of_those_shipped(tmp_path):
+    (tmp_path / "loop.json").write_text(json.dumps([{"loop": "mine", "seconds": 1.0}]))
+    assert bench_rows("loop", tmp_path).loop.tolist() == ["mine"]
+    with pytest.raises(ValueError, match=r"step\.json.*make bench"):
+        bench_rows("step", tmp_path)
+
+
+def test_every_shipped_row_belongs_to_a_measured_run():
+    loop = bench_rows("loop")
+    assert set(loop["shape"]) == {"xs", "gpt2"} and (loop["repeats"] >= 5).all() and (loop["k"] == 20).all()
+    for shape, pair in loop.groupby("shape"):
+        assert pair["loop"].tolist() == ["reference", "ours"], shape
+        assert pair["ratio"].tolist() == pytest.approx((pair["seconds"].iloc[0] / pair["seconds"]).tolist())
+    assert {path.stem for path in FOLDER.glob("*.json")} == {"loop", "step", "operators", "neighbours"}
+
+
+def test_charts_of_cost_name_their_units(rows):
+    spent = charts.spent_chart(spent_and_gained(rows), "fig-a", "A line.")
+    tokens = charts.token_line_chart(rows, "fig-b", "Points.")
+    assert "seconds" in json.dumps(spent.spec) and "tokens" in json.dumps(tokens.spec)
+    assert len(tokens.data) == 6

@@ -1,0 +1,159 @@
+"""What adapting costs: rows that the benchmarks wrote, summed up for the chapter on cost.
+
+The rows lie in ``bench/`` beside this file; ``make bench`` writes new ones, which can be shown in their place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tttnn.files import read_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FOLDER = Path(__file__).parent / "bench"
+LOOPS = {"reference": "published loop", "ours": "this loop"}
+KINDS = {
+    "matrix products": ("mm", "addmm", "bmm", "baddbmm", "_linear_pointwise"),
+    "attention": (
+        "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward",
+    ),
+    "softmax and loss": (
+        "_softmax", "_softmax_backward_data", "_safe_softmax", "_log_softmax", "_log_softmax_backward_data", "log",
+        "amax", "gather", "nll_loss_forward", "nll_loss_backward", "scatter_add_", "_MeanCrossEntropy",
+    ),
+    "dropout's random numbers": ("bernoulli_",),
+    "optimizer and clipping": (
+        "_fused_adamw_", "_foreach_norm", "linalg_vector_norm", "sqrt", "addcdiv_", "addcmul_", "lerp_",
+        "Optimizer.step#AdamW.step", "Optimizer.zero_grad#AdamW.zero_grad",
+    ),
+    "moving and clearing memory": ("copy_", "fill_", "cat", "zeros_like", "clone", "contiguous", "empty"),
+    "activation": ("gelu", "gelu_backward", "tanh", "tanh_backward", "pow"),
+}  # fmt: skip
+REST = "other"
+
+
+@dataclass(frozen=True)
+class Line:
+    """Seconds over tokens, by least squares: `start` + `slope` * tokens, and the share of variance it explains."""
+
+    start: float
+    slope: float
+    r_squared: float
+
+
+def bench_rows(name: str, folder: str | Path = "") -> pd.DataFrame:
+    """Rows of a benchmark.
+
+    Parameters
+    ----------
+    name : str
+        ``loop``, ``operators``, ``step`` or ``neighbours``.
+    folder : path, optional
+        Where ``make bench`` wrote them; default: those that ship with the package.
+
+    Raises
+    ------
+    ValueError
+        If there are no such rows.
+    """
+    import pandas as pd
+
+    path = Path(folder or FOLDER) / f"{name}.json"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such rows; `make bench` writes them")
+    return pd.DataFrame(read_json(path))
+
+
+def per_neighbour(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean seconds per neighbour by domain (Figure 1 of the report), for both loops.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of ``bench/neighbours.py``.
+
+    Returns
+    -------
+    DataFrame
+        Three rows a domain: domain, timed ("published loop, training and scoring", which is what the published timer
+        holds, "published loop, training alone", "this loop, training alone"), seconds, tokens (mean per neighbour).
+    """
+    import pandas as pd
+
+    stepped = rows[rows["k"] > 0]
+    both = stepped.assign(both=stepped["train_seconds"] + stepped["evaluation_seconds"])
+    wanted = [("reference", "both", "training and scoring"), ("reference", "train_seconds", "training alone"),
+              ("ours", "train_seconds", "training alone")]  # fmt: skip
+    parts = []
+    for loop, column, what in wanted:
+        means = both[both["loop"] == loop].groupby("domain").agg(seconds=(column, "mean"), tokens=("tokens", "mean"))
+        parts.append(means.reset_index().assign(timed=f"{LOOPS[loop]}, {what}"))
+    return pd.concat(parts, ignore_index=True)[["domain", "timed", "seconds", "tokens"]]
+
+
+def token_line(rows: pd.DataFrame, loop: str) -> Line:
+    """Fit the seconds of training on a neighbour to its tokens.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of ``bench/neighbours.py``, at least two neighbours with different numbers of tokens.
+    loop : str
+        ``reference`` or ``ours``.
+    """
+    stepped = rows[(rows["loop"] == loop) & (rows["k"] > 0)]
+    tokens, seconds = stepped["tokens"].to_numpy(float), stepped["train_seconds"].to_numpy()
+    slope, start = np.polyfit(tokens, seconds, 1)
+    left = seconds - (start + slope * tokens)
+    return Line(float(start), float(slope), float(1 - left.var() / seconds.var()))
+
+
+def spent_and_gained(rows: pd.DataFrame) -> pd.DataFrame:
+    """What a document costs and gains with this loop, at every scored k.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of ``bench/neighbours.py``.
+
+    Returns
+    -------
+    DataFrame
+        One row per (domain, k): seconds (mean over documents: training on the first k neighbours), ratio (bits after /
+        before, summed over documents).
+    """
+    ours = rows[rows["loop"] == "ours"].sort_values("k")
+    spent = ours.groupby(["domain", "document"])["train_seconds"].cumsum()
+    scored = ours.assign(seconds=spent, bits=ours["bits_per_byte"] * ours["bytes"])[ours["bits_per_byte"].notna()]
+    sums = scored.groupby(["domain", "k"]).agg(seconds=("seconds", "mean"), bits=("bits", "sum")).reset_index()
+    before = sums[sums["k"] == 0].set_index("domain")["bits"]
+    return sums.assign(ratio=sums["bits"] / sums["domain"].map(before)).drop(columns="bits")
+
+
+def time_by_kind(profile: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of a profiled step by kind of operation.
+
+    Parameters
+    ----------
+    profile : DataFrame
+        Of ``bench/operators.py``: one step, a row per operator with its own time, the last one "all".
+
+    Returns
+    -------
+    DataFrame
+        One row per kind, the longest first and the rest last: kind, seconds, share.
+    """
+    import pandas as pd
+
+    names = profile["operator"].str.split("::").str[-1]
+    kinds = {operator: kind for kind, operators in KINDS.items() for operator in operators}
+    whole = profile.loc[profile["operator"] == "all", "seconds"].iloc[0]  # there is an aten::all, too
+    known = profile.assign(kind=names.map(kinds)).dropna(subset="kind").groupby("kind")["seconds"].sum()
+    found = pd.concat([known.sort_values(ascending=False), pd.Series({REST: whole - known.sum()})])
+    return pd.DataFrame({"kind": found.index, "seconds": found.values, "share": found.values / whole})
