@@ -8,7 +8,15 @@ from tiny import tiny_gpt2, tiny_gpt_neo, tiny_qwen2
 from transformers import AutoModelForCausalLM
 from transformers.activations import NewGELUActivation
 
-from tttnn.models import CHECKPOINTS, REGISTRY, ModelError, load_model, mean_cross_entropy, token_nats
+from tttnn.models import (
+    CHECKPOINTS,
+    REGISTRY,
+    ModelError,
+    cross_entropy,
+    load_model,
+    mean_cross_entropy,
+    token_nats,
+)
 
 EMBEDDED = [entry.name for entry in REGISTRY.values() if entry.embedded]
 
@@ -115,7 +123,9 @@ def test_tokenizer_of_another_model_is_refused(tmp_path):
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_sliced_cross_entropy_equals_the_library(bias, dtype, tolerance):
+@pytest.mark.parametrize("block", [90, 32])
+def test_sliced_cross_entropy_equals_the_library(monkeypatch, bias, dtype, tolerance, block):
+    monkeypatch.setattr(cross_entropy, "BLOCK", block)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(700, 16, generator=generator, requires_grad=True)
     weight = torch.randn(90, 16, generator=generator, requires_grad=True)
@@ -128,6 +138,17 @@ def test_sliced_cross_entropy_equals_the_library(bias, dtype, tolerance):
     for mine, theirs in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(expected, inputs), strict=True):
         torch.testing.assert_close(mine, theirs, atol=tolerance / 10, rtol=tolerance * 10)
     torch.testing.assert_close(token_nats(hidden, weight, offset, targets).mean(), expected)
+
+
+def test_gradients_of_the_cross_entropy_are_scaled_and_given_away_once():
+    hidden, weight = torch.randn(5, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True)
+    loss = 3 * mean_cross_entropy(hidden, weight, None, torch.arange(5))
+    expected = 3 * torch.nn.functional.cross_entropy(hidden @ weight.T, torch.arange(5))
+    wanted = torch.autograd.grad(expected, [hidden, weight])
+    for mine, theirs in zip(torch.autograd.grad(loss, [hidden, weight], retain_graph=True), wanted, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    with pytest.raises(AttributeError, match="gradients"):
+        loss.backward()
 
 
 def test_sliced_cross_entropy_of_tokens_that_are_all_but_impossible():

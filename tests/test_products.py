@@ -40,6 +40,24 @@ def test_a_product_is_that_of_the_library(calls, transposed, bias):
     assert calls == [(7, INSIDE, OUTSIDE)]
 
 
+def test_a_weight_with_gaps_between_its_rows_is_closed_up_first(monkeypatch):
+    real = products._ONEDNN
+
+    def strict(inputs, weight, *rest):
+        assert weight.is_contiguous() or weight.T.is_contiguous()
+        return real(inputs, weight, *rest)
+
+    monkeypatch.setattr(products, "_ONEDNN", strict)
+    inputs, wide = randoms(7, INSIDE), randoms(OUTSIDE, 3 * INSIDE, seed=1)
+    for weight in (wide[:, :INSIDE], wide.T[:INSIDE, :INSIDE], randoms(1).expand(OUTSIDE, INSIDE)):
+        assert torch.allclose(product(inputs, weight), F.linear(inputs, weight), atol=1e-5)
+
+
+def test_inputs_and_bias_with_gaps():
+    inputs, weight, bias = randoms(7, 2 * INSIDE)[:, ::2], randoms(OUTSIDE, INSIDE), randoms(OUTSIDE, 3)[:, 1]
+    assert torch.allclose(product(inputs, weight, bias), F.linear(inputs, weight, bias), atol=1e-5)
+
+
 def layer(kind):
     if kind == "Conv1D":
         return Conv1D(OUTSIDE, INSIDE)

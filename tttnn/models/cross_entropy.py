@@ -9,10 +9,12 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tttnn.models.products import product
 
-SLICE = {"cpu": 256, "cuda": 8192}  # positions: a slice stays in a core's cache, or fills a GPU
+SLICE = {"cpu": 256, "cuda": 8192}  # positions: few enough for little memory, enough to keep all cores (a GPU) busy
+BLOCK = 16384  # entries of the vocabulary whose gradient is computed at once, so that no second full one is held
 
 
 @torch.no_grad()
@@ -50,7 +52,7 @@ class _MeanCrossEntropy(torch.autograd.Function):
         count, size = len(targets), SLICE[hidden.device.type]
         total = torch.zeros((), device=hidden.device)
         hidden_gradient = torch.empty_like(hidden)
-        weight_gradient = None
+        weight_gradient = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         bias_gradient = None if bias is None else torch.zeros_like(bias)
         for i in range(0, count, size):
             part, wanted = hidden[i : i + size].to(dtype), targets[i : i + size, None]
@@ -61,18 +63,25 @@ class _MeanCrossEntropy(torch.autograd.Function):
             gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
             gradient = gradient.to(dtype)
             hidden_gradient[i : i + size] = product(gradient, head.T)
-            if ctx.needs_input_grad[1]:
-                added = product(gradient.T, part.T / count)  # (vocabulary, width)
-                weight_gradient = added.float() if weight_gradient is None else weight_gradient.add_(added)
+            if weight_gradient is not None:
+                _add_products(weight_gradient, gradient, part / count)
             if bias_gradient is not None:
                 bias_gradient += gradient.sum(0) / count
-        ctx.save_for_backward(hidden_gradient / count, weight_gradient, bias_gradient)
+        ctx.gradients = hidden_gradient.div_(count), weight_gradient, bias_gradient
         return total / count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = (None if gradient is None else gradient * upstream for gradient in ctx.saved_tensors)
+        gradients = [None if gradient is None else gradient.mul_(upstream) for gradient in ctx.gradients]
+        del ctx.gradients  # they are given away: a second backward pass fails
         return *gradients, None, None
+
+
+def _add_products(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
+    """Add gradient.T @ hidden to a total of shape (vocabulary, width), block by block."""
+    for rows, columns in zip(total.split(BLOCK), gradient.split(BLOCK, dim=1), strict=True):
+        rows += product(columns.T, hidden.T)  # (block, width)
 
 
 def mean_cross_entropy(

@@ -27,7 +27,7 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     ----------
     inputs : Tensor, shape (n, inside)
     weight : Tensor, shape (outside, inside)
-        Also a transposed view, which is not copied.
+        Also the transposed view of a contiguous tensor, which is not copied.
     bias : Tensor, shape (outside,), optional
 
     Returns
@@ -35,6 +35,10 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     Tensor, shape (n, outside)
     """
     if _through_onednn(inputs, weight):
+        if not (weight.is_contiguous() or weight.T.is_contiguous()):
+            weight = weight.contiguous()  # of rows with gaps oneDNN takes a thousand times as long
+        if bias is not None:
+            bias = bias.contiguous()  # it would be read without its stride
         return _ONEDNN(inputs, weight, bias, "none", [], "")
     return F.linear(inputs, weight, bias)
 
