@@ -177,7 +177,7 @@ def test_domains_are_averaged_and_a_run_is_added_up():
     assert total_hours(found[found["domain"] == "code"], 100) == pytest.approx((6575 / 3600, 2450 / 3600))
     lines = describe(WORK, RATES, [0, 2], {"code": 100, "prose": 10}).splitlines()
     assert [line.split()[:3] for line in lines[2:4]] == [["code", "2", "100"], ["prose", "1", "10"]]
-    assert lines[2].split()[-3:] == ["65.75", "24.50", "70.25"] and "2.00 h" in lines[4]
+    assert lines[2].split()[-3:] == ["65.75", "24.50", "70.25"] and "2.0 h" in lines[4]
 
 
 def test_an_estimate_is_set_against_the_rows_of_a_run(lm):
@@ -204,7 +204,7 @@ def test_the_command_says_hours_and_memory(place):  # noqa: F811
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("lines ")]
     assert line.split()[1:3] == ["2", "4"] and line.split()[4] == "1.0"
-    for words in ("whole run: ", "as published", "up to k = 1", "memory: ", "1 threads"):
+    for words in ("whole run: ", "as published", "up to k = 1", "memory: ", "1 threads", "other programs"):
         assert words in done.stdout
     for wrong, message in ({"--ks": "0,x"}, "ks='0,x'"), ({"--sample": 0}, "sample=0"), ({"--max-chunks": 0}, "max_ch"):
         (option,) = wrong.items()

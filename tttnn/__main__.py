@@ -195,12 +195,15 @@ def cost(
     from collections import Counter
     from itertools import groupby, islice
 
+    from psutil import cpu_percent
+
     from tttnn import TTT, Switches, load_model, open_corpus, open_retriever
     from tttnn.experiment import draw_documents
     from tttnn.experiment.cost import calibrate, count_work, describe, memory_needed
     from tttnn.experiment.provenance import device as machine
     from tttnn.experiment.provenance import peak_memory
 
+    busy = cpu_percent(1)  # this process sleeps meanwhile
     wanted = _whole_numbers("ks", ks)
     for name, value in {"per_domain": per_domain, "sample": sample}.items():
         if value < 1:
@@ -216,7 +219,10 @@ def cost(
         f"memory: {memory_needed(ttt) / 1e9:,.2f} GB for the weights and to adapt them, activations apart; this "
         f"estimate took {peak_memory() / 1e9:,.2f} GB of main memory with all it needs"
     )
-    typer.echo(f"an estimate for {ttt.lm.name} on this machine as it is now ({machine()})")
+    typer.echo(
+        f"an estimate for {ttt.lm.name} on this machine as it is now ({machine()}; other programs kept {busy:.0f} % of "
+        "its cores busy at the start)"
+    )
 
 
 def _whole_numbers(name: str, text: str) -> list[int]:

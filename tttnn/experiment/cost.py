@@ -370,12 +370,18 @@ def _totals(work: pd.DataFrame, rates: Rates, ks: Sequence[int], planned: Mappin
         return total_hours(estimate(work, rates, ks), planned)
 
     whole, error = hours(ks)
-    shorter = [f"{hours([k for k in ks if k <= last])[0]:,.2f} h up to k = {last}" for last in sorted(set(ks))[:-1]]
+    earlier = sorted(set(ks) - {0, max(ks)})
+    shorter = [f"{_duration(hours([k for k in ks if k <= last])[0])} up to k = {last}" for last in earlier]
+    drawn = "not known from one document" if math.isnan(error) else _duration(error)
     return [
-        f"whole run: {whole:,.2f} h, +- {error:,.2f} h from counting so few documents (standard error)",
-        f"as published, with a score after every neighbour: {hours(range(max(ks) + 1))[0]:,.2f} h",
+        f"whole run: {_duration(whole)}; standard error of counting so few documents: {drawn}",
+        f"as published, with a score after every neighbour: {_duration(hours(range(max(ks) + 1))[0])}",
         *([f"if it ends earlier: {', '.join(shorter)}"] if shorter else []),
     ]
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:,.1f} min"
 
 
 def compare(estimated: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
