@@ -533,7 +533,7 @@ def token_line_chart(rows: pd.DataFrame, name: str, alt_text: str) -> Figure:
     data = data.assign(loop=data["loop"].map(LOOPS))
     shown = {"title": None, "scale": alt.Scale(domain=list(LOOPS.values()))}
     x = alt.X("tokens:Q", title="tokens of the neighbour")
-    y = alt.Y("seconds:Q", title="seconds of training on it")
+    y = alt.Y("seconds:Q", title="seconds of training on it", scale=alt.Scale(domainMin=0))
     points = alt.Chart(data).mark_point(size=22, opacity=0.55).encode(
         x=x, y=y, color=alt.Color("loop:N", **shown), shape=alt.Shape("loop:N", **shown),
         tooltip=["loop:N", "domain:N", "document:Q", "k:Q", "tokens:Q", alt.Tooltip("seconds:Q", format=".3f")],
