@@ -361,8 +361,7 @@ class TTT:
         ids = torch.tensor([chunk], device=self.lm.device)  # (1, tokens)
         dtype = PRECISIONS[self.switches.precision]
         with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
-            # The last token predicts nothing, but products of 1,024 rows are up to a tenth faster than of 1,023.
-            hidden = self.lm.hidden(ids)[0, :-1]  # (tokens - 1, width)
+            hidden = self.lm.hidden(ids[:, :-1])[0]  # (tokens - 1, width)
         loss = mean_cross_entropy(hidden.float(), *self.lm.head, ids[0, 1:], dtype)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
