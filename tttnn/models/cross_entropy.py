@@ -87,7 +87,9 @@ def _add_products(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
 def mean_cross_entropy(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Mean negative log-likelihood of the targets, differentiable in hidden states and head.
+    """Mean negative log-likelihood of the targets, differentiable once in hidden states and head.
+
+    The gradients are ready when it returns, and the backward pass gives them away: a second one fails.
 
     Parameters
     ----------
