@@ -148,13 +148,12 @@ def summed(seconds: float, steps: list, scores: dict[int, float]) -> Pass:
 def compare(
     ways: dict[str, Callable[[str, list[str]], Pass]], text: str, neighbours: list[str], options: argparse.Namespace
 ) -> list[dict]:
-    """Run the loops in turn, after one neighbour each to warm up, and compare their medians."""
+    """Run the loops in turn, each pass after one neighbour to warm up, and compare their medians."""
     rates = [matrix_rates(options)]
     passes: dict[str, list[Pass]] = {way: [] for way in ways}
-    for work in ways.values():
-        work(text, neighbours[:1])
     for _ in range(options.repeats):
         for way, work in ways.items():
+            work(text, neighbours[:1])  # its memory, and what it calls, are the other loop's otherwise
             passes[way].append(work(text, neighbours))
         rates.append(matrix_rates(options))
     rows = [{"loop": way, **middle(taken)} for way, taken in passes.items()]

@@ -8,6 +8,7 @@ Long and short neighbours, both shapes of bench/loop.py.
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +18,7 @@ from tempfile import TemporaryDirectory
 import torch
 from loop import SHAPES, load_shape, where_and_when
 from reference_loop import Settings, new_optimizer, set_dropout, update
-from torch.autograd.profiler_util import FunctionEventAvg
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
@@ -29,6 +30,7 @@ from tttnn.ttt import TTT
 SHORT = 64  # tokens of a short neighbour; a long one fills a chunk
 WARM_UP = 2  # steps
 OPERATORS = 40  # rows of a step at most
+WHOLE = "_Attention", "_AttentionBackward"  # one thing as torch's own is, though made of many operators
 SEED = 1216
 
 
@@ -81,14 +83,22 @@ def operators(step: Callable[[], object]) -> list[dict]:
         step()
     with profile(activities=[ProfilerActivity.CPU]) as measured:
         step()
-    events = sorted(measured.key_averages(), key=own_seconds, reverse=True)
-    rows = [(event.key, event.count, own_seconds(event)) for event in events]
-    rows = [*rows[:OPERATORS], ("all", sum(row[1] for row in rows), sum(row[2] for row in rows))]
-    return [{"operator": name, "calls": calls, "seconds": seconds} for name, calls, seconds in rows]
+    seconds, calls = Counter(), Counter()
+    for event in measured.events():
+        seconds[counted_as(event)] += event.self_cpu_time_total / 1e6
+        calls[event.name] += 1
+    rows = [(name, calls[name], own) for name, own in seconds.most_common(OPERATORS)]
+    rows.append(("all", calls.total(), sum(seconds.values())))
+    return [{"operator": name, "calls": count, "seconds": own} for name, count, own in rows]
 
 
-def own_seconds(event: FunctionEventAvg) -> float:
-    return event.self_cpu_time_total / 1e6
+def counted_as(event: FunctionEvent) -> str:
+    """Its name, or that of one of `WHOLE` that it works for."""
+    above = event
+    while above := above.cpu_parent:
+        if above.name in WHOLE:
+            return above.name
+    return event.name
 
 
 if __name__ == "__main__":

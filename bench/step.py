@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 from tttnn.files import write_json
 from tttnn.memory import keep_freed
 from tttnn.models import LanguageModel
-from tttnn.models.products import OneDNN
+from tttnn.models.onednn import OneDNN
 from tttnn.ttt import TTT, Switches
 
 SEED = 1216
@@ -57,7 +57,7 @@ CHANGES = {
     "fused AdamW": {"fused_optimizer": True},
     "activation in one operation": {"fused_activation": True},
     "memory kept between steps": {"kept_memory": True},
-    "products through oneDNN": {"onednn": True},
+    "products and attention through oneDNN": {"onednn": True},
 }
 
 

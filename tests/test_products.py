@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from transformers.pytorch_utils import Conv1D
 
 from tttnn.models import products
-from tttnn.models.products import OneDNN, product
+from tttnn.models.onednn import OneDNN
+from tttnn.models.products import product
 
 pytestmark = pytest.mark.skipif(products._ONEDNN is None, reason="this build of torch has no oneDNN")
 

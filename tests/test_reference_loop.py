@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_gpt2, tiny_gpt_neo, tiny_qwen2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tttnn.models import load_model
+from tttnn.models import attention, load_model, onednn, products
 from tttnn.ttt import TTT, Switches
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
@@ -78,6 +78,17 @@ def test_float32_gives_the_published_score_at_every_k(folder, lm, text, neighbou
     assert bits(fast) == pytest.approx(published_bits(plain), abs=1e-4)
     assert bits(fast)[-1] < bits(fast)[0] - 0.5, "the steps are large enough to tell a wrong one"
     assert [step.tokens for step in fast] == [step.tokens for step in plain]
+
+
+def test_attention_in_blocks_gives_the_same_scores(folder, lm, text, neighbours, monkeypatch):
+    plain = published_bits(reference(folder, text, neighbours))
+    calls, real = [], onednn.causal_attention
+    monkeypatch.setattr(attention, "BLOCK", 8)
+    monkeypatch.setattr(attention, "SHORTEST", 4)
+    monkeypatch.setattr(onednn, "causal_attention", lambda *args: calls.append(1) or real(*args))
+    assert bits(ours(lm, text, neighbours)) == pytest.approx(plain, abs=1e-4)
+    asked_for = lm.model.config.model_type != "gpt_neo"  # which multiplies by itself
+    assert bool(calls) == (asked_for and products._ONEDNN is not None)
 
 
 @pytest.mark.parametrize("folder", ["gpt2", "qwen2"], indirect=True)

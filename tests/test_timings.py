@@ -57,12 +57,12 @@ def test_spent_seconds_add_up_and_bits_weigh_by_bytes(rows):
 def test_operators_become_kinds_and_the_rest_is_not_lost():
     operators = {
         "aten::mm": 4.0, "mkldnn::_linear_pointwise": 2.0, "aten::gelu": 3.0, "aten::never_seen": 0.4, "aten::all": 0.1,
-        "all": 10.0,
+        "_Attention": 0.7, "_AttentionBackward": 1.8, "all": 12.5,
     }  # fmt: skip
     profile = pd.DataFrame({"operator": operators.keys(), "seconds": operators.values()})
     found = time_by_kind(profile)
-    assert found.kind.tolist() == ["matrix products", "activation", "other"]
-    assert found.seconds.tolist() == pytest.approx([6.0, 3.0, 1.0])
+    assert found.kind.tolist() == ["matrix products", "activation", "attention", "other"]
+    assert found.seconds.tolist() == pytest.approx([6.0, 3.0, 2.5, 1.0])
     assert found.share.sum() == pytest.approx(1.0)
 
 

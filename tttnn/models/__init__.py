@@ -14,7 +14,7 @@ from torch import Tensor
 from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
 from tttnn.models.cross_entropy import mean_cross_entropy, token_nats
-from tttnn.models.products import OneDNN
+from tttnn.models.onednn import OneDNN
 from tttnn.models.registry import CHECKPOINTS, REGISTRY, ModelEntry, TTTSettings, find_entry
 
 if TYPE_CHECKING:

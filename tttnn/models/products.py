@@ -7,13 +7,9 @@ of torch without oneDNN) products stay torch's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 # The operator behind torch's compiled CPU code. `F.linear` reaches oneDNN only by copying its input into another
 # layout and back, which costs half of the gain.
@@ -34,7 +30,7 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     -------
     Tensor, shape (n, outside)
     """
-    if _through_onednn(inputs, weight):
+    if through_onednn(inputs, weight):
         if not (weight.is_contiguous() or weight.T.is_contiguous()):
             weight = weight.contiguous()  # of rows with gaps oneDNN takes a thousand times as long
         if bias is not None:
@@ -43,24 +39,8 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     return F.linear(inputs, weight, bias)
 
 
-class OneDNN(TorchFunctionMode):
-    """While it is entered, layers that are a matrix product (Linear, Conv1D) compute it through oneDNN where they can.
-
-    Their gradients go the same way, also after it was left.
-    """
-
-    def __torch_function__(
-        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if not kwargs:
-            if func is F.linear and _through_onednn(*args[:2]):
-                return _linear(*args)
-            if func is torch.addmm and _through_onednn(*args[1:3]) and args[0].dim() == 1:
-                return _Linear.apply(args[1], args[2].T, args[0])
-        return func(*args, **(kwargs or {}))
-
-
-def _linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute the same with gradients, for inputs of shape (..., inside)."""
     flat = inputs.reshape(-1, inputs.shape[-1])  # (n, inside)
     return _Linear.apply(flat, weight, bias).view(*inputs.shape[:-1], len(weight))  # (..., outside)
 
@@ -89,7 +69,8 @@ def _weight_gradient(upstream: Tensor, inputs: Tensor, weight: Tensor) -> Tensor
     return product(inputs.T, upstream.T).T  # (outside, inside)
 
 
-def _through_onednn(inputs: Tensor, weight: Tensor) -> bool:
+def through_onednn(inputs: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN can compute a product of the two."""
     return (
         _ONEDNN is not None
         and inputs.device.type == weight.device.type == "cpu"

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = Path(__file__).parent / "bench"
-LOOPS = {"reference": "published loop", "ours": "this loop"}
+LOOPS = {"reference": "published loop", "ours": "our loop"}
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "_linear_pointwise"),
     "attention": (
         "_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward",
+        "_Attention", "_AttentionBackward",
     ),
     "softmax and loss": (
         "_softmax", "_softmax_backward_data", "_safe_softmax", "_log_softmax", "_log_softmax_backward_data", "log",

@@ -1,0 +1,122 @@
+"""Causal attention of long texts on a CPU, its products through oneDNN.
+
+Torch's own attention multiplies through MKL. Here each head is computed in blocks of positions; a block's weights
+stay in the processor's cache and are computed anew for the gradients, so that never more than one block is held.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tttnn.models.products import product, through_onednn
+
+BLOCK = 256  # positions: few enough that the weights of a block fit into a cache
+SHORTEST = 600  # positions: on 512 it is no faster than torch on two threads where heads are narrow
+
+
+def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
+    """Attend from each position to itself and those before it.
+
+    Parameters
+    ----------
+    queries : Tensor of float32, shape (texts, heads, n, width)
+    keys, values : Tensor of float32, shape (texts, heads or a divisor of it, n, width)
+        Each is shared by as many neighbouring heads as the queries have more.
+    scale : float, optional
+        Of the products of queries and keys; default: 1 / sqrt(width).
+
+    Returns
+    -------
+    Tensor of float32, shape (texts, heads, n, width)
+        Differentiable once. Its memory is ordered (texts, n, heads, width), which is how a model joins the heads.
+    """
+    scale = queries.shape[-1] ** -0.5 if scale is None else scale
+    return _Attention.apply(queries, keys, values, scale)
+
+
+def in_blocks(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> bool:
+    """Whether a call of `torch.nn.functional.scaled_dot_product_attention` is better computed here."""
+    return (
+        is_causal
+        and attn_mask is None
+        and dropout_p == 0
+        and queries.dim() == 4
+        and queries.shape[2] == keys.shape[2] >= SHORTEST
+        and (enable_gqa or queries.shape[1] == keys.shape[1])
+        and through_onednn(queries, keys)
+    )
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        queries = torch.mul(queries, scale, out=queries.new_empty(queries.shape))
+        keys, values = keys.contiguous(), values.contiguous()
+        texts, heads, n, _ = queries.shape
+        attended = queries.new_empty(texts, n, heads, values.shape[-1]).transpose(1, 2)  # (texts, heads, n, width)
+        for query, key, value, out in _heads(queries, keys, values, attended):
+            for start, end in _blocks(n):
+                weights = _weights(query[start:end], key[:end])
+                out[start:end] = product(weights, value[:end].T)  # (block, width)
+        ctx.save_for_backward(queries, keys, values)
+        ctx.scale = scale
+        return attended
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        queries, keys, values = ctx.saved_tensors
+        of_queries = torch.empty_like(queries)
+        # Transposed, (texts, heads, width, n): oneDNN takes the weights of a block by column only as second factor.
+        of_keys, of_values = (each.new_zeros(each.mT.shape) for each in (keys, values))
+        parts = _heads(queries, keys, values, upstream.contiguous(), of_queries, of_keys, of_values)
+        for query, key, value, out, of_query, of_key, of_value in parts:
+            for start, end in _blocks(len(query)):
+                weights = _weights(query[start:end], key[:end])
+                of_value[:, :end] += product(out[start:end].T, weights.T)  # (width, end)
+                of_weights = product(out[start:end], value[:end])  # (block, end)
+                of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)  # (block, end)
+                of_query[start:end] = product(of_scores, key[:end].T)  # (block, width)
+                of_key[:, :end] += product(query[start:end].T, of_scores.T)  # (width, end)
+        return of_queries.mul_(ctx.scale), of_keys.mT, of_values.mT, None
+
+
+def _heads(*tensors: Tensor) -> Iterator[list[Tensor]]:
+    """The tensors of each head of each text; where one has fewer heads than the first, neighbours share."""
+    texts, heads = tensors[0].shape[:2]
+    for text in range(texts):
+        for head in range(heads):
+            yield [each[text, head * each.shape[1] // heads] for each in tensors]
+
+
+def _blocks(n: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
+
+
+def _weights(query: Tensor, key: Tensor) -> Tensor:
+    """What each position of a block, the last ones of the keys, attends to: shape (block, keys), rows add up to 1."""
+    scores = product(query, key)  # (block, keys)
+    size = len(query)
+    scores[:, -size:] += _future(BLOCK)[:size, :size]
+    return scores.softmax(-1)
+
+
+@cache
+def _future(size: int) -> Tensor:
+    """Minus infinity where a column comes after its row, 0 elsewhere: shape (size, size)."""
+    return torch.full((size, size), -math.inf).triu_(1)

@@ -1,0 +1,32 @@
+"""A model's layers through oneDNN while it runs, whoever wrote them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+from tttnn.models.attention import causal_attention, in_blocks
+from tttnn.models.products import linear, through_onednn
+
+
+class OneDNN(TorchFunctionMode):
+    """While it is entered, products (Linear, Conv1D) and causal attention are computed through oneDNN where they can.
+
+    Their gradients go the same way, also after it was left.
+    """
+
+    def __torch_function__(
+        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear and not kwargs and through_onednn(*args[:2]):
+            return linear(*args)
+        if func is torch.addmm and not kwargs and through_onednn(*args[1:3]) and args[0].dim() == 1:
+            return linear(args[1], args[2].T, args[0])
+        if func is F.scaled_dot_product_attention and len(args) >= 3 and in_blocks(*args, **kwargs):
+            return causal_attention(*args[:3], kwargs.get("scale"))
+        return func(*args, **kwargs)
