@@ -57,7 +57,7 @@ CHANGES = {
     "fused AdamW": {"fused_optimizer": True},
     "activation in one operation": {"fused_activation": True},
     "memory kept between steps": {"kept_memory": True},
-    "products and attention through oneDNN": {"onednn": True},
+    "products through oneDNN": {"onednn": True},
 }
 
 
