@@ -153,7 +153,7 @@ def compare(
     passes: dict[str, list[Pass]] = {way: [] for way in ways}
     for _ in range(options.repeats):
         for way, work in ways.items():
-            work(text, neighbours[:1])  # its memory, and what it calls, are the other loop's otherwise
+            work(text, neighbours[:1])  # so that no pass begins where the other loop left off
             passes[way].append(work(text, neighbours))
         rates.append(matrix_rates(options))
     rows = [{"loop": way, **middle(taken)} for way, taken in passes.items()]

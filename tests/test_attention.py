@@ -28,9 +28,9 @@ def blocks(monkeypatch):
     return seen
 
 
-def randoms(n, heads=HEADS, width=WIDTH, seed=0, texts=TEXTS):
+def randoms(n, heads=HEADS, width=WIDTH, seed=0):
     """As a model has them: heads stand beside each other in a position's row."""
-    rows = torch.randn(texts, n, heads, width, generator=torch.Generator().manual_seed(seed))
+    rows = torch.randn(TEXTS, n, heads, width, generator=torch.Generator().manual_seed(seed))
     return rows.transpose(1, 2).requires_grad_()  # (texts, heads, n, width)
 
 
