@@ -39,6 +39,7 @@ from tttnn.ttt import PRECISIONS, TTT, Switches
 EMBEDDED = "gpt2-xs-general"
 SHAPES = "xs", "gpt2"
 KS = (0, 1, 2, 5, 10, 20)
+WARM_UP = 3  # neighbours: by then our loop has all the memory that it keeps
 SEED = 1216
 SIDE, PRODUCTS = 2048, 10  # of the square matrices that give the machine's rate
 
@@ -148,12 +149,12 @@ def summed(seconds: float, steps: list, scores: dict[int, float]) -> Pass:
 def compare(
     ways: dict[str, Callable[[str, list[str]], Pass]], text: str, neighbours: list[str], options: argparse.Namespace
 ) -> list[dict]:
-    """Run the loops in turn, each pass after one neighbour to warm up, and compare their medians."""
+    """Run the loops in turn, each pass after some neighbours to warm up, and compare their medians."""
     rates = [matrix_rates(options)]
     passes: dict[str, list[Pass]] = {way: [] for way in ways}
     for _ in range(options.repeats):
         for way, work in ways.items():
-            work(text, neighbours[:1])  # so that no pass begins where the other loop left off
+            work(text, neighbours[:WARM_UP])  # so that no pass begins where the other loop left off
             passes[way].append(work(text, neighbours))
         rates.append(matrix_rates(options))
     rows = [{"loop": way, **middle(taken)} for way, taken in passes.items()]

@@ -19,7 +19,7 @@ import torch
 from loop import SHAPES, load_shape, where_and_when
 from reference_loop import Settings, new_optimizer, set_dropout, update
 from torch.autograd.profiler_util import FunctionEvent
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, schedule
 from transformers import PreTrainedModel
 
 from tttnn.files import write_json
@@ -28,7 +28,7 @@ from tttnn.models import LanguageModel
 from tttnn.ttt import TTT
 
 SHORT = 64  # tokens of a short neighbour; a long one fills a chunk
-WARM_UP = 2  # steps
+WARM_UP = 4  # steps
 OPERATORS = 40  # rows of a step at most
 WHOLE = "_Attention", "_AttentionBackward"  # one thing as torch's own is, though made of many operators
 SEED = 1216
@@ -79,12 +79,16 @@ def own_step(lm: LanguageModel, chunk: list[int]) -> Iterator[Callable[[], objec
 
 def operators(step: Callable[[], object]) -> list[dict]:
     """Operators of one step, those with the most processor time of their own first; the last row is the whole step."""
-    for _ in range(WARM_UP):
-        step()
-    with profile(activities=[ProfilerActivity.CPU]) as measured:
+    # Warm-up happens inside the profiler, whose own memory changes what the steps can take again of theirs.
+    with profile(activities=[ProfilerActivity.CPU], schedule=schedule(wait=0, warmup=WARM_UP, active=1)) as measured:
+        for _ in range(WARM_UP):
+            step()
+            measured.step()
         step()
     seconds, calls = Counter(), Counter()
     for event in measured.events():
+        if event.name.startswith("ProfilerStep"):  # no operator, but all of the step's own Python
+            continue
         seconds[counted_as(event)] += event.self_cpu_time_total / 1e6
         calls[event.name] += 1
     rows = [(name, calls[name], own) for name, own in seconds.most_common(OPERATORS)]

@@ -56,9 +56,20 @@ def test_values_and_gradients_are_torchs(blocks, n, shared):
     assert_same(causal_attention(*wanted), torchs(*wanted), wanted)
 
 
-def test_real_blocks():
-    wanted = inputs(2 * attention.BLOCK + 3)
+@pytest.mark.parametrize("n", [attention.BLOCK + 3, attention.HELD + 3])
+def test_real_blocks(n):
+    wanted = inputs(n)
     assert_same(causal_attention(*wanted), torchs(*wanted), wanted)
+
+
+@pytest.mark.parametrize(("longest", "again"), [(9, 0), (8, 3)])
+def test_weights_of_a_longer_text_are_computed_again(blocks, monkeypatch, longest, again):
+    monkeypatch.setattr(attention, "HELD", longest)
+    wanted = inputs(9)
+    found = causal_attention(*wanted)
+    blocks.clear()
+    assert_same(found, torchs(*wanted), wanted)
+    assert len(blocks) == TEXTS * HEADS * again
 
 
 def test_a_scale_and_values_of_another_width(blocks):

@@ -123,9 +123,10 @@ def test_tokenizer_of_another_model_is_refused(tmp_path):
 
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-@pytest.mark.parametrize("block", [90, 32])
-def test_sliced_cross_entropy_equals_the_library(monkeypatch, bias, dtype, tolerance, block):
+@pytest.mark.parametrize(("block", "logits"), [(90, 1), (32, 1), (90, 90 * 700)])
+def test_sliced_cross_entropy_equals_the_library(monkeypatch, bias, dtype, tolerance, block, logits):
     monkeypatch.setattr(cross_entropy, "BLOCK", block)
+    monkeypatch.setattr(cross_entropy, "LOGITS", logits)
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(700, 16, generator=generator, requires_grad=True)
     weight = torch.randn(90, 16, generator=generator, requires_grad=True)
@@ -138,6 +139,15 @@ def test_sliced_cross_entropy_equals_the_library(monkeypatch, bias, dtype, toler
     for mine, theirs in zip(torch.autograd.grad(ours, inputs), torch.autograd.grad(expected, inputs), strict=True):
         torch.testing.assert_close(mine, theirs, atol=tolerance / 10, rtol=tolerance * 10)
     torch.testing.assert_close(token_nats(hidden, weight, offset, targets).mean(), expected)
+
+
+@pytest.mark.parametrize(("logits", "slices"), [(1, [256, 256, 188]), (90 * 300, [300, 300, 100])])
+def test_slices_are_longer_where_the_vocabulary_is_small(monkeypatch, logits, slices):
+    monkeypatch.setattr(cross_entropy, "LOGITS", logits)
+    seen, real = [], cross_entropy.product
+    monkeypatch.setattr(cross_entropy, "product", lambda h, *rest: [seen.append(len(h)), real(h, *rest)][1])
+    token_nats(torch.randn(700, 16), torch.randn(90, 16), None, torch.zeros(700, dtype=torch.int64))
+    assert seen == slices
 
 
 def test_gradients_of_the_cross_entropy_are_scaled_and_given_away_once():

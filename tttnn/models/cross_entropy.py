@@ -1,4 +1,4 @@
-"""Cross-entropy of a linear language-model head, in slices, so that the full logits are never held.
+"""Cross-entropy of a linear language-model head, in slices, so that its memory does not grow with the text.
 
 With GPT-2's 50,257 entries the logits of one 1,024-token window are 206 MB in float32, and their gradient as
 much again; a slice of 256 positions needs a quarter of that, whatever the length of the text.
@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from tttnn.models.products import product
 
 SLICE = {"cpu": 256, "cuda": 8192}  # positions: few enough for little memory, enough to keep all cores (a GPU) busy
+LOGITS = 2**22  # a slice takes more positions than those as long as its logits, of a small vocabulary, are no more
 BLOCK = 16384  # entries of the vocabulary whose gradient is computed at once, so that no second full one is held
 
 
@@ -35,7 +36,7 @@ def token_nats(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Ten
     Tensor of float32, shape (n,)
         Nats per token.
     """
-    size = SLICE[hidden.device.type]
+    size = _positions(weight)
     parts = zip(hidden.split(size), targets.split(size), strict=True)
     losses = [F.cross_entropy(product(h, weight, bias).float(), t, reduction="none") for h, t in parts]
     return torch.cat(losses)  # (n,)
@@ -49,7 +50,7 @@ class _MeanCrossEntropy(torch.autograd.Function):
         ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype
     ) -> Tensor:
         head, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
-        count, size = len(targets), SLICE[hidden.device.type]
+        count, size = len(targets), _positions(weight)
         total = torch.zeros((), device=hidden.device)
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
@@ -76,6 +77,11 @@ class _MeanCrossEntropy(torch.autograd.Function):
         gradients = [None if gradient is None else gradient.mul_(upstream) for gradient in ctx.gradients]
         del ctx.gradients  # they are given away: a second backward pass fails
         return *gradients, None, None
+
+
+def _positions(weight: Tensor) -> int:
+    """Return how many positions a slice has under a head of this weight."""
+    return max(SLICE[weight.device.type], LOGITS // len(weight))
 
 
 def _add_products(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
