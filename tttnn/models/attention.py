@@ -1,6 +1,6 @@
 """Causal attention of long texts on a CPU, its products through oneDNN.
 
-Torch's own attention multiplies through MKL. Here each head is computed in blocks of positions, so that most of what
+Torch's own attention multiplies through MKL. Here each head is computed in blocks of positions, so that much of what
 causality masks is never computed. For the gradients the weights of a text of usual length are held; those of a longer
 one, which grow with its square, are computed anew.
 """
