@@ -143,6 +143,17 @@ def test_dropout_works_where_the_config_says_integer_zero(tmp_path):
     assert bits(TTT(lm, switches=dropped))[-1] != bits(TTT(lm, switches=FAST))[-1]
 
 
+def test_the_last_token_is_run_through_the_model_unless_its_dropout_would_shift_the_numbers(gpt2, monkeypatch):
+    seen, real = [], gpt2.hidden
+    monkeypatch.setattr(gpt2, "hidden", lambda ids: seen.append(ids.shape[1]) or real(ids))
+    losses = []
+    for dropout in (0.0, 0.3):
+        ttt = TTT(gpt2, switches=replace(FAST, dropout=dropout))
+        with ttt.session():
+            losses += [ttt.update(list(range(1, 18))).item()]
+    assert seen == [17, 16] and losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 def test_dropout_is_seeded_changes_the_result_and_is_put_back(maker, tmp_path):
     lm = load_model(MAKERS[maker](tmp_path))

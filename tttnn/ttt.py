@@ -359,8 +359,9 @@ class TTT:
             The loss before the step, nats/token: a tensor, so that a GPU need not be waited for.
         """
         ids = torch.tensor([chunk], device=self.lm.device)  # (1, tokens)
-        # The last token has nothing to predict, but products of 1,024 rows are faster than of 1,023.
-        seen = ids[:, :-1] if self.switches.dropout else ids  # dropout is drawn for no more than is needed
+        # The last token predicts nothing, but products of 1,024 rows are faster than of 1,023. With dropout it stays
+        # out, as its random numbers would shift all others from those of the archived runs.
+        seen = ids[:, :-1] if self.switches.dropout else ids
         dtype = PRECISIONS[self.switches.precision]
         with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
             hidden = self.lm.hidden(seen)[0, : len(chunk) - 1]  # (tokens - 1, width)
