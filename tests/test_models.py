@@ -15,6 +15,7 @@ from tttnn.models import (
     cross_entropy,
     load_model,
     mean_cross_entropy,
+    products,
     token_nats,
 )
 
@@ -141,13 +142,42 @@ def test_sliced_cross_entropy_equals_the_library(monkeypatch, bias, dtype, toler
     torch.testing.assert_close(token_nats(hidden, weight, offset, targets).mean(), expected)
 
 
-@pytest.mark.parametrize(("logits", "slices"), [(1, [256, 256, 188]), (90 * 300, [300, 300, 100])])
+@pytest.mark.parametrize(("logits", "slices"), [(1, [512, 188]), (90 * 600, [600, 100])])
 def test_slices_are_longer_where_the_vocabulary_is_small(monkeypatch, logits, slices):
     monkeypatch.setattr(cross_entropy, "LOGITS", logits)
     seen, real = [], cross_entropy.product
     monkeypatch.setattr(cross_entropy, "product", lambda h, *rest: [seen.append(len(h)), real(h, *rest)][1])
     token_nats(torch.randn(700, 16), torch.randn(90, 16), None, torch.zeros(700, dtype=torch.int64))
     assert seen == slices
+
+
+@pytest.mark.parametrize("count", [650, 500])
+def test_states_without_a_target_have_no_part_in_the_cross_entropy(count):
+    """With 500 targets nothing is predicted in the whole second slice."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(700, 16, generator=generator, requires_grad=True)
+    weight = torch.randn(90, 16, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 90, (count,), generator=generator)
+    expected = torch.nn.functional.cross_entropy(hidden[:count] @ weight.T, targets)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cross_entropy, "LOGITS", 1)
+        ours = mean_cross_entropy(hidden, weight, None, targets)
+    torch.testing.assert_close(ours, expected)
+    gradients = [torch.autograd.grad(loss, [hidden, weight]) for loss in (ours, expected)]
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_a_head_whose_rows_collide_in_the_cache_has_the_same_gradients(monkeypatch):
+    hidden, weight = torch.randn(9, 16, requires_grad=True), torch.randn(90, 16, requires_grad=True)
+    alone = mean_cross_entropy(hidden, weight, None, torch.arange(9))
+    monkeypatch.setattr(products, "ROWS", 1)
+    monkeypatch.setattr(products, "ALIKE", 1)
+    assert products.apart(weight.T, 9).shape == (16 + products.GAP, 90)
+    apart = mean_cross_entropy(hidden, weight, None, torch.arange(9))
+    gradients = [torch.autograd.grad(loss, [hidden, weight]) for loss in (apart, alone)]
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_gradients_of_the_cross_entropy_are_scaled_and_given_away_once():

@@ -27,18 +27,45 @@ def calls(monkeypatch):
     return seen
 
 
+@pytest.fixture(params=[False, True], ids=["", "colliding"])
+def gap(request, monkeypatch):
+    """Numbers added to the rows of a transposed weight: none as small as here, unless all rows count as colliding."""
+    if request.param:
+        monkeypatch.setattr(products, "ROWS", 1)
+        monkeypatch.setattr(products, "ALIKE", 0)
+    return products.GAP * request.param
+
+
 def randoms(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("bias", [None, randoms(OUTSIDE, seed=2)])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_a_product_is_that_of_the_library(calls, transposed, bias):
+def test_a_product_is_that_of_the_library(calls, gap, transposed, bias):
     inputs, weight = randoms(7, INSIDE), randoms(OUTSIDE, INSIDE, seed=1)
     if transposed:
         weight = weight.T.contiguous().T
-    assert torch.allclose(product(inputs, weight, bias), F.linear(inputs, weight, bias), atol=1e-5)
-    assert calls == [(7, INSIDE, OUTSIDE)]
+    found, expected = product(inputs, weight, bias), F.linear(inputs, weight, bias)
+    assert found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
+    assert calls == [(7, INSIDE, OUTSIDE + gap * transposed)]
+
+
+@pytest.mark.parametrize(
+    ("inside", "outside", "rows", "apart"),
+    [
+        (3072, 768, 1024, True),  # GPT-2's second layer of a perceptron: every fourth row begins at the same place
+        (768, 3072, 1024, True),  # its first layer: each row does
+        (768, 2304, 1024, False),
+        (3071, 768, 1024, False),
+        (3072, 776, 1024, False),
+        (3072, 768, 767, False),
+    ],
+)
+def test_rows_are_set_apart_where_many_begin_at_the_same_place_of_a_page(inside, outside, rows, apart):
+    weight = torch.empty(inside, outside).T
+    assert products.apart(weight, rows).shape == (outside + products.GAP * apart, inside)
+    assert products.apart(weight.contiguous(), rows).shape == (outside, inside), "it is read row by row"
 
 
 def test_a_weight_with_gaps_between_its_rows_is_closed_up_first(monkeypatch):
@@ -67,7 +94,7 @@ def layer(kind):
 
 @pytest.mark.parametrize("kind", ["Linear", "Linear without bias", "Conv1D"])
 @pytest.mark.parametrize("shape", [(5, INSIDE), (2, 5, INSIDE), (1, 1, INSIDE)])
-def test_a_layer_has_its_own_values_and_gradients(calls, kind, shape):
+def test_a_layer_has_its_own_values_and_gradients(calls, gap, kind, shape):
     module, inputs = layer(kind), randoms(*shape).requires_grad_()
     wanted = [inputs, *module.parameters()]
     expected = module(inputs)
@@ -78,7 +105,7 @@ def test_a_layer_has_its_own_values_and_gradients(calls, kind, shape):
     gradients = torch.autograd.grad(found.square().sum(), wanted)
     assert found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
     rows = inputs.numel() // INSIDE
-    assert calls[0] == (rows, INSIDE, OUTSIDE) and len(calls) == 3
+    assert calls[0] == (rows, INSIDE, OUTSIDE + gap * (kind == "Conv1D")) and len(calls) == 3
     for gradient, expected, of in zip(gradients, expected_gradients, wanted, strict=True):
         assert gradient.shape == of.shape and torch.allclose(gradient, expected, atol=1e-4)
 

@@ -364,7 +364,7 @@ class TTT:
         seen = ids[:, :-1] if self.switches.dropout else ids
         dtype = PRECISIONS[self.switches.precision]
         with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
-            hidden = self.lm.hidden(seen)[0, : len(chunk) - 1]  # (tokens - 1, width)
+            hidden = self.lm.hidden(seen)[0]  # (tokens or, with dropout, tokens - 1, width)
         loss = mean_cross_entropy(hidden.float(), *self.lm.head, ids[0, 1:], dtype)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()

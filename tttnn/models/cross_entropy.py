@@ -1,19 +1,19 @@
 """Cross-entropy of a linear language-model head, in slices, so that its memory does not grow with the text.
 
 With GPT-2's 50,257 entries the logits of one 1,024-token window are 206 MB in float32, and their gradient as
-much again; a slice of 256 positions needs a quarter of that, whatever the length of the text.
+much again; a slice of 512 positions, whose gradient takes the place of its logits, needs a quarter of that, whatever
+the length of the text.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tttnn.models.products import product
+from tttnn.models.products import apart, product
 
-SLICE = {"cpu": 256, "cuda": 8192}  # positions: few enough for little memory, enough to keep all cores (a GPU) busy
+SLICE = {"cpu": 512, "cuda": 8192}  # positions: few enough for little memory, enough to keep all cores (a GPU) busy
 LOGITS = 2**22  # a slice takes more positions than those as long as its logits, of a small vocabulary, are no more
 BLOCK = 16384  # entries of the vocabulary whose gradient is computed at once, so that no second full one is held
 
@@ -38,8 +38,12 @@ def token_nats(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Ten
     """
     size = _positions(weight)
     parts = zip(hidden.split(size), targets.split(size), strict=True)
-    losses = [F.cross_entropy(product(h, weight, bias).float(), t, reduction="none") for h, t in parts]
-    return torch.cat(losses)  # (n,)
+    return torch.cat([_logit_nats(product(h, weight, bias).float(), t) for h, t in parts])  # (n,)
+
+
+def _logit_nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """Nats of each target, shape (n,). The logits, the largest thing in memory, are overwritten."""
+    return -torch.log_softmax(logits, -1, out=logits).gather(1, targets[:, None])[:, 0]
 
 
 class _MeanCrossEntropy(torch.autograd.Function):
@@ -51,21 +55,25 @@ class _MeanCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         head, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
         count, size = len(targets), _positions(weight)
+        columns = apart(head.T, count)  # (width or more, vocabulary)
         total = torch.zeros((), device=hidden.device)
         hidden_gradient = torch.empty_like(hidden)
-        weight_gradient = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        weight_gradient = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
         bias_gradient = None if bias is None else torch.zeros_like(bias)
-        for i in range(0, count, size):
+        for i in range(0, len(hidden), size):
             part, wanted = hidden[i : i + size].to(dtype), targets[i : i + size, None]
             logits = product(part, head, offset).float()  # (slice, vocabulary)
-            gradient = logits.softmax(-1)
+            predicting = logits[: len(wanted)]
+            total += (predicting.amax(1) - predicting.gather(1, wanted)[:, 0]).sum()
+            gradient = torch.softmax(logits, -1, out=logits)
             # The largest probability is 1 / sum(exp(logits - largest logit)), so the normalizer needs no other pass.
-            total += (logits.amax(1) - gradient.amax(1).log() - logits.gather(1, wanted)[:, 0]).sum()
-            gradient.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
+            total -= predicting.amax(1).log().sum()
+            predicting.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
+            gradient[len(wanted) :] = 0  # states that predict nothing
             gradient = gradient.to(dtype)
-            hidden_gradient[i : i + size] = product(gradient, head.T)
+            hidden_gradient[i : i + size] = product(gradient, columns)[:, : hidden.shape[1]]
             if weight_gradient is not None:
-                _add_products(weight_gradient, gradient, part / count)
+                _add_products(weight_gradient, gradient, part / count, first=i == 0)
             if bias_gradient is not None:
                 bias_gradient += gradient.sum(0) / count
         ctx.gradients = hidden_gradient.div_(count), weight_gradient, bias_gradient
@@ -84,10 +92,11 @@ def _positions(weight: Tensor) -> int:
     return max(SLICE[weight.device.type], LOGITS // len(weight))
 
 
-def _add_products(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
-    """Add gradient.T @ hidden to a total of shape (vocabulary, width), block by block."""
+def _add_products(total: Tensor, gradient: Tensor, hidden: Tensor, first: bool) -> None:
+    """Add gradient.T @ hidden to a total of shape (vocabulary, width), block by block; the first sets it."""
     for rows, columns in zip(total.split(BLOCK), gradient.split(BLOCK, dim=1), strict=True):
-        rows += product(columns.T, hidden.T)  # (block, width)
+        block = product(columns.T, hidden.T)  # (block, width)
+        rows.copy_(block) if first else rows.add_(block)
 
 
 def mean_cross_entropy(
@@ -99,8 +108,9 @@ def mean_cross_entropy(
 
     Parameters
     ----------
-    hidden : Tensor of float32, shape (n, width)
-        Last hidden states.
+    hidden : Tensor of float32, shape (n or more, width)
+        Last hidden states. Those that have no target predict nothing; they may make a number of rows round, of which
+        products are faster.
     weight : Tensor of float32, shape (vocabulary, width)
         Output embedding.
     bias : Tensor of float32, shape (vocabulary,), or None

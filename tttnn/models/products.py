@@ -7,6 +7,8 @@ of torch without oneDNN) products stay torch's own.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +16,11 @@ from torch import Tensor
 # The operator behind torch's compiled CPU code. `F.linear` reaches oneDNN only by copying its input into another
 # layout and back, which costs half of the gain.
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+PAGE = 1024  # numbers of a memory page
+ALIKE = 768  # rows of a weight that begin at the same place of a page: as many slow a product down
+ROWS = 768  # of inputs: of fewer, copying the weight costs what it brings
+GAP = 16  # numbers, a cache line: so much longer, each row begins at another place
 
 
 def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -30,13 +37,41 @@ def product(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
     -------
     Tensor, shape (n, outside)
     """
-    if through_onednn(inputs, weight):
-        if not (weight.is_contiguous() or weight.T.is_contiguous()):
-            weight = weight.contiguous()  # of rows with gaps oneDNN takes a thousand times as long
-        if bias is not None:
-            bias = bias.contiguous()  # it would be read without its stride
+    if not through_onednn(inputs, weight):
+        return F.linear(inputs, weight, bias)
+    if not (weight.is_contiguous() or weight.T.is_contiguous()):
+        weight = weight.contiguous()  # of rows with gaps oneDNN takes a thousand times as long
+    if bias is not None:
+        bias = bias.contiguous()  # it would be read without its stride
+    wide = apart(weight, len(inputs))  # (outside or more, inside)
+    if wide is weight:
         return _ONEDNN(inputs, weight, bias, "none", [], "")
-    return F.linear(inputs, weight, bias)
+    bias = None if bias is None else F.pad(bias, (0, GAP))
+    return _ONEDNN(inputs, wide, bias, "none", [], "")[:, : len(weight)]
+
+
+def apart(weight: Tensor, rows: int) -> Tensor:
+    """Copy a transposed weight to where its rows do not collide in the processor's cache, if that pays.
+
+    oneDNN reads the transposed view of a contiguous tensor in place, row below row. Rows that begin at the same place
+    of a memory page share a few sets of the cache; of many, some are gone before they are read again.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (outside, inside)
+    rows : int
+        Of the inputs that it will be multiplied with.
+
+    Returns
+    -------
+    Tensor, shape (outside + `GAP`, inside), or the weight itself
+        Cut what comes of a product with it to `outside` columns.
+    """
+    outside, inside = weight.shape
+    alike = inside * math.gcd(outside, PAGE) // PAGE
+    if rows < ROWS or alike < ALIKE or weight.is_contiguous() or not through_onednn(weight, weight):
+        return weight
+    return F.pad(weight.T, (0, GAP)).T
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
