@@ -98,7 +98,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _weight_gradient(upstream: Tensor, inputs: Tensor, weight: Tensor) -> Tensor:
-    """In the weight's own layout, so that adding it to another gradient needs no transposing."""
+    """In the weight's own order, so that adding it to another gradient needs no transposing; rows may have gaps."""
     if weight.is_contiguous():
         return product(upstream.T, inputs.T)  # (outside, inside)
     return product(inputs.T, upstream.T).T  # (outside, inside)
