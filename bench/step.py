@@ -1,7 +1,7 @@
 """What each change to the published gradient step brings: seconds of one step, the changes added one after another.
 
-Then what else was tried: bfloat16 products, adapters instead of all weights, torch.compile in the place of oneDNN, and
-the gradients of several documents at once. All take turns in one process; each is warmed up by a step before it is
+Then what else was tried: bfloat16 products, adapters instead of all weights, torch.compile in the place of our layers,
+and the gradients of several documents at once. All take turns in one process; each is warmed up by a step before it is
 timed. Shapes are those of bench/loop.py.
 
     python bench/step.py --out rows.json
@@ -31,7 +31,7 @@ from transformers import PreTrainedModel
 from tttnn.files import write_json
 from tttnn.memory import keep_freed
 from tttnn.models import LanguageModel
-from tttnn.models.onednn import OneDNN
+from tttnn.models.layers import FastLayers
 from tttnn.ttt import TTT, Switches
 
 SEED = 1216
@@ -50,7 +50,7 @@ class Rung:
     fused_optimizer: bool = False
     fused_activation: bool = False
     kept_memory: bool = False
-    onednn: bool = False
+    fast_layers: bool = False
 
 
 CHANGES = {
@@ -58,7 +58,7 @@ CHANGES = {
     "fused AdamW": {"fused_optimizer": True},
     "activation in one operation": {"fused_activation": True},
     "memory kept between steps": {"kept_memory": True},
-    "products through oneDNN": {"onednn": True},
+    "products, attention and activation the faster way": {"fast_layers": True},
 }
 
 
@@ -109,7 +109,7 @@ def ways(lm: LanguageModel, model: PreTrainedModel, chunk: list[int]) -> dict[st
         "cross-entropy in slices (ours)": partial(open_ours, lm, Switches(), chunk),
         "ours, bfloat16 products": partial(open_ours, lm, Switches(precision="bfloat16"), chunk),
         f"ours, LoRA of rank {RANK}": partial(open_ours, lm, Switches(lora=RANK), chunk),
-        "torch.compile, no oneDNN": partial(open_rung, replace(rung, onednn=False), compiled, chunk),
+        "torch.compile, layers as they come": partial(open_rung, replace(rung, fast_layers=False), compiled, chunk),
     }
     if sum(parameter.numel() for parameter in model.parameters()) < SMALL:
         found["documents at once, gradients alone"] = partial(open_many, lm, chunk, DOCUMENTS)
@@ -123,7 +123,7 @@ def open_rung(rung: Rung, models: dict[bool, torch.nn.Module], chunk: list[int])
     optimizer = torch.optim.AdamW(model.parameters(), lr=Settings.learning_rate, fused=rung.fused_optimizer or None)
     model.train()
     keep_freed(rung.kept_memory)
-    with OneDNN() if rung.onednn else nullcontext():
+    with FastLayers() if rung.fast_layers else nullcontext():
         yield partial(update, model, optimizer, chunk, Settings())
     model.eval()
     optimizer.zero_grad()

@@ -1,27 +1,31 @@
 """Causal attention in blocks: the values and gradients of torch's own, wherever it is taken instead of it."""
 
+from dataclasses import replace
+from functools import cache
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from tttnn.models import attention, products
+from tttnn.models import attention
 from tttnn.models.attention import causal_attention
-from tttnn.models.onednn import OneDNN
+from tttnn.models.layers import FastLayers
 
-pytestmark = pytest.mark.skipif(products._ONEDNN is None, reason="this build of torch has no oneDNN")
+pytestmark = pytest.mark.usefixtures("library")
 
 TEXTS, HEADS, WIDTH = 2, 4, 8
 
 
 @pytest.fixture
-def blocks(monkeypatch):
+def blocks(monkeypatch, library):
     """Small ones, and the sizes of those that were computed."""
-    monkeypatch.setattr(attention, "BLOCK", 4)
-    monkeypatch.setattr(attention, "SHORTEST", 4)
+    for name in ("ONEDNN", "TORCH"):
+        monkeypatch.setattr(attention, name, replace(getattr(attention, name), size=4, shortest=4))
+    monkeypatch.setattr(attention, "_future", cache(attention._future.__wrapped__))
     seen, real = [], attention._weights
 
     def counted(query, key):
-        seen.append((len(query), len(key)))
+        seen.append((query.shape[-2], key.shape[-2]))
         return real(query, key)
 
     monkeypatch.setattr(attention, "_weights", counted)
@@ -56,20 +60,20 @@ def test_values_and_gradients_are_torchs(blocks, n, shared):
     assert_same(causal_attention(*wanted), torchs(*wanted), wanted)
 
 
-@pytest.mark.parametrize("n", [attention.BLOCK + 3, attention.HELD + 3])
+@pytest.mark.parametrize("n", [attention.ONEDNN.size + 3, attention.HELD + 3])
 def test_real_blocks(n):
     wanted = inputs(n)
     assert_same(causal_attention(*wanted), torchs(*wanted), wanted)
 
 
 @pytest.mark.parametrize(("longest", "again"), [(9, 0), (8, 3)])
-def test_weights_of_a_longer_text_are_computed_again(blocks, monkeypatch, longest, again):
+def test_weights_of_a_longer_text_are_computed_again(blocks, monkeypatch, library, longest, again):
     monkeypatch.setattr(attention, "HELD", longest)
     wanted = inputs(9)
     found = causal_attention(*wanted)
     blocks.clear()
     assert_same(found, torchs(*wanted), wanted)
-    assert len(blocks) == TEXTS * HEADS * again
+    assert len(blocks) == TEXTS * (HEADS if library == "onednn" else 1) * again
 
 
 def test_a_scale_and_values_of_another_width(blocks):
@@ -96,7 +100,7 @@ def test_no_block_looks_ahead(blocks):
 
 def test_a_model_takes_it(blocks):
     wanted = inputs(9)
-    with OneDNN():
+    with FastLayers():
         found = F.scaled_dot_product_attention(*wanted, attn_mask=None, dropout_p=0.0, scale=0.3, is_causal=True)
     assert blocks
     assert_same(found, torchs(*wanted, scale=0.3), wanted)
@@ -119,19 +123,19 @@ def test_everything_else_stays_with_torch(blocks, switches):
     torch.manual_seed(0)
     expected = F.scaled_dot_product_attention(*wanted, **switches)
     torch.manual_seed(0)
-    with OneDNN():
+    with FastLayers():
         found = F.scaled_dot_product_attention(*wanted, **switches)
     assert torch.equal(found, expected) and not blocks
 
 
 def test_inputs_given_by_name_stay_with_torch(blocks):
     query, key, value = inputs(9)
-    with OneDNN():
+    with FastLayers():
         found = F.scaled_dot_product_attention(query=query, key=key, value=value, is_causal=True)
     assert torch.allclose(found, torchs(query, key, value), atol=1e-5) and not blocks
 
 
 def test_fewer_keys_than_queries_stay_with_torch(blocks):
-    with OneDNN():
+    with FastLayers():
         F.scaled_dot_product_attention(randoms(9), randoms(7), randoms(7), is_causal=True)
     assert not blocks

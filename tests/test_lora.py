@@ -12,7 +12,7 @@ from torch.profiler import profile
 from transformers.pytorch_utils import Conv1D
 
 from tttnn import baselines, memory
-from tttnn.models import load_model, products
+from tttnn.models import load_model
 from tttnn.models.lora import SCALE, adapter_size, adapters
 from tttnn.scoring import score
 from tttnn.ttt import TTT, Switches
@@ -165,7 +165,7 @@ def test_the_first_step_moves_b_along_the_weights_gradient(gpt2):
             assert torch.allclose(b[moved], -LORA.learning_rate * expected.sign()[moved], rtol=0.01)
 
 
-@pytest.mark.skipif(products._ONEDNN is None, reason="this build of torch has no oneDNN")
+@pytest.mark.usefixtures("onednn")
 def test_all_products_go_through_onednn_and_none_is_for_a_frozen_weight(gpt2):
     ttt = TTT(gpt2, switches=LORA)
     with ttt.session(), profile() as profiled:

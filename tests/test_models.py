@@ -122,6 +122,7 @@ def test_tokenizer_of_another_model_is_refused(tmp_path):
         load_model(folder).encode("The quick brown fox jumps over the lazy dog")
 
 
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
 @pytest.mark.parametrize(("block", "logits"), [(90, 1), (32, 1), (90, 90 * 700)])
@@ -145,12 +146,25 @@ def test_sliced_cross_entropy_equals_the_library(monkeypatch, bias, dtype, toler
 @pytest.mark.parametrize(("logits", "slices"), [(1, [512, 188]), (90 * 600, [600, 100])])
 def test_slices_are_longer_where_the_vocabulary_is_small(monkeypatch, logits, slices):
     monkeypatch.setattr(cross_entropy, "LOGITS", logits)
-    seen, real = [], cross_entropy.product
-    monkeypatch.setattr(cross_entropy, "product", lambda h, *rest: [seen.append(len(h)), real(h, *rest)][1])
+    seen, real = [], cross_entropy._logits
+    monkeypatch.setattr(cross_entropy, "_logits", lambda h, *rest: [seen.append(len(h)), real(h, *rest)][1])
     token_nats(torch.randn(700, 16), torch.randn(90, 16), None, torch.zeros(700, dtype=torch.int64))
     assert seen == slices
 
 
+@pytest.mark.parametrize("entries", [90, 96, 1024])
+@pytest.mark.parametrize("bias", [False, True])
+def test_rows_of_logits_are_longer_than_the_vocabulary_by_what_is_impossible(monkeypatch, entries, bias):
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: False)
+    hidden, weight = torch.randn(5, 16), torch.randn(entries, 16)
+    offset = torch.randn(entries) if bias else None
+    logits = cross_entropy._logits(hidden, weight, offset)
+    torch.testing.assert_close(logits[:, :entries], torch.nn.functional.linear(hidden, weight, offset))
+    assert 0 < logits.shape[1] - entries <= cross_entropy.LINE and logits.shape[1] % cross_entropy.LINE == 0
+    assert (logits[:, entries:] == -torch.inf).all()
+
+
+@pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("count", [650, 500])
 def test_states_without_a_target_have_no_part_in_the_cross_entropy(monkeypatch, count):
     """With 500 targets nothing is predicted in the whole second slice."""
@@ -167,6 +181,7 @@ def test_states_without_a_target_have_no_part_in_the_cross_entropy(monkeypatch, 
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.usefixtures("onednn")
 def test_a_head_whose_rows_collide_in_the_cache_has_the_same_gradients(monkeypatch):
     hidden, weight = torch.randn(9, 16, requires_grad=True), torch.randn(90, 16, requires_grad=True)
     alone = mean_cross_entropy(hidden, weight, None, torch.arange(9))
@@ -179,6 +194,7 @@ def test_a_head_whose_rows_collide_in_the_cache_has_the_same_gradients(monkeypat
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.usefixtures("library")
 def test_gradients_of_the_cross_entropy_are_scaled_and_given_away_once():
     hidden, weight = torch.randn(5, 4, requires_grad=True), torch.randn(7, 4, requires_grad=True)
     loss = 3 * mean_cross_entropy(hidden, weight, None, torch.arange(5))
@@ -190,6 +206,7 @@ def test_gradients_of_the_cross_entropy_are_scaled_and_given_away_once():
         loss.backward()
 
 
+@pytest.mark.usefixtures("library")
 def test_sliced_cross_entropy_of_tokens_that_are_all_but_impossible():
     hidden, targets = torch.tensor([[200.0], [-200.0], [0.0]]), torch.tensor([1, 1, 1])
     weight = torch.tensor([[1.0], [-1.0], [0.0]], requires_grad=True)

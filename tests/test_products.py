@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from transformers.pytorch_utils import Conv1D
 
 from tttnn.models import products
-from tttnn.models.onednn import OneDNN
+from tttnn.models.layers import FastLayers
 from tttnn.models.products import product
 
-pytestmark = pytest.mark.skipif(products._ONEDNN is None, reason="this build of torch has no oneDNN")
+pytestmark = pytest.mark.usefixtures("onednn")
 
 INSIDE, OUTSIDE = 24, 40
+RULE = products.onednn_is_faster
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_a_layer_has_its_own_values_and_gradients(calls, gap, kind, shape):
     expected = module(inputs)
     expected_gradients = torch.autograd.grad(expected.square().sum(), wanted)
     assert not calls
-    with OneDNN():
+    with FastLayers():
         found = module(inputs)
     gradients = torch.autograd.grad(found.square().sum(), wanted)
     assert found.shape == expected.shape and torch.allclose(found, expected, atol=1e-5)
@@ -113,7 +114,7 @@ def test_a_layer_has_its_own_values_and_gradients(calls, gap, kind, shape):
 def test_a_gradient_that_is_one_number_seen_from_everywhere():
     module, inputs = layer("Conv1D"), randoms(5, INSIDE).requires_grad_()
     expected = torch.autograd.grad(module(inputs).sum(), [inputs, *module.parameters()])
-    with OneDNN():
+    with FastLayers():
         found = module(inputs)
     for gradient, wanted in zip(
         torch.autograd.grad(found.sum(), [inputs, *module.parameters()]), expected, strict=True
@@ -123,7 +124,7 @@ def test_a_gradient_that_is_one_number_seen_from_everywhere():
 
 def test_frozen_weights_cost_no_product(calls):
     module, inputs = layer("Linear").requires_grad_(False), randoms(5, INSIDE).requires_grad_()
-    with OneDNN():
+    with FastLayers():
         module(inputs).sum().backward()
     assert len(calls) == 2 and module.weight.grad is None
 
@@ -131,21 +132,21 @@ def test_frozen_weights_cost_no_product(calls):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types_stay_with_torch(calls, dtype):
     inputs, weight = randoms(5, INSIDE).to(dtype), randoms(OUTSIDE, INSIDE).to(dtype)
-    with OneDNN():
+    with FastLayers():
         found = F.linear(inputs, weight)
     assert found.dtype == dtype and torch.equal(found, F.linear(inputs, weight)) and not calls
 
 
 def test_autocast_stays_with_torch(calls):
     module = layer("Linear")
-    with torch.autocast("cpu", torch.bfloat16), OneDNN():
+    with torch.autocast("cpu", torch.bfloat16), FastLayers():
         assert module(randoms(5, INSIDE)).dtype == torch.bfloat16
     assert not calls
 
 
 def test_what_is_not_a_layer_stays_with_torch(calls):
     matrix, left, right = randoms(5, OUTSIDE, seed=3), randoms(5, INSIDE), randoms(INSIDE, OUTSIDE, seed=1)
-    with OneDNN():
+    with FastLayers():
         scaled = torch.addmm(matrix, left, right, beta=0.5)
         added = torch.addmm(matrix, left, right)
     assert not calls
@@ -153,9 +154,21 @@ def test_what_is_not_a_layer_stays_with_torch(calls):
     assert torch.allclose(added, matrix + left @ right, atol=1e-5)
 
 
-def test_without_onednn_products_are_torchs(monkeypatch):
-    monkeypatch.setattr(products, "_ONEDNN", None)
+@pytest.mark.parametrize(("there", "capability"), [(False, "AVX512"), (True, "AVX2"), (True, "DEFAULT")])
+def test_where_onednn_is_missing_or_slower_products_are_torchs(calls, monkeypatch, there, capability):
+    monkeypatch.setattr(products, "onednn_is_faster", RULE)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    if not there:
+        monkeypatch.setattr(products, "_ONEDNN", None)
     module, inputs = layer("Conv1D"), randoms(5, INSIDE)
-    with OneDNN():
+    with FastLayers():
         assert torch.equal(module(inputs), torch.addmm(module.bias, inputs, module.weight))
     assert torch.equal(product(inputs, module.weight.T), F.linear(inputs, module.weight.T))
+    assert not calls
+
+
+def test_on_a_processor_with_the_widest_instructions_products_are_onednns(calls, monkeypatch):
+    monkeypatch.setattr(products, "onednn_is_faster", RULE)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    product(randoms(5, INSIDE), randoms(OUTSIDE, INSIDE))
+    assert len(calls) == 1

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from tiny import tiny_gpt2, tiny_gpt_neo, tiny_qwen2
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tttnn.models import attention, load_model, onednn, products
+from tttnn.models import attention, layers, load_model
 from tttnn.ttt import TTT, Switches
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
@@ -80,15 +81,17 @@ def test_float32_gives_the_published_score_at_every_k(folder, lm, text, neighbou
     assert [step.tokens for step in fast] == [step.tokens for step in plain]
 
 
-def test_attention_in_blocks_gives_the_same_scores(folder, lm, text, neighbours, monkeypatch):
+def test_either_library_and_attention_in_blocks_give_the_same_scores(
+    folder, lm, text, neighbours, library, monkeypatch
+):
     plain = published_bits(reference(folder, text, neighbours))
-    calls, real = [], onednn.causal_attention
-    monkeypatch.setattr(attention, "BLOCK", 8)
-    monkeypatch.setattr(attention, "SHORTEST", 4)
-    monkeypatch.setattr(onednn, "causal_attention", lambda *args: calls.append(1) or real(*args))
+    calls, real = [], layers.causal_attention
+    for name in ("ONEDNN", "TORCH"):
+        monkeypatch.setattr(attention, name, replace(getattr(attention, name), size=8, shortest=4))
+    monkeypatch.setattr(layers, "causal_attention", lambda *args: calls.append(1) or real(*args))
+    monkeypatch.setattr(attention, "_future", cache(attention._future.__wrapped__))
     assert bits(ours(lm, text, neighbours)) == pytest.approx(plain, abs=1e-4)
-    asked_for = lm.model.config.model_type != "gpt_neo"  # which multiplies by itself
-    assert bool(calls) == (asked_for and products._ONEDNN is not None)
+    assert bool(calls) == (lm.model.config.model_type != "gpt_neo")  # which multiplies by itself
 
 
 @pytest.mark.parametrize("folder", ["gpt2", "qwen2"], indirect=True)

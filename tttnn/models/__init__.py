@@ -14,7 +14,7 @@ from torch import Tensor
 from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
 from tttnn.models.cross_entropy import mean_cross_entropy, token_nats
-from tttnn.models.onednn import OneDNN
+from tttnn.models.layers import FastLayers
 from tttnn.models.registry import CHECKPOINTS, REGISTRY, ModelEntry, TTTSettings, find_entry
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class LanguageModel:
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Last hidden states, (batch, tokens) -> (batch, tokens, width)."""
-        with OneDNN():
+        with FastLayers():
             return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
     @property

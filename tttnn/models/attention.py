@@ -1,14 +1,15 @@
-"""Causal attention of long texts on a CPU, its products through oneDNN.
+"""Causal attention on a CPU in blocks of positions, so that much of what causality masks is never computed.
 
-Torch's own attention multiplies through MKL. Here each head is computed in blocks of positions, so that much of what
-causality masks is never computed. For the gradients the weights of a text of usual length are held; those of a longer
-one, which grow with its square, are computed anew.
+Where products go through oneDNN, each head is computed by itself; torch's own library takes all heads at once. For the
+gradients the weights of a text of usual length are held; those of a longer one, which grow with its square, are
+computed anew.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -16,12 +17,33 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tttnn.models.products import product, through_onednn
+from tttnn.models.products import on_cpu, product, through_onednn
 
 BEYOND = 16  # positions after a block that it masks: rows of weights of 1,024 numbers would collide in the cache
-BLOCK = 512  # positions: fewer compute less of the square that is masked, more are fewer calls
-SHORTEST = 400  # positions: of fewer, with heads as narrow as 32, torch's own is faster
 HELD = 1024  # positions, at most, of a text whose weights are held: half a gigabyte in the smallest GPT-2
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How attention is cut for a library.
+
+    Attributes
+    ----------
+    size : int
+        Positions of a block: fewer compute less of the square that is masked, more are fewer calls.
+    shortest : int
+        Positions: of fewer, with heads as narrow as 32, torch's own attention is faster.
+    without_gradients : bool
+        Whether torch's own is slower also where no gradient is wanted.
+    """
+
+    size: int
+    shortest: int
+    without_gradients: bool
+
+
+ONEDNN = Blocks(size=512, shortest=400, without_gradients=True)
+TORCH = Blocks(size=128, shortest=256, without_gradients=False)
 
 
 def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
@@ -55,29 +77,33 @@ def in_blocks(
     enable_gqa: bool = False,
 ) -> bool:
     """Whether a call of `torch.nn.functional.scaled_dot_product_attention` is better computed here."""
+    if not is_causal or attn_mask is not None or dropout_p or queries.dim() != 4 or not on_cpu(queries, keys):
+        return False
+    blocks, n = _blocks_for(queries, keys), queries.shape[2]
     return (
-        is_causal
-        and attn_mask is None
-        and dropout_p == 0
-        and queries.dim() == 4
-        and queries.shape[2] == keys.shape[2] >= SHORTEST
+        keys.shape[2] == n >= blocks.shortest
         and (enable_gqa or queries.shape[1] == keys.shape[1])
-        and through_onednn(queries, keys)
+        and (blocks.without_gradients or (torch.is_grad_enabled() and queries.requires_grad))
     )
+
+
+def _blocks_for(queries: Tensor, keys: Tensor) -> Blocks:
+    return ONEDNN if through_onednn(queries, keys) else TORCH
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+        blocks = ctx.blocks = _blocks_for(queries, keys)
         queries = torch.mul(queries, scale, out=queries.new_empty(queries.shape))
         keys, values = (F.pad(each, (0, 0, 0, BEYOND)) for each in (keys, values))  # (texts, heads, n + BEYOND, width)
         texts, heads, n, _ = queries.shape
         attended = queries.new_empty(texts, n, heads, values.shape[-1]).transpose(1, 2)  # (texts, heads, n, width)
         held, hold = [], n <= HELD and any(ctx.needs_input_grad)
-        for query, key, value, out in _heads(queries, keys, values, attended):
-            for start, end in _blocks(n):
-                weights = _weights(query[start:end], key[: end + BEYOND])
-                out[start:end] = product(weights, value[: end + BEYOND].T)  # (block, width)
+        for query, key, value, out in _parts(blocks, queries, keys, values, attended):
+            for start, end in _ranges(n, blocks):
+                weights = _weights(query[..., start:end, :], key[..., : end + BEYOND, :])
+                out[..., start:end, :] = _product(weights, value[..., : end + BEYOND, :].mT)  # (..., block, width)
                 if hold:
                     held.append(weights)
         ctx.save_for_backward(queries, keys, values, *held)
@@ -88,47 +114,61 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         queries, keys, values, *held = ctx.saved_tensors
-        n = queries.shape[2]
+        n, blocks = queries.shape[2], ctx.blocks
         held.reverse()  # so that the first is the next to pop
         of_queries = torch.empty_like(queries)
         # Transposed, (texts, heads, width, n + BEYOND): oneDNN takes a block's weights by column only as second factor.
         of_keys, of_values = (each.new_zeros(each.mT.shape) for each in (keys, values))
-        parts = _heads(queries, keys, values, upstream.contiguous(), of_queries, of_keys, of_values)
+        parts = _parts(blocks, queries, keys, values, upstream.contiguous(), of_queries, of_keys, of_values)
         for query, key, value, out, of_query, of_key, of_value in parts:
-            for start, end in _blocks(n):
-                seen = end + BEYOND
-                weights = held.pop() if held else _weights(query[start:end], key[:seen])
-                of_value[:, :seen] += product(out[start:end].T, weights.T)  # (width, seen)
-                of_weights = product(out[start:end], value[:seen])  # (block, seen)
-                of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)  # (block, seen)
-                of_query[start:end] = product(of_scores, key[:seen].T)  # (block, width)
-                of_key[:, :seen] += product(query[start:end].T, of_scores.T)  # (width, seen)
+            for start, end in _ranges(n, blocks):
+                seen, now = end + BEYOND, slice(start, end)
+                weights = held.pop() if held else _weights(query[..., now, :], key[..., :seen, :])
+                of_value[..., :seen] += _product(out[..., now, :].mT, weights.mT)  # (..., width, seen)
+                of_weights = _product(out[..., now, :], value[..., :seen, :])  # (..., block, seen)
+                of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)  # (..., block, seen)
+                of_query[..., now, :] = _product(of_scores, key[..., :seen, :].mT)  # (..., block, width)
+                of_key[..., :seen] += _product(query[..., now, :].mT, of_scores.mT)  # (..., width, seen)
         return of_queries.mul_(ctx.scale), of_keys[..., :n].mT, of_values[..., :n].mT, None
 
 
-def _heads(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors of each head of each text; where one has fewer heads than the first, neighbours share."""
-    heads = tensors[0].shape[1]
-    repeated = ([head for text in each for head in text for _ in range(heads // each.shape[1])] for each in tensors)
-    return zip(*repeated, strict=True)
+def _parts(blocks: Blocks, queries: Tensor, keys: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut tensors of shape (texts, heads, ...) into what is computed at once.
+
+    That is one head of one text, (...), for oneDNN, whose products are of matrices. Else it is as many heads of a text
+    as have keys of their own, (heads of the keys, ...). Where the queries have more heads, neighbours share keys.
+    """
+    heads, distinct = queries.shape[1], keys.shape[1]
+    for text in zip(queries, keys, *others, strict=True):  # of tensors of shape (heads or distinct, ...)
+        if blocks is ONEDNN:
+            yield from (tuple(each[head * len(each) // heads] for each in text) for head in range(heads))
+        else:
+            steps = [len(each) // distinct for each in text]
+            for first in range(heads // distinct):
+                yield tuple(each[first % step :: step] for each, step in zip(text, steps, strict=True))
 
 
-def _blocks(n: int) -> Iterator[tuple[int, int]]:
-    return ((start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
+def _ranges(n: int, blocks: Blocks) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + blocks.size, n)) for start in range(0, n, blocks.size))
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """left @ right.mT, of matrices or of one for each head."""
+    return product(left, right) if left.dim() == 2 else torch.bmm(left, right.mT)
 
 
 def _weights(query: Tensor, key: Tensor) -> Tensor:
-    """What each position of a block attends to: shape (block, keys), rows add up to 1.
+    """What each position of a block attends to: shape (..., block, keys), rows add up to 1.
 
     The keys are those of all positions up to the block's last, and of the masked ones beyond.
     """
-    scores = product(query, key)  # (block, keys)
-    size = len(query)
-    scores[:, -size - BEYOND :] += _future(BLOCK)[:size, : size + BEYOND]
-    return scores.softmax(-1)
+    scores = _product(query, key)  # (..., block, keys)
+    size = query.shape[-2]
+    scores[..., -size - BEYOND :] += _future()[:size, : size + BEYOND]
+    return torch.softmax(scores, -1, out=scores)
 
 
 @cache
-def _future(size: int) -> Tensor:
-    """Minus infinity where a column comes after its row, 0 elsewhere: shape (size, size + BEYOND)."""
-    return torch.full((size, size + BEYOND), -math.inf).triu_(1)
+def _future() -> Tensor:
+    """Minus infinity where a column comes after its row, 0 elsewhere, for the largest block and what is beyond it."""
+    return torch.full((ONEDNN.size, ONEDNN.size + BEYOND), -math.inf).triu_(1)

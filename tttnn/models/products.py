@@ -1,8 +1,9 @@
-"""Matrix products of a model on a CPU, through oneDNN.
+"""Matrix products of a model on a CPU, through oneDNN where it is the faster library.
 
-Torch sends float32 products to MKL, which on processors of other makers than its own reaches about half of what
-they can do; oneDNN, which torch ships as well, does not mind the maker. Elsewhere (a GPU, another dtype, a build
-of torch without oneDNN) products stay torch's own.
+Torch sends float32 products to MKL, which on processors of other makers than its own leaves their widest instructions
+(AVX-512) unused; oneDNN, which torch ships as well, does not mind the maker, and is twice as fast on such a processor.
+On one without those instructions MKL is the faster one. Elsewhere (a GPU, another dtype, a build of torch without
+oneDNN) products stay torch's own, too.
 """
 
 from __future__ import annotations
@@ -105,11 +106,19 @@ def _weight_gradient(upstream: Tensor, inputs: Tensor, weight: Tensor) -> Tensor
 
 
 def through_onednn(inputs: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can compute a product of the two."""
-    return (
-        _ONEDNN is not None
-        and inputs.device.type == weight.device.type == "cpu"
-        and inputs.dtype == weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
-        and inputs.numel() > 0
-    )
+    """Whether a product of the two is computed by oneDNN."""
+    return onednn_is_faster() and on_cpu(inputs, weight) and inputs.numel() > 0
+
+
+def onednn_is_faster() -> bool:
+    """Whether oneDNN is there and suits the processor better than MKL.
+
+    A rule, because timing both would need a quiet processor. `bench/loop.py` times them.
+    """
+    return _ONEDNN is not None and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+def on_cpu(*tensors: Tensor) -> bool:
+    """Whether these are float32 on a CPU, and not to be computed with in another type."""
+    here = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+    return here and not torch.is_autocast_enabled("cpu")

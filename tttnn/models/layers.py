@@ -1,4 +1,4 @@
-"""A model's layers through oneDNN while it runs, whoever wrote them."""
+"""A model's layers computed the fastest way while it runs on a CPU, whoever wrote them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from tttnn.models.activation import gelu_tanh
 from tttnn.models.attention import causal_attention, in_blocks
-from tttnn.models.products import linear, through_onednn
+from tttnn.models.products import linear, on_cpu, through_onednn
 
 
-class OneDNN(TorchFunctionMode):
-    """While it is entered, products (Linear, Conv1D) and causal attention are computed through oneDNN where they can.
+class FastLayers(TorchFunctionMode):
+    """While it is entered, products (Linear, Conv1D) go through oneDNN where that is faster, attention goes in blocks.
 
-    Their gradients go the same way, also after it was left.
+    So does GPT-2's activation by way of the logistic function. Gradients go the same way, also after it was left.
     """
 
     def __torch_function__(
@@ -29,4 +30,6 @@ class OneDNN(TorchFunctionMode):
             return linear(args[1], args[2].T, args[0])
         if func is F.scaled_dot_product_attention and len(args) >= 3 and in_blocks(*args, **kwargs):
             return causal_attention(*args[:3], kwargs.get("scale"))
+        if func is F.gelu and kwargs == {"approximate": "tanh"} and on_cpu(*args):
+            return gelu_tanh(*args)
         return func(*args, **kwargs)
