@@ -201,8 +201,11 @@ def fastest(product: Callable[[], Tensor]) -> float:
 
 
 def where_and_when(threads: int) -> dict:
-    """The machine, how busy it is, and the date."""
-    return {"machine": device(), "threads": threads, "load": os.getloadavg()[0], "date": date.today().isoformat()}
+    """The machine, its widest instructions (as torch names them), how busy it is, and the date."""
+    return {
+        "machine": device(), "capability": torch.backends.cpu.get_cpu_capability(), "threads": threads,
+        "load": os.getloadavg()[0], "date": date.today().isoformat(),
+    }  # fmt: skip
 
 
 def facts(ttt: TTT, text: str, options: argparse.Namespace) -> dict:
@@ -217,7 +220,7 @@ def facts(ttt: TTT, text: str, options: argparse.Namespace) -> dict:
 
 
 def with_operations(row: dict) -> dict:
-    """Add operations, and the share of the machine's matrix rate that the steps reach."""
+    """Add operations, and the share of torch's matrix rate that the steps reach."""
     scored = row["document_tokens"] * len(row["scores"])
     train = 6 * row["parameters"] * row["trained_tokens"]
     share = train / row["train_seconds"] / row["matrix_rate"]

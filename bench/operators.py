@@ -28,9 +28,9 @@ from tttnn.models import LanguageModel
 from tttnn.ttt import TTT
 
 SHORT = 64  # tokens of a short neighbour; a long one fills a chunk
-WARM_UP = 4  # steps
+WARM_UP = 4096  # tokens: of short neighbours more steps, until the profiler's own memory is no longer new
 OPERATORS = 40  # rows of a step at most
-WHOLE = "_Attention", "_AttentionBackward"  # one thing as torch's own is, though made of many operators
+WHOLE = "_Attention", "_AttentionBackward", "_GELU", "_GELUBackward"  # one thing as torch's, though many operators
 SEED = 1216
 
 
@@ -59,7 +59,8 @@ def shape_rows(lm: LanguageModel, model: PreTrainedModel, length: int, same: dic
     chunk = torch.randint(len(lm.head[0]), (length,), generator=torch.Generator().manual_seed(SEED)).tolist()
     for loop, opened in (("reference", published_step(model, chunk)), ("ours", own_step(lm, chunk))):
         with opened as step:
-            yield from (same | {"tokens": length, "loop": loop} | row for row in operators(step))
+            rows = operators(step, WARM_UP // length)
+            yield from (same | {"tokens": length, "loop": loop} | row for row in rows)
 
 
 @contextmanager
@@ -77,11 +78,11 @@ def own_step(lm: LanguageModel, chunk: list[int]) -> Iterator[Callable[[], objec
         yield partial(ttt.update, chunk)
 
 
-def operators(step: Callable[[], object]) -> list[dict]:
+def operators(step: Callable[[], object], warm_up: int) -> list[dict]:
     """Operators of one step, those with the most processor time of their own first; the last row is the whole step."""
     # Warm-up happens inside the profiler, whose own memory changes what the steps can take again of theirs.
-    with profile(activities=[ProfilerActivity.CPU], schedule=schedule(wait=0, warmup=WARM_UP, active=1)) as measured:
-        for _ in range(WARM_UP):
+    with profile(activities=[ProfilerActivity.CPU], schedule=schedule(wait=0, warmup=warm_up, active=1)) as measured:
+        for _ in range(warm_up):
             step()
             measured.step()
         step()

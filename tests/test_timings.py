@@ -6,7 +6,16 @@ import pandas as pd
 import pytest
 
 from tttnn.report import charts
-from tttnn.report.timings import FOLDER, bench_rows, per_neighbour, spent_and_gained, time_by_kind, token_line
+from tttnn.report.timings import (
+    FOLDER,
+    bench_rows,
+    by_processor,
+    per_neighbour,
+    spent_and_gained,
+    speedups,
+    time_by_kind,
+    token_line,
+)
 
 
 def row(loop, document, k, tokens, train, evaluation=0.0, bits=None, size=100, domain="a"):
@@ -66,6 +75,38 @@ def test_operators_become_kinds_and_the_rest_is_not_lost():
     assert found.share.sum() == pytest.approx(1.0)
 
 
+def loop_row(loop, seconds, capability="AVX2", shape="xs", **rates):
+    return {
+        "loop": loop, "capability": capability, "shape": shape, "parameters": 1, "seconds": seconds,
+        "train_operations": 600.0, "evaluation_operations": 200.0, "train_share": 0.6, **rates,
+    }  # fmt: skip
+
+
+def test_speedups_and_what_bounds_them():
+    rates = {"matrix_rate": 200.0, "onednn_rate": 100.0}, {"matrix_rate": 200.0, "onednn_rate": 400.0}
+    found = speedups(pd.DataFrame([
+        loop_row("reference", 20.0, **rates[0]), loop_row("ours", 10.0, **rates[0]),
+        loop_row("reference", 24.0, "AVX512", **rates[1]), loop_row("ours", 6.0, "AVX512", **rates[1]),
+        loop_row("reference", 9.0, shape="gpt2", **rates[0]), loop_row("ours", 8.0, shape="gpt2", **rates[0]),
+    ]))  # fmt: skip
+    assert found[["shape", "processor"]].values.tolist() == [["gpt2", "AVX2"], ["xs", "AVX2"], ["xs", "AVX512"]]
+    assert found.ratio.tolist() == pytest.approx([9 / 8, 2.0, 4.0])
+    assert found.most.tolist() == pytest.approx([9 / 4, 5.0, 12.0]), "800 operations at 200 or 400 a second"
+    assert found.torch_share.tolist() == [0.6] * 3
+    assert found.best_share.tolist() == pytest.approx([0.6, 0.6, 0.3])
+
+
+def test_speedups_of_rows_from_a_gpu_which_know_one_library():
+    rows = [loop_row("reference", 20.0, matrix_rate=200.0), loop_row("ours", 10.0, matrix_rate=200.0)]
+    found = speedups(pd.DataFrame(rows)).iloc[0]
+    assert found.most == pytest.approx(5.0) and found.best_share == pytest.approx(0.6)
+
+
+def test_numbers_are_named_by_processor_where_there_are_several():
+    assert by_processor(pd.Series({"AVX2": 2.34, "AVX512": 3.8}), ".1f") == "2.3 (AVX2) and 3.8 (AVX512)"
+    assert by_processor(pd.Series({"AVX2": 2.34}), ".1f") == "2.3"
+
+
 def test_rows_of_ones_own_take_the_place_of_those_shipped(tmp_path):
     (tmp_path / "loop.json").write_text(json.dumps([{"loop": "mine", "seconds": 1.0}]))
     assert bench_rows("loop", tmp_path).loop.tolist() == ["mine"]
@@ -76,7 +117,7 @@ def test_rows_of_ones_own_take_the_place_of_those_shipped(tmp_path):
 def test_every_shipped_row_belongs_to_a_measured_run():
     loop = bench_rows("loop")
     assert set(loop["shape"]) == {"xs", "gpt2"} and (loop["repeats"] >= 5).all() and (loop["k"] == 20).all()
-    for shape, pair in loop.groupby("shape"):
+    for shape, pair in loop.groupby(["shape", "capability"]):
         assert pair["loop"].tolist() == ["reference", "ours"], shape
         assert pair["ratio"].tolist() == pytest.approx((pair["seconds"].iloc[0] / pair["seconds"]).tolist())
     assert {path.stem for path in FOLDER.glob("*.json")} == {"loop", "step", "operators", "neighbours"}

@@ -48,11 +48,12 @@ def versions() -> dict[str, str]:
 
 
 def device() -> str:
-    """Return CPU model, cores, torch threads and GPU, in words."""
+    """Return CPU model, its widest instructions as torch names them, cores, torch threads and GPU, in words."""
     import torch
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    cpu = f"{_cpu_model()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    widest = torch.backends.cpu.get_cpu_capability()
+    cpu = f"{_cpu_model()}, {widest}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return f"{cpu}; GPU: {', '.join(gpus) or 'none'}"
 
 

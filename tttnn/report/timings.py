@@ -5,6 +5,7 @@ The rows lie in ``bench/`` beside this file; ``make bench`` writes new ones, whi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +35,7 @@ KINDS = {
         "Optimizer.step#AdamW.step", "Optimizer.zero_grad#AdamW.zero_grad",
     ),
     "moving and clearing memory": ("copy_", "fill_", "cat", "zeros_like", "clone", "contiguous", "empty"),
-    "activation": ("gelu", "gelu_backward", "tanh", "tanh_backward", "pow"),
+    "activation": ("gelu", "gelu_backward", "tanh", "tanh_backward", "pow", "_GELU", "_GELUBackward"),
 }  # fmt: skip
 REST = "other"
 
@@ -137,6 +138,55 @@ def spent_and_gained(rows: pd.DataFrame) -> pd.DataFrame:
     sums = scored.groupby(["domain", "k"]).agg(seconds=("seconds", "mean"), bits=("bits", "sum")).reset_index()
     before = sums[sums["k"] == 0].set_index("domain")["bits"]
     return sums.assign(ratio=sums["bits"] / sums["domain"].map(before)).drop(columns="bits")
+
+
+def speedups(rows: pd.DataFrame) -> pd.DataFrame:
+    """Both loops of a benchmark side by side, and what the processor leaves room for.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of ``bench/loop.py``, of one processor or several.
+
+    Returns
+    -------
+    DataFrame
+        One row per (processor, shape), the largest shape first: processor (its widest instructions), shape, published
+        and ours (seconds), ratio, most (the ratio that a loop of the same products would have if it did nothing else
+        and they ran at the best rate of any library, which counts six floating-point operations per weight and token
+        of a step and two of a score), torch_share (what part of the rate of torch's own products our steps reach, with
+        the products of weights alone counted as work), best_share (the same of the best rate), torch_rate and
+        onednn_rate (operations per second).
+    """
+    import pandas as pd
+
+    found = []
+    for (processor, shape, _), pair in rows.groupby(["capability", "shape", "parameters"], sort=False):
+        published, ours = (pair[pair["loop"] == loop].iloc[0] for loop in ("reference", "ours"))
+        best = ours.filter(like="_rate").max()
+        floor = (ours["train_operations"] + ours["evaluation_operations"]) / best
+        found.append({
+            "processor": processor, "shape": shape, "published": published["seconds"], "ours": ours["seconds"],
+            "ratio": published["seconds"] / ours["seconds"], "most": published["seconds"] / floor,
+            "torch_share": ours["train_share"], "best_share": ours["train_share"] * ours["matrix_rate"] / best,
+            "torch_rate": ours["matrix_rate"], "onednn_rate": ours.get("onednn_rate", math.nan),
+        })  # fmt: skip
+    return pd.DataFrame(found).sort_values(["shape", "processor"], ignore_index=True)
+
+
+def by_processor(values: pd.Series, form: str) -> str:
+    """Name a number for each processor, in words: "2.3 (AVX2) and 3.8 (AVX512)"; of one processor, the number alone.
+
+    Parameters
+    ----------
+    values : Series
+        Indexed by processor.
+    form : str
+        Format specification of a number.
+    """
+    if len(values) == 1:
+        return format(values.iloc[0], form)
+    return " and ".join(f"{value:{form}} ({processor})" for processor, value in values.items())
 
 
 def time_by_kind(profile: pd.DataFrame) -> pd.DataFrame:
