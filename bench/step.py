@@ -32,6 +32,7 @@ from tttnn.files import write_json
 from tttnn.memory import keep_freed
 from tttnn.models import LanguageModel
 from tttnn.models.layers import FastLayers
+from tttnn.models.products import bfloat16_is_fast
 from tttnn.ttt import TTT, Switches
 
 SEED = 1216
@@ -105,13 +106,15 @@ def ways(lm: LanguageModel, model: PreTrainedModel, chunk: list[int]) -> dict[st
         rung = replace(rung, **change)
         found[name] = partial(open_rung, rung, models, chunk)
     compiled = {True: torch.compile(lm.model)}
-    found |= {
-        "cross-entropy in slices (ours)": partial(open_ours, lm, Switches(), chunk),
-        "ours, bfloat16 products": partial(open_ours, lm, Switches(precision="bfloat16"), chunk),
-        f"ours, LoRA of rank {RANK}": partial(open_ours, lm, Switches(lora=RANK), chunk),
-        "torch.compile, layers as they come": partial(open_rung, replace(rung, fast_layers=False), compiled, chunk),
-    }
-    if sum(parameter.numel() for parameter in model.parameters()) < SMALL:
+    small = sum(parameter.numel() for parameter in model.parameters()) < SMALL
+    found["cross-entropy in slices (ours)"] = partial(open_ours, lm, Switches(), chunk)
+    if small or bfloat16_is_fast("cpu"):
+        found["ours, bfloat16 products"] = partial(open_ours, lm, Switches(precision="bfloat16"), chunk)
+    found[f"ours, LoRA of rank {RANK}"] = partial(open_ours, lm, Switches(lora=RANK), chunk)
+    found["torch.compile, layers as they come"] = partial(
+        open_rung, replace(rung, fast_layers=False), compiled, chunk
+    )
+    if small:
         found["documents at once, gradients alone"] = partial(open_many, lm, chunk, DOCUMENTS)
     return found
 

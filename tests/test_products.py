@@ -172,3 +172,8 @@ def test_on_a_processor_with_the_widest_instructions_products_are_onednns(calls,
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     product(randoms(5, INSIDE), randoms(OUTSIDE, INSIDE))
     assert len(calls) == 1
+
+
+def test_a_gpu_has_instructions_for_bfloat16_and_a_processor_may():
+    assert products.bfloat16_is_fast("cuda")
+    assert products.bfloat16_is_fast("cpu") == torch.ops.mkldnn._is_mkldnn_bf16_supported()

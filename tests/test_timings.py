@@ -11,8 +11,8 @@ from tttnn.report.timings import (
     bench_rows,
     by_processor,
     per_neighbour,
-    spent_and_gained,
     speedups,
+    spent_and_gained,
     time_by_kind,
     token_line,
 )

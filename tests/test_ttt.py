@@ -247,3 +247,14 @@ def test_bad_calls_say_what_is_wrong_before_anything_runs(gpt2, call, message):
 def test_bad_switches_name_the_parameter(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         Switches(**bad)
+
+
+@pytest.mark.parametrize(("precision", "fast", "said"), [
+    ("bfloat16", False, True), ("bfloat16", True, False), ("float32", False, False),
+])  # fmt: skip
+def test_bfloat16_on_a_processor_without_instructions_for_it_is_warned_of(
+    gpt2, caplog, monkeypatch, precision, fast, said
+):
+    monkeypatch.setattr("tttnn.ttt.bfloat16_is_fast", lambda device: fast)
+    TTT(gpt2, switches=Switches(precision=precision))
+    assert ("no instructions" in caplog.text) == said

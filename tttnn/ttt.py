@@ -7,6 +7,7 @@ of `max_length` tokens. The defaults are clean; each deviation of the published 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 from tttnn.memory import ADAPTING, keep_freed, require
 from tttnn.models import LanguageModel, mean_cross_entropy
 from tttnn.models.lora import adapter_size, adapters
+from tttnn.models.products import bfloat16_is_fast
 from tttnn.scoring import Score, Scorer
 
 if TYPE_CHECKING:
     from tttnn.retrieval import Neighbours, Retriever
     from tttnn.retrieval.strategies import Selection
 
+log = logging.getLogger(__name__)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -199,6 +202,11 @@ class TTT:
         self.switches = switches or Switches()
         if (self.switches.max_length or 0) > lm.positions:
             raise ValueError(f"max_length={self.switches.max_length}: {lm.name} takes at most {lm.positions} tokens")
+        if self.switches.precision == "bfloat16" and not bfloat16_is_fast(lm.device):
+            log.warning(
+                "precision=bfloat16: this processor has no instructions for it, so that a step takes many times as "
+                "long as in float32; leave precision at float32, or take another machine"
+            )
         rank = self.switches.lora
         self._parameters = [] if rank else list(lm.model.parameters())  # what a step changes; adapters come and go
         trained = adapter_size(lm.model, rank) if rank else sum(p.numel() for p in self._parameters)

@@ -15,9 +15,10 @@ from tttnn.models.products import linear, on_cpu, through_onednn
 
 
 class FastLayers(TorchFunctionMode):
-    """While it is entered, products (Linear, Conv1D) go through oneDNN where that is faster, attention goes in blocks.
+    """While it is entered, what a model calls on a CPU is computed another way; gradients also after it was left.
 
-    So does GPT-2's activation by way of the logistic function. Gradients go the same way, also after it was left.
+    Products (Linear, Conv1D) go through oneDNN where that is faster, causal attention is computed in blocks, GPT-2's
+    activation by way of the logistic function.
     """
 
     def __torch_function__(

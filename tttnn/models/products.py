@@ -122,3 +122,9 @@ def on_cpu(*tensors: Tensor) -> bool:
     """Whether these are float32 on a CPU, and not to be computed with in another type."""
     here = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
     return here and not torch.is_autocast_enabled("cpu")
+
+
+def bfloat16_is_fast(device: str | torch.device) -> bool:
+    """Whether a device has instructions for bfloat16; without them products take many times as long as in float32."""
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return torch.device(device).type != "cpu" or (supported is not None and supported())
