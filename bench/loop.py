@@ -200,11 +200,13 @@ def fastest(product: Callable[[], Tensor]) -> float:
     return min(seconds)
 
 
-def where_and_when(threads: int) -> dict:
-    """The machine, its widest instructions (as torch names them), how busy it is, and the date."""
+def where_and_when(threads: int, place: str = "cpu") -> dict:
+    """The machine, the processor's widest instructions (as torch names them) or the GPU, the load and the date."""
+    on_gpu = torch.device(place).type == "cuda"
+    capability = torch.cuda.get_device_name(place) if on_gpu else torch.backends.cpu.get_cpu_capability()
     return {
-        "machine": device(), "capability": torch.backends.cpu.get_cpu_capability(), "threads": threads,
-        "load": os.getloadavg()[0], "date": date.today().isoformat(),
+        "machine": device(), "capability": capability, "threads": threads, "load": os.getloadavg()[0],
+        "date": date.today().isoformat(),
     }  # fmt: skip
 
 
@@ -215,7 +217,7 @@ def facts(ttt: TTT, text: str, options: argparse.Namespace) -> dict:
         "k": options.k, "max_chunks": options.max_chunks, "max_length": ttt.lm.settings.max_length,
         "document_tokens": len(ttt.lm.encode(text)), "document_bytes": len(text.encode()),
         "device": options.device, "precision": options.precision, "dropout": options.dropout,
-        "repeats": options.repeats, **where_and_when(options.threads),
+        "repeats": options.repeats, **where_and_when(options.threads, options.device),
     }  # fmt: skip
 
 
