@@ -123,6 +123,13 @@ def test_every_shipped_row_belongs_to_a_measured_run():
     assert {path.stem for path in FOLDER.glob("*.json")} == {"loop", "step", "operators", "neighbours"}
 
 
+@pytest.mark.parametrize("name", ["loop", "step"])
+def test_in_the_shipped_rows_onednn_is_faster_where_the_loop_takes_it(name):
+    rows = bench_rows(name)
+    assert set(rows["capability"]) == {"AVX2", "AVX512"}
+    assert ((rows["onednn_rate"] > rows["matrix_rate"]) == (rows["capability"] == "AVX512")).all()
+
+
 def test_charts_of_cost_name_their_units(rows):
     spent = charts.spent_chart(spent_and_gained(rows), "fig-a", "A line.")
     tokens = charts.token_line_chart(rows, "fig-b", "Points.")
