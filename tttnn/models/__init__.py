@@ -44,7 +44,7 @@ class LanguageModel:
     settings : TTTSettings
         Published settings; `context` is always a number here.
     prefix_id : int
-        End-of-text id that conditions the first token of a text.
+        Id of the token that conditions the first one of a text: see `TTTSettings.prefix`.
     adapting : bool
         Whether a loop is under way, so that the weights are not the initial ones.
     """
@@ -136,12 +136,18 @@ def load_model(
     model, tokenizer = _load(source)
     settings = replace(entry.settings, context=_context(entry, model, context))
     settings = replace(settings, max_length=min(settings.max_length, _positions(model)))
-    prefix_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.bos_token_id
-    if prefix_id is None:
-        raise ModelError(f"{name}: its tokenizer has no end-of-text token to stand before a text")
+    prefix_id = _prefix_id(name, tokenizer, settings.prefix)
     lm = LanguageModel(_short_name(name), model.to(device).eval(), tokenizer, settings, prefix_id)
     _require_linear_head(lm)
     return lm
+
+
+def _prefix_id(name: str | Path, tokenizer: PreTrainedTokenizerBase, wanted: str) -> int:
+    ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+    found = [number for number in (ids[wanted], *ids.values()) if number is not None]
+    if not found:
+        raise ModelError(f"{name}: its tokenizer has no token for the beginning or end of a text to stand before one")
+    return found[0]
 
 
 def _parameters(source: str | Path, entry: ModelEntry) -> int:

@@ -22,12 +22,16 @@ class TTTSettings:
         Tokens per training chunk; the stride equals it, so chunks do not overlap.
     context : int
         Tokens of evaluation context.
+    prefix : str
+        The token before a scored text: "bos" (beginning of sequence, as lm-evaluation-harness takes it) or "eos"
+        (end of sequence, as the published code does); a tokenizer that has only one of them gives that one.
     """
 
     learning_rate: float = 2e-5
     eps: float = 1e-8
     max_length: int = 1024
     context: int = 1024
+    prefix: str = "bos"
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ REGISTRY = {
             "mathematics and code",
             "MIT",
             _REPORT + ", but for the context: it scored with the config's, Switches(config_context=True)",
-            TTTSettings(learning_rate=5e-6, max_length=1024, context=1024),
+            TTTSettings(learning_rate=5e-6, max_length=1024, context=1024, prefix="eos"),
         ),
     )
 }
