@@ -306,13 +306,15 @@ def pretrain(
 
 
 def main() -> None:
-    """Run the command line; errors of the package end it with their message, without a traceback."""
+    """Run the command line; errors of the package end it with their message, and a traceback if ``TTTNN_DEBUG=1``."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it reports each variant it tries
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()
     except (ValueError, OSError) as error:
+        if os.environ.get("TTTNN_DEBUG") == "1":
+            raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
 

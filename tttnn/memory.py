@@ -11,6 +11,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tttnn.errors import TTTNNError
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,7 +25,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of glibc's malloc
 ADAPTING = 4  # for each that is trained: a copy to restore (or the adapter itself), a gradient, AdamW's two moments
 
 
-class NotEnoughMemory(ValueError):
+class NotEnoughMemory(TTTNNError):
     """A model that does not fit into memory; the message says how much is missing and what to do."""
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO, Literal
 
+from tttnn.errors import TTTNNError
 from tttnn.files import writing
 
 BLOCK = 1 << 20  # bytes read at a time
@@ -24,7 +25,7 @@ COMPRESSED = (".gz", ".zst")  # suffixes
 OnError = Literal["raise", "skip"]
 
 
-class CorpusError(ValueError):
+class CorpusError(TTTNNError):
     """A corpus, a file of it or a line of it cannot be used; the message says which and what to do."""
 
 

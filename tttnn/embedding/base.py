@@ -8,8 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
+from tttnn.errors import TTTNNError
 
-class EmbeddingError(ValueError):
+
+class EmbeddingError(TTTNNError):
     """An embedder that cannot be loaded or fitted, or a text without a vector; the message says why."""
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from tttnn.errors import TTTNNError
 from tttnn.files import writing
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class RowsError(ValueError):
+class RowsError(TTTNNError):
     """A results folder that cannot be written to or continued; the message says why."""
 
 

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tttnn.errors import TTTNNError
 from tttnn.files import read_json, write_json
 
 FORMAT = 2
@@ -18,11 +19,11 @@ MANIFEST_ENTRIES = {"kind", "dimension", "count", "embedder", "corpus_fingerprin
 CARD_ENTRIES = {"name", "kind", "first", "count", "dimension", "embedder", "files", "versions"}
 
 
-class IndexMismatch(ValueError):
+class IndexMismatch(TTTNNError):
     """An index was asked for with another embedder, or other texts, than it was built for."""
 
 
-class DamagedIndex(ValueError):
+class DamagedIndex(TTTNNError):
     """A file of an index is missing, or is not what the manifest says."""
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tttnn.errors import TTTNNError
 from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
 from tttnn.models.cross_entropy import mean_cross_entropy, token_nats
@@ -26,7 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class ModelError(ValueError):
+class ModelError(TTTNNError):
     """A model that cannot be loaded or used; the message says what to do."""
 
 

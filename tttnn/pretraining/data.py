@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tttnn.corpus import Document, read_jsonl
+from tttnn.errors import TTTNNError
 from tttnn.files import read_json, sha256_file, write_json, writing
 from tttnn.models.registry import CHECKPOINTS
 from tttnn.pretraining.settings import Settings, Source, TokenizerSettings
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 HELD_OUT = ("val", "test")
 
 
-class HeldOutError(ValueError):
+class HeldOutError(TTTNNError):
     """Validation or test text was about to be trained on."""
 
 

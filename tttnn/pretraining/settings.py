@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tttnn.errors import TTTNNError
 from tttnn.files import read_json
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -15,7 +16,7 @@ MEASURES = {"causal": "bits_per_byte", "masked": "bits_per_masked_token"}  # of 
 ENCODERS = ("roberta",)
 
 
-class SettingsError(ValueError):
+class SettingsError(TTTNNError):
     """A settings file or a run folder that cannot be used; the message says what to change."""
 
 

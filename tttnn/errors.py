@@ -1,0 +1,18 @@
+"""The package's own errors: what a user can mend, in one sentence that names the file, line or parameter and the cure.
+
+Whatever else is raised is a fault of the program: it keeps its traceback and is never taken for a document's failure.
+"""
+
+from __future__ import annotations
+
+
+class TTTNNError(ValueError):
+    """Something the caller can mend; the message says what it is and how."""
+
+
+class ParameterError(TTTNNError):
+    """A parameter out of its range, misspelt or of the wrong type; the message begins with its name and value."""
+
+
+class DocumentError(TTTNNError):
+    """One document cannot be evaluated; a run records why and goes on with the others."""
