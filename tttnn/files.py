@@ -5,6 +5,8 @@ the disk and renames it. A reader therefore never sees half a file, and an inter
 there before.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
@@ -13,9 +15,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 HOME_VARIABLE = "TTTNN_HOME"
+AnyPath = TypeVar("AnyPath", str, Path)
 
 
 def home() -> Path:
@@ -28,6 +31,14 @@ def home() -> Path:
     """
     chosen = os.environ.get(HOME_VARIABLE)
     return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "tttnn"
+
+
+def expand(path: AnyPath) -> AnyPath:
+    """Put the user's home folder in the place of a leading ``~``; leave every other path or name as it is.
+
+    Shells do not do it in ``--corpus=~/pile``, and nobody does in a file of parameters.
+    """
+    return type(path)(os.path.expanduser(path)) if str(path).startswith("~") else path
 
 
 @contextmanager
