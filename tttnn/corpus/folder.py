@@ -84,7 +84,7 @@ class Corpus:
 
     def __init__(self, folder: str | Path, name: str | None = None, skip_bad: bool = False):
         self.folder = Path(expand(folder)).absolute()
-        self.name = name or self.folder.name
+        self.name = name or (self.folder.resolve() if self.folder.name == ".." else self.folder).name
         self.skip_bad = skip_bad
         self._warned: set[Path] = set()
         if not self.folder.is_dir():
@@ -106,7 +106,7 @@ class Corpus:
         if self._by_domain:
             return sorted({domain for domain, _ in self._by_domain})
         read = [split for split in self.splits if split != "train"] or ["train"]
-        return sorted({document.domain for split in read for document in self.documents(split)})
+        return self._sorted({document.domain for split in read for document in self.documents(split)})
 
     def domains_of(self, split: str) -> list[str]:
         """The domains that have a file of this split; in the Pile's layout all of them.
@@ -246,7 +246,7 @@ class Corpus:
                 # A heap of the n lowest ranks, its root the highest of them; no two numbers are equal.
                 entry = (-_rank(seed, domain, number), -number, document)
                 (heappush if len(lowest) < n else heappushpop)(lowest, entry)
-        return {domain: _from_lowest(drawn[domain]) for domain in (drawn if domains else sorted(drawn))}
+        return {domain: _from_lowest(drawn[domain]) for domain in (drawn if domains else self._sorted(drawn))}
 
     def sizes(self) -> dict[str, dict[str, Size]]:
         """Count documents and bytes of text, and find the fingerprint, in one pass over all files.
@@ -266,7 +266,7 @@ class Corpus:
                     own[split] = own.get(split, Size(0, 0)).with_text(document.text)
                 digests[path] = digest.hexdigest()
         self.fingerprint = self._identity(_combine(self.folder, digests))
-        return dict(sorted(found.items()))
+        return {domain: found[domain] for domain in self._sorted(found)}
 
     def _numbered(self, split: str, domains: Sequence[str] | None = None) -> Iterator[tuple[str, int, Document]]:
         """Read a split once: each document with its domain and its number within that, from 0."""
@@ -323,10 +323,18 @@ class Corpus:
         facts = facts_path(table)
         # A table without its description was left by an interrupted build; one with it must fit the file.
         if facts.exists():
-            if read_json(facts).get("checked") == on_error:
+            known = read_json(facts)
+            if isinstance(known, dict) and known.get("checked") == on_error:
                 return TextStore.open(path, table, named)
             facts.unlink()  # of an earlier version, or of a call with another skip_bad
         return TextStore.build(path, table, on_error, check=True, domain=named)
+
+    def _sorted(self, domains: Iterable[str]) -> list[str]:
+        """Domains by name; one without a name is worth a warning."""
+        found = sorted(domains)
+        if "" in found:
+            log.warning("%s: documents without a meta.pile_set_name are taken for one domain, ''", self.folder)
+        return found
 
     def _parts(self, split: str) -> list[tuple[str | None, Path]]:
         """The files of a split, in order, each with the domain that its name says, if it does."""
@@ -419,7 +427,7 @@ def _check_layout(folder: Path, by_domain: dict, by_split: dict[str, list[Path]]
         raise CorpusError(f"{folder} is no corpus: {one} and {other} are of two layouts; keep one: {LAYOUT}")
     if not by_domain and not by_split:
         raise CorpusError(f"{folder} is no corpus: it must hold {LAYOUT}{f'; it has {strange}' if strange else ''}")
-    for split, paths in by_split.items():
+    for paths in by_split.values():
         if len(paths) > 1 and any(path.parent == folder for path in paths):
             raise CorpusError(f"{folder}: {', '.join(str(path.relative_to(folder)) for path in paths)}: keep one")
     if strange:
