@@ -78,7 +78,9 @@ def storing(folder: str | Path) -> Iterator[None]:
         ours = error.errno in ABOUT_SPACE or named.startswith(str(folder)) or str(folder).startswith(named or "\0")
         if isinstance(error, TTTNNError) or error.errno not in CURES or not ours:
             raise
-        raise StorageError(f"{folder}: {CURES[error.errno]}") from error
+        mended = StorageError(f"{folder}: {CURES[error.errno]}")
+        mended.errno = error.errno
+        raise mended from error
 
 
 @contextmanager
