@@ -41,6 +41,7 @@ CURES = {
     errno.ELOOP: "links that lead to one another: choose another folder",
 }
 ABOUT_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # of writing, whichever file they name
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # what NumPy says instead of the system's error
 NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}  # network and FUSE file systems
 
 
@@ -75,6 +76,8 @@ def storing(folder: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         named = str(error.filename or "")
+        if error.errno is None and SHORT_WRITE.fullmatch(str(error)):
+            error.errno = errno.ENOSPC
         ours = error.errno in ABOUT_SPACE or named.startswith(str(folder)) or str(folder).startswith(named or "\0")
         if isinstance(error, TTTNNError) or error.errno not in CURES or not ours:
             raise
