@@ -143,7 +143,7 @@ def _sorted(meta: dict) -> list:
 @fuzz
 @given(
     st.binary(max_size=200), st.sampled_from(list(PACKINGS)), st.integers(0, 400), st.integers(0, 255), st.booleans(),
-    st.sampled_from(["x.train.jsonl", "train.jsonl", "x.JSONL", "validation.jsonl", "._x.train.jsonl", "\n.test.jsonl"]),
+    st.sampled_from(["x.train.jsonl", "train.jsonl", "x.JSONL", "validation.jsonl", "._x.val.jsonl", "\n.test.jsonl"]),
 )  # fmt: skip
 def test_damaged_and_oddly_named_files(content, suffix, place, value, cut, name):
     packed = bytearray(PACKINGS[suffix](b'{"text": "a b c"}\n' * 9 + content))

@@ -134,7 +134,10 @@ class Corpus:
     def manifest(self) -> dict:
         """What ``manifest.json`` beside the files says about their origin; empty if there is none."""
         path = self.folder / MANIFEST
-        return read_json(path) if path.exists() else {}
+        facts = read_json(path) if path.exists() else {}
+        if not isinstance(facts, dict) or not isinstance(facts.get("domains", {}), dict):
+            raise CorpusError(f"{path} is no description of a corpus: it must be a JSON object; correct or remove it")
+        return facts
 
     def files(self, split: str) -> list[Path]:
         """Return the files of a split, sorted by name; documents are numbered in this order.
