@@ -20,6 +20,7 @@ from tttnn.corpus.jsonl import (
     BadDocument,
     CorpusError,
     Document,
+    OtherEncoding,
     read_blocks,
     read_jsonl,
 )
@@ -329,8 +330,8 @@ class Corpus:
         _unpack(packed, plain)
         try:
             return self._open_or_build(plain, table, named)
-        except BadDocument as error:  # whoever mends it does so in the corpus; lines and bytes are the same
-            raise BadDocument(str(error).replace(str(plain), str(packed))) from error
+        except (BadDocument, OtherEncoding) as error:  # to be mended in the corpus, where lines are the same
+            raise type(error)(str(error).replace(str(plain), str(packed))) from error
 
     def _open_or_build(self, path: Path, table: Path, named: str | None) -> TextStore:
         on_error = "skip" if self.skip_bad else "raise"

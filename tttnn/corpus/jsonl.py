@@ -44,6 +44,10 @@ class CorpusError(TTTNNError):
     """A corpus, a file of it or a line of it cannot be used; the message says which and what to do."""
 
 
+class OtherEncoding(CorpusError):
+    """A file is not in UTF-8."""
+
+
 class BadDocument(CorpusError):
     """One line is no document; the others of its file can still be read."""
 
@@ -250,7 +254,7 @@ def parse_line(line: Line, filled: bool = False) -> Document:
     BadDocument
         If the line is not UTF-8, not JSON, not an object, has no ``text`` that is a string, has a ``meta`` that is no
         object, or a lone surrogate.
-    CorpusError
+    OtherEncoding
         If it begins a file in UTF-16.
     """
     record = _decoded(line)
@@ -291,7 +295,7 @@ def _decoded(line: Line) -> Any:
 
 def _check_encoding(line: Line) -> None:
     if line.offset == 0 and line.content.startswith(UTF_16):
-        raise CorpusError(
+        raise OtherEncoding(
             f"{line.path} is not UTF-8 but UTF-16 or UTF-32: convert it (iconv -f UTF-16 -t UTF-8 in.jsonl > out.jsonl)"
         )
 
