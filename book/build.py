@@ -31,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "sphinx-mathjax-offline/static/mathjax/tex-svg.js"  # one file with its glyphs, no fonts to load
 HEADLINE = "fig-loop-seven"  # shown in the README, too
 # From left to right as data flows; the first four serve all of them.
-ROOMS = ("files", "hub", "memory", "cluster", "corpus", "embedding", "index", "retrieval", "models", "scoring", "ttt",
-         "baselines", "experiment", "pretraining", "report")  # fmt: skip
+ROOMS = ("files", "hub", "fetch", "memory", "cluster", "corpus", "embedding", "index", "retrieval", "models", "scoring",
+         "ttt", "baselines", "experiment", "pretraining", "report")  # fmt: skip
 
 
 class BuildError(RuntimeError):

