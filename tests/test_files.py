@@ -63,7 +63,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(TTTNNError, match="no locks.*TTTNN_HOME"), locked(tmp_path / "lock", "waiting"):
+    with pytest.raises(TTTNNError, match=r"no locks.*TTTNN_HOME"), locked(tmp_path / "lock", "waiting"):
         pass
 
 

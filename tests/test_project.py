@@ -37,8 +37,8 @@ def code_cells(name: str) -> list[nbformat.NotebookNode]:
     return [cell for cell in reference(name).cells if cell.cell_type == "code"]
 
 
-def pins() -> dict[str, str]:
-    lines = [line for line in read("requirements.lock").splitlines() if line and not line.startswith("#")]
+def pins(lock: str = "requirements.lock") -> dict[str, str]:
+    lines = [line for line in read(lock).splitlines() if line and not line.startswith(("#", "-c "))]
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
 
 
@@ -51,8 +51,17 @@ def project_files() -> list[Path]:
 
 
 def test_lock_has_exact_public_versions():
-    for name, version in pins().items():
+    for name, version in chain(pins().items(), pins("requirements-cuda.lock").items()):
         assert re.fullmatch(r"[\w.]+", version), f"{name}=={version} is not a version of the package index"
+
+
+def test_the_cuda_build_of_torch_gets_exact_versions_too():
+    """Constraints: they pin what torch asks for on one index and install nothing on another."""
+    assert "-c requirements-cuda.lock" in read("requirements.lock").splitlines()
+    assert f"torch=={pins()['torch']}" in read("requirements-cuda.lock").splitlines()[0], "of another torch: `make lock`"
+    cuda = pins("requirements-cuda.lock")
+    assert {"triton", "nvidia-nccl-cu13", "cuda-toolkit"} <= set(cuda)
+    assert not set(cuda) & set(pins())
 
 
 def test_dependencies_are_pinned_within_their_bounds():
@@ -75,7 +84,7 @@ def test_conda_installs_from_the_same_lock():
 
 
 def test_make_installs_from_the_lock():
-    assert re.search(r"^\t.*pip install .*-r requirements\.lock$", read("Makefile"), re.MULTILINE)
+    assert re.search(r"^\t.*install -r requirements\.lock$", read("Makefile"), re.MULTILINE)
     assert "make test" in read(".ci/run")
 
 
