@@ -110,7 +110,7 @@ def read_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
     A chapter gets those that it has. What ``<profile>/<chapter>.yaml`` says is for that chapter alone, and prevails.
     """
     profiles = root / "notebooks" / "profiles"
-    path = Path(profile) if profile.endswith((".yml", ".yaml")) else profiles / f"{profile}.yaml"
+    path = Path(profile).expanduser() if profile.endswith((".yml", ".yaml")) else profiles / f"{profile}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in profiles.glob("*.yaml"))) or "none"
         raise BuildError(f"no profile {profile!r}: {path} does not exist; known profiles: {known}")

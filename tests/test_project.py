@@ -58,7 +58,7 @@ def test_lock_has_exact_public_versions():
 def test_the_cuda_build_of_torch_gets_exact_versions_too():
     """Constraints: they pin what torch asks for on one index and install nothing on another."""
     assert "-c requirements-cuda.lock" in read("requirements.lock").splitlines()
-    assert f"torch=={pins()['torch']}" in read("requirements-cuda.lock").splitlines()[0], "of another torch: `make lock`"
+    assert f"torch=={pins()['torch']}" in read("requirements-cuda.lock").splitlines()[0], "run `make lock`"
     cuda = pins("requirements-cuda.lock")
     assert {"triton", "nvidia-nccl-cu13", "cuda-toolkit"} <= set(cuda)
     assert not set(cuda) & set(pins())

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tttnn.errors import TTTNNError
-from tttnn.files import writing
+from tttnn.files import expand, writing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +124,7 @@ def read_rows(folder: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    path = Path(folder) / TABLE
+    path = Path(expand(folder)) / TABLE
     if not path.is_file():
         raise RowsError(f"{path}: no such file; the run is unfinished or went elsewhere")
     return pd.read_parquet(path)

@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tttnn import __version__
-from tttnn.files import read_json, sha256_file, write_json, writing
+from tttnn.files import expand, read_json, sha256_file, write_json, writing
 from tttnn.index.exact import checked_vectors
 from tttnn.index.kinds import Kind, check_kind, make_structure, resolve
 from tttnn.index.library import load_faiss
@@ -151,7 +151,7 @@ def build_index(
     OSError
         If the disk is full, for example: make room and call again.
     """
-    folder = Path(folder)
+    folder = Path(expand(folder))
     plan = Plan(kind, embedder.dimension, _named(embedder), corpus_fingerprint, 0, count, shard_rows, seed, threads)
     with _locked(folder):
         if (folder / MANIFEST).exists() and not (folder / PLAN).exists():
@@ -199,7 +199,7 @@ def add_shard(
     DamagedIndex, IndexBusy, IndexMismatch, OSError
         See `build_index`.
     """
-    folder = Path(folder)
+    folder = Path(expand(folder))
     manifest = read_manifest(folder)
     check_embedder(folder, manifest["embedder"], embedder.fingerprint, embedder.name)
     with _locked(folder):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tttnn.files import expand
 from tttnn.index.exact import checked_vectors
 from tttnn.index.library import load_faiss
 from tttnn.index.manifest import DamagedIndex, check_embedder, read_manifest
@@ -92,7 +93,7 @@ class Index:
             If a shard's file is missing, truncated or foreign; the message names it. What does not change a
             size is found by `tttnn.index.verify`.
         """
-        folder = Path(folder)
+        folder = Path(expand(folder))
         load_faiss(threads)
         manifest = read_manifest(folder)
         check_embedder(folder, manifest["embedder"], fingerprint, embedder_name)
