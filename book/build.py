@@ -16,8 +16,9 @@ import platform
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import distribution, distributions
+from importlib.metadata import PackageNotFoundError, distribution, distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--refresh uses the default parameters; leave out --profile")
     root, build = options.root.resolve(), (options.build or options.root / "_build").resolve()
     try:
+        require_own_package()
         seconds = None if options.no_execute else execute(root, build / "executed", options.profile)
         if options.refresh:
             write_back(root, build / "executed")
@@ -65,6 +67,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     sys.stderr.write(f"\nThe book is at {os.path.relpath(build / 'html' / 'index.html')}\n")
     return 0
+
+
+def require_own_package() -> None:
+    """Refuse to build with another clone's package, which an environment made for that one imports."""
+    import tttnn
+
+    found = Path(tttnn.__file__).resolve().parents[1]
+    if found != ROOT:
+        raise BuildError(f"this environment ({sys.prefix}) runs the code in {found}, not in {ROOT}: call `make book`")
 
 
 def chapters(root: Path) -> list[str]:
@@ -223,7 +234,10 @@ def times(root: Path, seconds: dict[str, float] | None) -> str:
 
 def versions() -> str:
     """Return the table of installed packages as Markdown."""
-    found = {item.metadata["Name"]: item.version for item in distributions()}
+    found = {}
+    for name in {item.metadata["Name"] for item in distributions()} - {None}:
+        with suppress(PackageNotFoundError):  # left by a pip that did not finish, as is what has no name at all
+            found[name] = version(name)
     rows = "".join(f"| {name} | {found[name]} |\n" for name in sorted(found, key=str.lower))
     return f"| package | version |\n|---|---|\n| Python | {platform.python_version()} |\n{rows}"
 

@@ -98,6 +98,18 @@ def test_what_it_does_not_take_is_seen(command):
         parse(command.split())
 
 
+def test_options_in_running_text_exist():
+    parsers, options = [typer.main.get_command(app)], set()
+    for parser in parsers:
+        parsers += getattr(parser, "commands", {}).values()
+        options |= {option for parameter in parser.params for option in parameter.opts}
+    pages = [page for page in PAGES if page.suffix == ".md"]
+    shown = {
+        (page.name, option) for page in pages for option in re.findall(r"`(--[a-z][a-z-]*)", page.read_text("utf-8"))
+    }
+    assert {(page, option) for page, option in shown if option not in options} == set()
+
+
 @of("make")
 def test_the_makefile_has_the_target(arguments):
     targets = [word for word in arguments if "=" not in word and not word.startswith("-")]
