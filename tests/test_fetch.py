@@ -160,10 +160,19 @@ def test_without_a_network_the_way_around_it_is_said(place, monkeypatch):
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nothing listens there
-    monkeypatch.setenv("PIP_RETRIES", "0")
-    with pytest.raises(FetchError, match=r"connect to the network.*tiny-weights==1\.0.*PIP_FIND_LINKS") as caught:
+    monkeypatch.setenv("PIP_RETRIES", "1")
+    with pytest.raises(
+        FetchError, match=r"Connection refused.*connect to the network.*tiny-weights==1\.0.*PIP_FIND_LINKS"
+    ) as caught:
         fetch("tiny", progress=False)
     assert "\n" not in str(caught.value)
+    assert left(place) == []
+
+
+def test_a_pip_that_is_told_to_use_no_index_is_pointed_to(place, monkeypatch):
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    with pytest.raises(FetchError, match=r"where it is set up to look; see `pip config list`"):
+        fetch("tiny", progress=False)
     assert left(place) == []
 
 

