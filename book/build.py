@@ -16,9 +16,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, distribution, distributions, version
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "sphinx-mathjax-offline/static/mathjax/tex-svg.js"  # one file with its glyphs, no fonts to load
 HEADLINE = "fig-loop-seven"  # shown in the README, too
 # From left to right as data flows; the first four serve all of them.
-ROOMS = ("files", "hub", "fetch", "memory", "cluster", "corpus", "embedding", "index", "retrieval", "models", "scoring",
-         "ttt", "baselines", "experiment", "pretraining", "report")  # fmt: skip
+ROOMS = ("files", "hub", "memory", "cluster", "corpus", "embedding", "index", "retrieval", "models", "scoring", "ttt",
+         "baselines", "experiment", "pretraining", "report")  # fmt: skip
 
 
 class BuildError(RuntimeError):
@@ -55,7 +54,6 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--refresh uses the default parameters; leave out --profile")
     root, build = options.root.resolve(), (options.build or options.root / "_build").resolve()
     try:
-        require_own_package()
         seconds = None if options.no_execute else execute(root, build / "executed", options.profile)
         if options.refresh:
             write_back(root, build / "executed")
@@ -67,15 +65,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     sys.stderr.write(f"\nThe book is at {os.path.relpath(build / 'html' / 'index.html')}\n")
     return 0
-
-
-def require_own_package() -> None:
-    """Refuse to build with another clone's package, which an environment made for that one imports."""
-    import tttnn
-
-    found = Path(tttnn.__file__).resolve().parents[1]
-    if found != ROOT:
-        raise BuildError(f"this environment ({sys.prefix}) runs the code in {found}, not in {ROOT}: call `make book`")
 
 
 def chapters(root: Path) -> list[str]:
@@ -121,7 +110,7 @@ def read_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
     A chapter gets those that it has. What ``<profile>/<chapter>.yaml`` says is for that chapter alone, and prevails.
     """
     profiles = root / "notebooks" / "profiles"
-    path = Path(profile).expanduser() if profile.endswith((".yml", ".yaml")) else profiles / f"{profile}.yaml"
+    path = Path(profile) if profile.endswith((".yml", ".yaml")) else profiles / f"{profile}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in profiles.glob("*.yaml"))) or "none"
         raise BuildError(f"no profile {profile!r}: {path} does not exist; known profiles: {known}")
@@ -234,10 +223,7 @@ def times(root: Path, seconds: dict[str, float] | None) -> str:
 
 def versions() -> str:
     """Return the table of installed packages as Markdown."""
-    found = {}
-    for name in {item.metadata["Name"] for item in distributions()} - {None}:
-        with suppress(PackageNotFoundError):  # left by a pip that did not finish, as is what has no name at all
-            found[name] = version(name)
+    found = {item.metadata["Name"]: item.version for item in distributions()}
     rows = "".join(f"| {name} | {found[name]} |\n" for name in sorted(found, key=str.lower))
     return f"| package | version |\n|---|---|\n| Python | {platform.python_version()} |\n{rows}"
 

@@ -1,10 +1,8 @@
 """The rendered book works without a network and for every reader."""
 
-import os
 import re
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -93,30 +91,6 @@ def test_an_unknown_profile_is_named(small):
     run = run_build("--root", small, "--profile", "nosuch")
     assert run.returncode == 1
     assert "no profile 'nosuch'" in run.stderr and "known profiles: none" in run.stderr
-
-
-@pytest.mark.parametrize("name", ["", "Name: tqdm", "Name: gone"])
-def test_what_pip_left_unfinished_is_no_package(tmp_path, monkeypatch, name):
-    (tmp_path / "~qdm-0.0.1.dist-info").mkdir()
-    if name:
-        (tmp_path / "~qdm-0.0.1.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\n{name}\nVersion: 0.0.1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.syspath_prepend(ROOT / "book")
-    from build import versions
-
-    assert f"| tqdm | {version('tqdm')} |" in versions()
-    assert "| None |" not in versions()
-    assert "0.0.1" not in versions()
-
-
-def test_another_clones_package_is_refused(tmp_path):
-    (tmp_path / "tttnn").mkdir()
-    (tmp_path / "tttnn" / "__init__.py").touch()
-    command = [sys.executable, str(ROOT / "book" / "build.py"), "--no-execute", "--build", str(tmp_path / "build")]
-    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
-    assert run.returncode == 1
-    assert f"runs the code in {tmp_path}, not in {ROOT}" in run.stderr
-    assert not (tmp_path / "build").exists()
 
 
 def test_missing_reference_outputs_are_named(small):
