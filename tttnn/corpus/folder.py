@@ -1,11 +1,14 @@
 """A corpus: a folder of JSON Lines files, by domain and split."""
 
 import hashlib
-import heapq
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from heapq import heappush, heappushpop
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from tttnn.corpus.compressed import NotFramed
 from tttnn.corpus.jsonl import (
@@ -16,6 +19,7 @@ from tttnn.corpus.jsonl import (
     read_jsonl,
 )
 from tttnn.corpus.store import ConcatStore, TextStore, facts_path, recognise
+from tttnn.errors import ParameterError
 from tttnn.files import read_json, sha256_file, write_json, writing
 
 SPLITS = ("train", "val", "test")
@@ -23,6 +27,17 @@ BY_DOMAIN = re.compile(r"(?P<domain>.+)\.(?P<split>train|val|test)\.jsonl(\.gz|\
 BY_SPLIT = re.compile(r"(?P<split>val|test)\.jsonl(\.gz|\.zst)?")
 PART = re.compile(r".+\.jsonl(\.gz|\.zst)?")
 MANIFEST = "manifest.json"
+
+
+class Size(NamedTuple):
+    """How much text: documents, and their bytes in UTF-8."""
+
+    documents: int
+    bytes: int
+
+    def with_text(self, text: str) -> "Size":
+        """One document more."""
+        return Size(self.documents + 1, self.bytes + len(text.encode()))
 
 
 class Corpus:
@@ -69,7 +84,14 @@ class Corpus:
         return sorted({document.domain for split in read for document in self.documents(split)})
 
     def domains_of(self, split: str) -> list[str]:
-        """The domains that have a file of this split; in the Pile's layout all of them."""
+        """The domains that have a file of this split; in the Pile's layout all of them.
+
+        Raises
+        ------
+        CorpusError
+            If the corpus has no such split.
+        """
+        self._check_split(split)
         if self._by_domain:
             return sorted(domain for domain, each in self._by_domain if each == split)
         return self.domains
@@ -93,8 +115,7 @@ class Corpus:
         CorpusError
             If the corpus has no such split.
         """
-        if split not in self.splits:
-            raise CorpusError(f"{self.folder} has no split {split!r}: it has {', '.join(self.splits)}")
+        self._check_split(split)
         if self._by_split:
             return self._by_split[split]
         return [path for (_, each), path in sorted(self._by_domain.items()) if each == split]
@@ -147,20 +168,86 @@ class Corpus:
         CorpusError
             If there are fewer than `n` such documents, or no such split or domain.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, not {n}")
-        pool = (
-            (_rank(seed, domain, number), number, document)
-            for number, document in enumerate(self.documents(split, domain))
-            if max_bytes is None or len(document.text.encode()) <= max_bytes
-        )
-        drawn = heapq.nsmallest(n, pool, key=lambda ranked: ranked[:2])
+        drawn = self.sample_domains(split, n, seed, max_bytes, [domain])[domain]
         if len(drawn) < n:
             limit = "" if max_bytes is None else f" of at most {max_bytes} bytes"
             raise CorpusError(
                 f"{self.name}: {n} documents asked of {domain}.{split}, which has {len(drawn)}{limit}"
             )
-        return [(number, document) for _, number, document in drawn]
+        return drawn
+
+    def sample_domains(
+        self, split: str, n: int, seed: int, max_bytes: int | None = None, domains: Sequence[str] | None = None
+    ) -> dict[str, list[tuple[int, Document]]]:
+        """Draw what `sample` draws of each domain, in one pass over the split for all of them.
+
+        Parameters
+        ----------
+        split : str
+        n : int
+            How many to draw of each domain. One that has fewer gives all that it has.
+        seed : int
+        max_bytes : int, optional
+            Draw only among documents of at most so many bytes.
+        domains : sequence of str, optional
+            Default: all that the split has.
+
+        Returns
+        -------
+        dict of str to list of (int, Document)
+            By domain, in the order of `domains` or of their names.
+
+        Raises
+        ------
+        CorpusError
+            If there is no such split or domain, or a file is corrupt (see `read_jsonl`).
+        ParameterError
+            If `n` is below 1, or `domains` is empty.
+        """
+        if n < 1:
+            raise ParameterError(f"n={n}: must be at least 1")
+        if domains is not None and not domains:
+            raise ParameterError("domains=[]: names no domain; leave it out for all of them")
+        if domains is None and self._by_domain:
+            domains = self.domains_of(split)
+        drawn: dict[str, list[tuple[int, int, Document]]] = {domain: [] for domain in domains or ()}
+        for domain, number, document in self._numbered(split, domains):
+            lowest = drawn.setdefault(domain, [])
+            if max_bytes is None or len(document.text.encode()) <= max_bytes:
+                # A heap of the n lowest ranks, its root the highest of them; no two numbers are equal.
+                entry = (-_rank(seed, domain, number), -number, document)
+                (heappush if len(lowest) < n else heappushpop)(lowest, entry)
+        return {domain: _from_lowest(drawn[domain]) for domain in (drawn if domains else sorted(drawn))}
+
+    def sizes(self) -> dict[str, dict[str, Size]]:
+        """Count documents and bytes of text, in one pass over all files.
+
+        Returns
+        -------
+        dict of str to dict of str to Size
+            By domain, sorted, and by split (those in which it has documents).
+        """
+        found: dict[str, dict[str, Size]] = {}
+        for split in self.splits:
+            for domain, _, document in self._numbered(split):
+                own = found.setdefault(domain, {})
+                own[split] = own.get(split, Size(0, 0)).with_text(document.text)
+        return dict(sorted(found.items()))
+
+    def _numbered(self, split: str, domains: Sequence[str] | None = None) -> Iterator[tuple[str, int, Document]]:
+        """Read a split once: each document with its domain and its number within that, from 0."""
+        if self._by_domain:
+            for domain in dict.fromkeys(domains or self.domains_of(split)):
+                yield from ((domain, number, each) for number, each in enumerate(self.documents(split, domain)))
+            return
+        counts, wanted = Counter[str](), set(domains or ())
+        for document in self.documents(split):
+            domain = document.domain
+            if not wanted or domain in wanted:
+                yield domain, counts[domain], document
+                counts[domain] += 1
+        for domain in sorted(wanted - set(counts)):  # it may be one of another split
+            self._check_domain(domain, split)
 
     def store(self, split: str, folder: str | Path) -> ConcatStore:
         """Open random access to the documents of a split, numbered over all its files.
@@ -192,6 +279,10 @@ class Corpus:
             except NotFramed:
                 path = _unpacked(path, kept.with_name(kept.name + ".unpacked"))
         return _open_or_build(path, table)
+
+    def _check_split(self, split: str) -> None:
+        if split not in self.splits:
+            raise CorpusError(f"{self.folder} has no split {split!r}: it has {', '.join(self.splits)}")
 
     def _check_domain(self, domain: str, split: str) -> None:
         if domain not in self.domains:
@@ -252,5 +343,10 @@ def _unpacked(packed: Path, plain: Path) -> Path:
     return plain
 
 
-def _rank(seed: int, domain: str, number: int) -> bytes:
-    return hashlib.blake2b(f"{seed}:{domain}:{number}".encode(), digest_size=8).digest()
+def _from_lowest(heap: list[tuple[int, int, Document]]) -> list[tuple[int, Document]]:
+    """Numbers and documents of a heap of negative ranks and numbers, lowest rank first."""
+    return [(-number, document) for _, number, document in sorted(heap, key=itemgetter(0, 1), reverse=True)]
+
+
+def _rank(seed: int, domain: str, number: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{domain}:{number}".encode(), digest_size=8).digest())
