@@ -78,7 +78,8 @@ def numbers(
     parts = _parts(value)
     if not parts:
         raise ParameterError(f"{name}={_shown(value)} ({type(value).__name__}): give numbers, comma-separated")
-    return [number(name, part, least=least, most=most, whole=whole) for part in parts]
+    each = name if len(parts) == 1 else f"{name}={_shown(value)}: entry"
+    return [number(each, part, least=least, most=most, whole=whole) for part in parts]
 
 
 def names(name: str, value: Any, known: Iterable[str] | None = None) -> list[str]:

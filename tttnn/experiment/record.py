@@ -1,7 +1,8 @@
 """What the rows of a folder were computed with: `run.json`, which refuses rows that do not belong to those there.
 
 It holds `settings`, all that a number depends on besides its document; `about`, where the latest rows come from; and
-`calls`, one entry for each call that added rows: when, by which commit, on which device, how documents were drawn.
+`calls`, one entry for each call that added rows: when, by which commit, on which device, how documents were drawn, how
+many there were. It is made from the journal, so that it can be lost or damaged without harm.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.experiment.provenance import commit, device, versions
-from tttnn.experiment.rows import JOURNAL, RowJournal, RowsError, plain
+from tttnn.experiment.rows import RowJournal, RowsError, plain
 from tttnn.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from tttnn.ttt import TTT
 
 RECORD = "run.json"
-FORMAT = 2  # 1, which had no number, recorded neither tokenizer, prefix, index nor how documents were drawn
 SHOWN = 40  # characters of a value in a message
 
 
@@ -67,39 +68,35 @@ def asked_for(about: Mapping[str, Any], method: str, ks: list[int]) -> dict[str,
     }
 
 
-def check_belongs(journal: RowJournal, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a folder's record says; empty if no row is there yet.
+def check_belongs(journal: RowJournal, settings: Mapping[str, Any]) -> None:
+    """Check that rows belong with those of a folder; put its `run.json` back if it is missing or damaged.
 
     Parameters
     ----------
     journal : RowJournal
         Open in that folder.
     settings : mapping
-        Of the rows to be added, or those that are known so far.
+        Of the rows to be added, or those that are known so far: JSON values.
 
     Raises
     ------
     RowsError
-        If the record is damaged or missing beside rows, was written by an earlier version, or has other settings.
+        If the rows there have other settings, or do not say which, as those of earlier versions.
     """
     if not len(journal):
-        return {}
-    record = _read(journal)
-    begun = record["settings"]
-    if record.get("format") != FORMAT:
-        by = record.get("about", {}).get("commit", "an earlier version")
+        return
+    if not (calls := _added(journal)):
         raise RowsError(
-            f"{journal.folder} holds rows of an earlier version of this program ({by}), which did not record all that "
-            "numbers depend on, so none can be added: they stay readable; give another folder for new ones"
+            f"{journal.folder} holds rows of an earlier version of this program, which did not record all that they "
+            "depend on, so none can be added: they stay readable; give another folder for new ones"
         )
-    known, asked = _flat(begun), _flat(settings)
-    given = {name.partition(".")[0] for name in asked}
-    known = {name: value for name, value in known.items() if name.partition(".")[0] in given}
+    if not _is_readable(journal.folder / RECORD):
+        _write(journal)
+    known, asked = _flat({name: calls[0]["settings"].get(name) for name in settings}), _flat(settings)
     other = [name for name in sorted(known.keys() | asked.keys()) if known.get(name) != asked.get(name)]
     if other:
         said = ", ".join(f"{name} ({_shown(known.get(name))}, now {_shown(asked.get(name))})" for name in other)
         raise RowsError(f"{journal.folder} holds a run with other {said}; give another folder")
-    return record
 
 
 @contextmanager
@@ -123,53 +120,41 @@ def recorded(
     RowsError
         See `check_belongs`.
     """
-    settings, about, path = plain(settings), plain(about), journal.folder / RECORD
-    known = check_belongs(journal, json.loads(json.dumps(settings)))
-    if known and not adds:
+    check_belongs(journal, json.loads(json.dumps(plain(settings))))
+    if not adds:
         yield
         return
-    start, before = _now(), len(journal)
-    record = {"settings": settings, "start": start, **known, "format": FORMAT, "about": about, "end": None}
-    calls = _finished(record.get("calls", []), before)
-    call = {"commit": commit(), "versions": versions(), "device": device(), "start": start, "end": None}
-    call |= {name: about[name] for name in ("drawn", "workers") if name in about}
-
-    def write(end: str | None) -> None:
-        counted = call | {"end": end, "documents": len(journal) - before if end else None}
-        write_json(path, record | {"end": end, "calls": [*calls, counted]})
-
-    write(None)
+    made = {"commit": commit(), "versions": versions(), "device": device(), "start": _now()}
+    journal.begin({"settings": settings, "about": about} | made)
+    _write(journal)
     try:
         yield
     finally:
-        if len(journal) > before:
-            write(_now())
-        elif known:
-            write_json(path, known)
+        journal.end(_now())
+        _write(journal)
 
 
-def _finished(calls: list[dict[str, Any]], documents: int) -> list[dict[str, Any]]:
-    """Earlier calls; what one added that was killed is what the others did not."""
-    known = sum(call["documents"] or 0 for call in calls)
-    filled = [call | {"documents": documents - known} if call["documents"] is None else call for call in calls]
-    return [call for call in filled if call["documents"]]
+def _added(journal: RowJournal) -> list[dict[str, Any]]:
+    """The calls that added documents."""
+    return [call for call in journal.calls if call["documents"]]
 
 
-def _read(journal: RowJournal) -> dict[str, Any]:
-    path = journal.folder / RECORD
-    cure = "put back a copy of it, or give another folder; the rows stay as they are"
+def _write(journal: RowJournal) -> None:
+    """Write `run.json` from the journal."""
+    calls = _added(journal) or journal.calls[-1:]
+    shown = [{name: value for name, value in call.items() if name not in ("settings", "about")} for call in calls]
+    for entry, call in zip(shown, calls, strict=True):
+        entry.update({name: call["about"][name] for name in ("drawn", "workers") if name in call["about"]})
+    last = calls[-1]
+    record = {"settings": last["settings"], "about": last["about"], "start": calls[0]["start"], "end": last["end"]}
+    write_json(journal.folder / RECORD, record | {"calls": shown})
+
+
+def _is_readable(path: Path) -> bool:
     try:
-        record = read_json(path)
-    except FileNotFoundError as error:
-        raise RowsError(
-            f"{path} is missing: without it nothing says what the {len(journal)} documents in {JOURNAL} were computed "
-            f"with: {cure}"
-        ) from error
-    except ValueError as error:
-        raise RowsError(f"{path} is damaged ({error.__cause__ or error}): {cure}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
-        raise RowsError(f"{path} is damaged (it has no settings): {cure}")
-    return record
+        return bool(read_json(path))
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

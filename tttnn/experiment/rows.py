@@ -1,4 +1,8 @@
-"""Result rows that survive a kill: one JSON line per finished document while running, Parquet at rest."""
+"""Result rows that survive a kill: one JSON line per finished document while running, Parquet at rest.
+
+The journal says all that is known: a line for each call that adds rows, with what they depend on and where they come
+from; one for each document, with its rows; one for the end of a call. Everything else in a folder is made from it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +35,7 @@ class RowsError(TTTNNError):
 
 
 class RowJournal:
-    """Append-only journal of finished documents in a folder; one writer at a time.
+    """Append-only journal of calls and finished documents in a folder; one writer at a time.
 
     A line is written in one call and flushed to the disk before the document counts as done. A line cut short
     by a kill is removed at the next opening: at most the document in flight is lost, and none is there twice.
@@ -40,6 +44,11 @@ class RowJournal:
     ----------
     folder : Path
         Made if it does not exist.
+
+    Attributes
+    ----------
+    calls : list of dict
+        What `begin` was given by each call, with the documents it added (their number) and its end (None: killed).
 
     Raises
     ------
@@ -51,7 +60,7 @@ class RowJournal:
         if folder.exists() and not folder.is_dir():
             raise RowsError(f"{folder} is a file: rows go into a folder, give another name")
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
+        self.folder, self.calls = folder, []
         self._file = open(folder / JOURNAL, "a+b")  # noqa: SIM115  (closed by __exit__)
         try:
             self._lock()
@@ -80,16 +89,45 @@ class RowJournal:
     def __len__(self) -> int:
         return len(self._done)
 
+    def begin(self, call: dict[str, Any]) -> None:
+        """Record that a call begins to add documents, durably: JSON values."""
+        self._write({"call": call})
+
+    def end(self, when: str) -> None:
+        """Record that the call that was begun last has ended."""
+        self._write({"end": when})
+
     def append(self, key: Key, rows: list[Row]) -> None:
         """Record a finished document under its key, durably; a key already there is refused with RowsError."""
-        key, rows = plain(key), plain(rows)
-        if key in self._done:
+        if key in self:
             raise RowsError(f"{self.folder / JOURNAL}: {key} is already there")
-        line = json.dumps({"key": key, "rows": rows}, ensure_ascii=False).encode() + b"\n"
-        self._file.write(line)
+        self._write({"key": key, "rows": rows})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        entry = plain(entry)
+        self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._done[key] = rows
+        self._take(entry)
+
+    def _take(self, entry: dict[str, Any]) -> None:
+        """Know what a line says.
+
+        Raises
+        ------
+        ValueError
+            If its document is in an earlier line, too.
+        """
+        if "call" in entry:
+            self.calls.append({**entry["call"], "documents": 0, "end": None})
+        elif "end" in entry and self.calls:
+            self.calls[-1]["end"] = entry["end"]
+        elif "key" in entry:
+            if (key := tuple(entry["key"])) in self._done:
+                raise ValueError(f"{key} is in an earlier line, too")
+            self._done[key] = entry["rows"]
+            if self.calls:
+                self.calls[-1]["documents"] += 1
 
     def table(self, keys: Sequence[Key] | None = None) -> pd.DataFrame:
         """Write all rows as Parquet beside the journal; return those of `keys` (default: all), by key, then k."""
@@ -118,20 +156,14 @@ class RowJournal:
             if not line.endswith(b"\n"):
                 break  # cut short by a kill
             try:
-                key, rows = _entry(line)
+                self._take(_checked(json.loads(line)))
             except (ValueError, RecursionError) as error:
-                raise self._damaged(number, f"is not a result line: {error}") from error
-            if key in self._done:
-                raise self._damaged(number, f"holds {key}, which is in an earlier line, too")
+                raise RowsError(
+                    f"{self.folder / JOURNAL}, line {number}: not a result line: {error}. Remove that line, and its "
+                    "document is computed again; or give another folder"
+                ) from error
             good += len(line)
-            self._done[key] = rows
         self._file.truncate(good)
-
-    def _damaged(self, line: int, what: str) -> RowsError:
-        return RowsError(
-            f"{self.folder / JOURNAL}, line {line}, {what}. Remove that line, so that its document is computed again, "
-            "or give another folder"
-        )
 
 
 def read_rows(folder: str | Path) -> pd.DataFrame:
@@ -164,21 +196,16 @@ def plain(value: Any) -> Any:
     return type(value)(map(plain, value)) if isinstance(value, (list, tuple)) else value
 
 
-def _entry(line: bytes) -> tuple[Key, list[Row]]:
-    """The key and the rows of a line.
-
-    Raises
-    ------
-    ValueError
-        If it is not JSON, or not that of a document.
-    """
-    entry = json.loads(line)
-    if not isinstance(entry, dict) or set(entry) != {"key", "rows"}:
-        raise ValueError("it must have a key and rows, and nothing else")
-    key, rows = entry["key"], entry["rows"]
-    kinds = [type(part) for part in key] if isinstance(key, list) else []
-    if kinds[:3] != [str, str, int] or any(kind is not str for kind in kinds[3:]):
-        raise ValueError("its key must have model, domain, number and, maybe, a hash")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() <= set(COLUMNS) for row in rows):
-        raise ValueError(f"its rows must be a list of rows with columns of {', '.join(COLUMNS)}")
-    return tuple(key), rows
+def _checked(entry: Any) -> dict[str, Any]:
+    """A line's content, if it is that of a call, its end, or a document; otherwise ValueError."""
+    match entry:
+        case {"call": {"settings": dict()}} | {"end": str()} if len(entry) == 1:
+            return entry
+        case {"key": [str(), str(), int(), *rest], "rows": list(rows)} if len(entry) == 2:
+            if not all(isinstance(part, str) for part in rest):
+                raise ValueError("its key must have model, domain, number and, maybe, a hash")
+            if not all(isinstance(row, dict) and row.keys() <= set(COLUMNS) for row in rows):
+                raise ValueError(f"its rows must have columns of {', '.join(COLUMNS)}")
+            return entry
+        case _:
+            raise ValueError("it must have the key and the rows of a document")
