@@ -163,8 +163,10 @@ def test_unknown_on_error_and_missing_file(tmp_path):
 def test_byte_order_marks_are_no_text(tmp_path, suffix):
     path = tmp_path / f"a.jsonl{suffix}"
     mark = codecs.BOM_UTF8  # files that Windows programs wrote, put one after another
-    _write(path, mark + b'{"text": "a"}\r\n' + mark + b'{"text": "\xef\xbb\xbfb"}\r\n' + mark)
+    _write(path, mark + b'{"text": "a"}\r\n' + mark + b'{"text": "\xef\xbb\xbfb"}\r\n')
     assert [document.text for document in read_jsonl(path)] == ["a", "\ufeffb"]
+    _write(path, mark + b"\r\n")
+    assert list(read_jsonl(path)) == []
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])

@@ -67,6 +67,10 @@ class Document:
         """The part of the corpus that the document belongs to, ``""`` if it does not say."""
         return str(self.meta.get("pile_set_name") or "")
 
+    def with_domain(self, domain: str) -> Document:
+        """This document as one of another domain."""
+        return self if self.domain == domain else Document(self.text, {**self.meta, "pile_set_name": domain})
+
 
 @dataclass(frozen=True)
 class Line:
@@ -193,9 +197,9 @@ def check_on_error(on_error: str) -> None:
         raise ParameterError(f"on_error={on_error!r}: must be 'raise' or 'skip'")
 
 
-def is_blank(content: bytes) -> bool:
-    """Whether a line holds nothing but white space, perhaps after a byte-order mark."""
-    return not content.removeprefix(codecs.BOM_UTF8).strip()
+def is_blank(content: bytes, offset: int) -> bool:
+    """Whether a line holds nothing but white space; the first one of a file perhaps after a byte-order mark."""
+    return not (content if offset else content.removeprefix(codecs.BOM_UTF8)).strip()
 
 
 def read_lines(path: str | Path, digest: _Hash | None = None) -> Iterator[Line]:
@@ -207,12 +211,12 @@ def read_lines(path: str | Path, digest: _Hash | None = None) -> Iterator[Line]:
         while (end := block.find(b"\n", start)) >= 0:
             pieces.append(block[start:end])
             content = b"".join(pieces)
-            if not is_blank(content):
+            if not is_blank(content, offset):
                 yield Line(path, number, offset, content)
             number, offset, pieces, start = number + 1, offset + len(content) + 1, [], end + 1
         pieces.append(block[start:])
     content = b"".join(pieces)
-    if not is_blank(content):
+    if not is_blank(content, offset):
         yield Line(path, number, offset, content)
 
 
