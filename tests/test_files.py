@@ -8,11 +8,12 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from tttnn.errors import TTTNNError
-from tttnn.files import StorageError, home, read_json, sha256_file, write_json, writing, writing_folder
+from tttnn.files import StorageError, expand, home, read_json, sha256_file, write_json, writing, writing_folder
 
 
 def test_home_follows_the_environment(monkeypatch, tmp_path):
@@ -20,6 +21,15 @@ def test_home_follows_the_environment(monkeypatch, tmp_path):
     assert home() == tmp_path / "kept"
     monkeypatch.delenv("TTTNN_HOME")
     assert home().parts[-2:] == (".cache", "tttnn")
+
+
+def test_a_tilde_is_the_users_home_whatever_kind_of_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/data/me")
+    assert expand("~/pile") == "/data/me/pile"
+    assert expand(Path("~/pile")) == Path("/data/me/pile")
+    for name in ("gpt2-xs-general", "EleutherAI/gpt-neo-1.3B", "folder/~", "", "~nobody-of-this-name/x"):
+        assert expand(name) == name
+        assert isinstance(expand(name), str)
 
 
 def test_writing_puts_the_file_in_place_only_at_the_end(tmp_path):

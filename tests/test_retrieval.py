@@ -69,7 +69,7 @@ def test_many_queries_are_as_one_by_one(folder):
     assert retriever.neighbours_many(queries, 4) == [retriever.neighbours(query, 4) for query in queries]
 
 
-@pytest.mark.parametrize("k, message", [(0, "k must be at least 1"), (53, "holds 52 vectors: k can be at most 52")])
+@pytest.mark.parametrize("k, message", [(0, "k=0: must be at least 1"), (53, "52 vectors, so k can be at most 52")])
 def test_k_out_of_range(folder, k, message):
     with pytest.raises(ValueError, match=message):
         open_retriever(folder).neighbours("vote", k)

@@ -8,6 +8,7 @@ there before.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -19,11 +20,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
+from weakref import WeakSet
 
 from tttnn.errors import TTTNNError
 
 HOME_VARIABLE = "TTTNN_HOME"
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 AnyPath = TypeVar("AnyPath", str, Path)
 
 # What a user can mend, by the number of the system's error, and how.
@@ -43,6 +46,8 @@ CURES = {
 ABOUT_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # of writing, whichever file they name
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # what NumPy says instead of the system's error
 NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}  # network and FUSE file systems
+
+_locked: WeakSet[IO] = WeakSet()
 
 
 class StorageError(TTTNNError, OSError):
@@ -162,6 +167,39 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
         _sync(path.parent)
 
 
+def lock(file: IO, wait: bool = False) -> None:
+    """Lock an open file for this process. The kernel gives the lock back when it is closed or the process is killed.
+
+    Processes that are forked meanwhile do not inherit it: what they leave behind locks nobody out.
+
+    Parameters
+    ----------
+    file : file object
+        Open for writing.
+    wait : bool
+        Whether to wait for another process that has it.
+
+    Raises
+    ------
+    BlockingIOError
+        If another process has it, unless `wait`; the message is its number, if the system tells it.
+    StorageError
+        If the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError as error:
+        raise BlockingIOError(_holder(file)) from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise StorageError(
+            f"{file.name}: this file system has no locks ({error.strerror}), so two processes could write there at "
+            f"once: take a folder on a local disk, by --out for rows or by {HOME_VARIABLE} for corpora and indexes"
+        ) from error
+    _locked.add(file)
+
+
 def sha256_file(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hexadecimal digits, reading it in blocks."""
     with open(path, "rb") as file:
@@ -257,3 +295,28 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _holder(file: IO) -> str:
+    """Which process has a file locked, as Linux lists it."""
+    try:
+        entries = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return "another process"
+    place = os.fstat(file.fileno())
+    for entry in map(str.split, entries):  # 1: FLOCK ADVISORY WRITE <pid> <major>:<minor>:<inode> 0 EOF
+        if len(entry) > 5 and entry[4].isdecimal() and entry[5].endswith(f":{place.st_ino}"):
+            return f"process {entry[4]}"
+    return "another process"
+
+
+def _let_go() -> None:
+    """In a forked process: a lock lasts until all who share it have closed the file."""
+    for file in list(_locked):
+        if not file.closed:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, file.fileno(), inheritable=False)
+            os.close(nothing)
+
+
+os.register_at_fork(after_in_child=_let_go)

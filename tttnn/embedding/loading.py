@@ -8,6 +8,7 @@ from pathlib import Path
 from tttnn.embedding.base import Embedder, EmbeddingError
 from tttnn.embedding.lexical import NAME, LexicalEmbedder
 from tttnn.embedding.registry import CHECKPOINTS, EMBEDDERS
+from tttnn.files import expand
 
 LM_PREFIX = "lm:"
 
@@ -38,6 +39,7 @@ def load_embedder(
     EmbeddingError
         If there is no such embedder, it cannot be loaded, or there is nothing to fit it on.
     """
+    name = expand(name)
     if name == NAME:
         return _load_lexical(texts, folder)
     from tttnn.embedding.transformer import TransformerEmbedder

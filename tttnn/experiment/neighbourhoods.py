@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tttnn.corpus.overlap import seen_shares
+from tttnn.errors import ParameterError
 from tttnn.experiment import DrawnDocument
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def neighbourhoods(retriever: Retriever, queries: Sequence[DrawnDocument], k: in
 
     Raises
     ------
-    ValueError
+    ParameterError
         If k is out of range, or a query is empty.
     """
     import pandas as pd
@@ -165,14 +166,14 @@ def growing_index(
 
     Raises
     ------
-    ValueError
+    ParameterError
         If a share is not above 0 and at most 1.
     """
     import pandas as pd
 
     shares = sorted(shares)
     if not shares or not 0 < shares[0] <= shares[-1] <= 1:
-        raise ValueError(f"shares={shares}: give shares of the index above 0, up to 1")
+        raise ParameterError(f"shares={shares}: give shares of the index above 0, up to 1")
     order = np.random.default_rng(seed).permutation(len(retriever))
     vectors = retriever.embedder.embed([query.text for query in queries])  # (queries, dimension)
     known = pd.DataFrame({"domain": [q.domain for q in queries], "document": [q.number for q in queries]})

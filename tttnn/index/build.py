@@ -13,7 +13,6 @@ it was interrupted.
 
 from __future__ import annotations
 
-import fcntl
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from tttnn import __version__
 from tttnn.errors import ParameterError, TTTNNError
-from tttnn.files import HOME_VARIABLE, StorageError, read_json, sha256_file, storing, write_json, writing
+from tttnn.files import expand, lock, read_json, sha256_file, storing, write_json, writing
 from tttnn.index.exact import checked_vectors
 from tttnn.index.kinds import Kind, check_kind, make_structure, resolve
 from tttnn.index.library import load_faiss
@@ -156,7 +155,7 @@ def build_index(
     StorageError
         If the disk is full, for example, or the file system has no locks: make room and call again.
     """
-    folder = Path(folder)
+    folder = Path(expand(folder))
     plan = Plan(kind, embedder.dimension, _named(embedder), corpus_fingerprint, 0, count, shard_rows, seed, threads)
     with _locked(folder):
         if (folder / MANIFEST).exists() and not (folder / PLAN).exists():
@@ -204,7 +203,7 @@ def add_shard(
     DamagedIndex, IndexBusy, ParameterError, StorageError
         See `build_index`.
     """
-    folder = Path(folder)
+    folder = Path(expand(folder))
     manifest = read_manifest(folder)
     check_embedder(folder, manifest["embedder"], embedder.fingerprint, embedder.name)
     with _locked(folder):
@@ -450,14 +449,9 @@ def _locked(folder: Path) -> Iterator[None]:
         file = open(folder / LOCK, "a")  # noqa: SIM115 (closed below)
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError as error:
-            raise IndexBusy(f"another process is building in {folder}: wait until it is done") from error
-        except OSError as error:
-            raise StorageError(
-                f"{folder}: this file system has no locks ({error.strerror}): choose a folder on another one, for "
-                f"example by setting {HOME_VARIABLE}"
-            ) from error
+            raise IndexBusy(f"another process is building in {folder} ({error}): wait until it is done") from error
         yield
 
 

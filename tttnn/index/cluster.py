@@ -74,7 +74,7 @@ class ClusterIndex(Index):
         holders = start_workers(_Holder, [(folder, portion, settings, threads) for portion in portions])
         results([holder.names.remote() for holder in holders])
         held = {card["name"]: holder for holder, portion in zip(holders, portions, strict=True) for card in portion}
-        index = cls(folder, manifest, [_HeldShard(card, held[card["name"]]) for card in cards], {})
+        index = cls(folder, manifest, [_HeldShard(card, held[card["name"]]) for card in cards], {}, settings)
         index._holders = holders
         return index
 

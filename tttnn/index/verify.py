@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tttnn.files import sha256_file
+from tttnn.files import expand, sha256_file
 from tttnn.index.manifest import CARD, DamagedIndex, check_inside, check_sizes, read_card, read_manifest
 
 
@@ -30,7 +30,7 @@ def verify(folder: str | Path) -> int:
     DamagedIndex
         Naming every file that is not as it was written.
     """
-    folder = Path(folder)
+    folder = Path(expand(folder))
     manifest = read_manifest(folder)
     problems, count = [], 1
     total = sum(file["bytes"] for card in manifest["shards"] for file in card["files"])
