@@ -139,12 +139,13 @@ def evaluate(
     """Score one text before and after adapting on its k nearest neighbours."""
     from tttnn.experiment.checks import Asked
     from tttnn.parameters import number
+    from tttnn.ttt import Switches
 
     text = _read_text(file)
     k = int(number("k", k, least=1))
     asked = Asked(ks=[0, k], seed=seed, strategy=strategy)
-    switches = _switches(
-        prefix, learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, seed=asked.seed
+    switches = Switches(
+        prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, seed=asked.seed
     )
     ttt = _loop(model, corpus, embedder, switches, threads, device, asked.strategy)
     result = ttt.evaluate(text, k)
@@ -183,10 +184,11 @@ def run(
     from tttnn.experiment import run as run_documents
     from tttnn.experiment.checks import Asked
     from tttnn.experiment.cluster import run_on_cluster
+    from tttnn.ttt import Switches
 
     asked = Asked(ks, per_domain, seed, split, max_bytes, domains, method, strategy)
-    switches = _switches(
-        prefix, learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout, keep_optimizer=keep_optimizer,
+    switches = Switches(
+        prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout, keep_optimizer=keep_optimizer,
         split_query=split_query, context=context, config_context=config_context, vocabulary=vocabulary,
         precision=precision, weights=weights, ranks=ranks, lora=lora, seed=asked.seed,
     )  # fmt: skip
@@ -229,10 +231,11 @@ def cost(
     from tttnn.experiment.provenance import device as machine
     from tttnn.experiment.provenance import peak_memory
     from tttnn.parameters import number
+    from tttnn.ttt import Switches
 
     asked = Asked(ks, per_domain, seed, split, max_bytes, domains)
     sample = int(number("sample", sample, least=1))
-    switches = _switches(prefix, max_chunks=max_chunks, precision=precision, lora=lora, seed=asked.seed)
+    switches = Switches(prefix=prefix, max_chunks=max_chunks, precision=precision, lora=lora, seed=asked.seed)
     busy = cpu_percent(1)  # this process sleeps meanwhile
     documents = asked.draw(open_corpus(corpus))
     ttt = _loop(model, corpus, embedder, switches, threads, device)
@@ -266,10 +269,11 @@ def variants(
     from tttnn.experiment import about
     from tttnn.experiment.checks import Asked, check_writable
     from tttnn.experiment.variants import checked_variants, run_variants
+    from tttnn.ttt import Switches
 
     chosen = checked_variants(names or [])
     asked = Asked(ks, per_domain, seed, split, max_bytes, domains)
-    switches = _switches(prefix, max_chunks=max_chunks, precision=precision, seed=asked.seed)
+    switches = Switches(prefix=prefix, max_chunks=max_chunks, precision=precision, seed=asked.seed)
     out, opened = check_writable(out), open_corpus(corpus)
     documents = asked.draw(opened)
     ttt = _loop(model, corpus, embedder, switches, threads, device)
@@ -295,12 +299,13 @@ def sweep(
     from tttnn.experiment.sweep import checked_rates, places_with_zero, record
     from tttnn.experiment.sweep import sweep as compare
     from tttnn.pretraining.card import best_rate, write_card
+    from tttnn.ttt import Switches
 
     asked, compared = Asked(places_with_zero(ks), per_domain, seed, "val", max_bytes), checked_rates(rates)
     folder = _card_folder(model) if card else None
     out, opened = check_writable(out), open_corpus(corpus)
     documents = asked.draw(opened)
-    ttt = _loop(model, corpus, embedder, _switches(prefix, max_chunks=max_chunks), threads, device)
+    ttt = _loop(model, corpus, embedder, Switches(prefix=prefix, max_chunks=max_chunks), threads, device)
     table = compare(ttt, documents, compared, asked.ks, out, about(opened, ttt.retriever, **asked.drawn))
     typer.echo(table.pivot(index="learning_rate", columns="k", values="ratio").to_string(float_format="%.4f"))
     drawn = {"per_domain": asked.per_domain, "max_bytes": asked.max_bytes, "seed": asked.seed}
@@ -323,12 +328,6 @@ def pretrain(
     from tttnn.pretraining import pretrain as train
 
     train(settings, data, out, device=device, threads=threads)
-
-
-def _switches(prefix: str | None, **named: Any) -> Switches:
-    from tttnn.ttt import Switches
-
-    return Switches(**named, **({"prefix": prefix} if prefix else {}))
 
 
 def _loop(
@@ -364,13 +363,12 @@ def _read_text(file: Path) -> str:
 def _settings(ttt: TTT) -> str:
     """What a text is adapted and scored with, in words."""
     settings, switches, lm = ttt.lm.settings, ttt.switches, ttt.lm
-    before = getattr(ttt, "prefix_id", lm.prefix_id)
     most = f", at most {switches.max_chunks} a neighbour" if switches.max_chunks else ""
     return (
         f"{lm.name}: learning rate {switches.learning_rate or settings.learning_rate:g}, chunks of "
         f"{switches.max_length or settings.max_length} tokens{most}, context {switches.context or settings.context}, "
-        f"token before the text {lm.tokenizer.convert_ids_to_tokens(before)!r}, {switches.precision} "
-        f"({getattr(lm, 'settings_source', 'the registry')}, unless given)"
+        f"token before the text {lm.tokenizer.convert_ids_to_tokens(ttt.prefix_id)!r}, {switches.precision} "
+        f"({lm.settings_source}, unless given)"
     )
 
 
