@@ -44,6 +44,7 @@ CURES = {
     errno.ELOOP: "links that lead to one another: choose another folder",
 }
 ABOUT_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # of writing, whichever file they name
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # what NumPy says instead of the system's error
 NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}  # network and FUSE file systems
 
 _locked: WeakSet[IO] = WeakSet()
@@ -80,10 +81,14 @@ def storing(folder: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         named = str(error.filename or "")
+        if error.errno is None and SHORT_WRITE.fullmatch(str(error)):
+            error.errno = errno.ENOSPC
         ours = error.errno in ABOUT_SPACE or named.startswith(str(folder)) or str(folder).startswith(named or "\0")
         if isinstance(error, TTTNNError) or error.errno not in CURES or not ours:
             raise
-        raise StorageError(f"{folder}: {CURES[error.errno]}") from error
+        mended = StorageError(f"{folder}: {CURES[error.errno]}")
+        mended.errno = error.errno
+        raise mended from error
 
 
 @contextmanager
@@ -178,7 +183,7 @@ def lock(file: IO, wait: bool = False) -> None:
     ------
     BlockingIOError
         If another process has it, unless `wait`; the message is its number, if the system tells it.
-    TTTNNError
+    StorageError
         If the file system has no locks.
     """
     try:
@@ -188,7 +193,7 @@ def lock(file: IO, wait: bool = False) -> None:
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
-        raise TTTNNError(
+        raise StorageError(
             f"{file.name}: this file system has no locks ({error.strerror}), so two processes could write there at "
             f"once: take a folder on a local disk, by --out for rows or by {HOME_VARIABLE} for corpora and indexes"
         ) from error

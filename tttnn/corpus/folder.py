@@ -41,7 +41,7 @@ LAYOUT = (
     "<domain>.<split>.jsonl files (split: train, val, test), or train/*.jsonl (or train.jsonl), val.jsonl and "
     "test.jsonl; each may end with .gz or .zst"
 )
-CURE = "Correct the line, or leave bad documents out: open_corpus(..., skip_bad=True)"
+CURE = "Correct the line, or leave bad documents out: --skip-bad, or open_corpus(..., skip_bad=True)"
 
 log = logging.getLogger(__name__)
 
@@ -299,13 +299,17 @@ class Corpus:
 
         Raises
         ------
+        BadDocument
+            If a line is no document, or its text is empty, unless `skip_bad`: on the first call, which reads them all.
         CorpusError
             If a file changed since it was unpacked or indexed (empty `folder` to build again), or is corrupt.
         """
-        with _with_cure():
-            stores = [self._file_store(path, Path(expand(folder)), named) for named, path in self._parts(split)]
-        for store in stores:
-            self._warn_of_skipped(store.path, store.skipped, store.problem)
+        stores = []
+        for named, path in self._parts(split):
+            with _with_cure():
+                store = self._file_store(path, Path(expand(folder)), named)
+            self._warn_of_skipped(path, store.skipped, store.problem.replace(str(store.path), str(path)))
+            stores.append(store)
         return ConcatStore(stores)
 
     def _file_store(self, path: Path, folder: Path, named: str | None) -> TextStore:
@@ -315,8 +319,15 @@ class Corpus:
             try:
                 return self._open_or_build(path, table, named)
             except NotFramed:
-                path = _unpacked(path, kept.with_name(kept.name + ".unpacked"))
+                return self._unpacked_store(path, kept.with_name(kept.name + ".unpacked"), table, named)
         return self._open_or_build(path, table, named)
+
+    def _unpacked_store(self, packed: Path, plain: Path, table: Path, named: str | None) -> TextStore:
+        _unpack(packed, plain)
+        try:
+            return self._open_or_build(plain, table, named)
+        except BadDocument as error:  # whoever mends it does so in the corpus; lines and bytes are the same
+            raise BadDocument(str(error).replace(str(plain), str(packed))) from error
 
     def _open_or_build(self, path: Path, table: Path, named: str | None) -> TextStore:
         on_error = "skip" if self.skip_bad else "raise"
@@ -443,18 +454,17 @@ def _with_cure() -> Iterator[None]:
         raise BadDocument(f"{error}. {CURE}") from error
 
 
-def _unpacked(packed: Path, plain: Path) -> Path:
+def _unpack(packed: Path, plain: Path) -> None:
     """Unpack a file once; refuse what was unpacked from another one."""
     note = plain.with_name(plain.name + ".json")
     origin = recognise(packed)
     if plain.exists() and note.exists():
         if read_json(note) != origin:
             raise CorpusError(f"{packed} changed since it was unpacked to {plain.parent}: empty that folder")
-        return plain
+        return
     with writing(plain) as partial, open(partial, "wb") as file:
         file.writelines(read_blocks(packed))
     write_json(note, origin)
-    return plain
 
 
 def _from_lowest(heap: list[tuple[int, int, Document]]) -> list[tuple[int, Document]]:

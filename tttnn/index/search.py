@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from tttnn.errors import ParameterError
 from tttnn.index.exact import checked_vectors
 from tttnn.index.kinds import KINDS
 from tttnn.index.library import load_faiss
-from tttnn.index.manifest import STRUCTURE, DamagedIndex, check_embedder, read_manifest
+from tttnn.index.manifest import STRUCTURE, DamagedIndex, check_embedder, check_inside, read_manifest
 from tttnn.index.shard import SearchSettings, Shard, merge
 
 STREAM_ROWS = 4096
@@ -98,7 +99,7 @@ class Index:
 
         Raises
         ------
-        FileNotFoundError
+        NoIndex
             If there is no index in `folder`.
         IndexMismatch
             If it was built with another embedder.
@@ -114,6 +115,7 @@ class Index:
         missing: dict[str, str] = {}
         for card in manifest["shards"]:
             try:
+                check_inside(folder, folder / card["name"])
                 shards.append(Shard(folder / card["name"], card, settings))
             except DamagedIndex as error:
                 if not allow_missing:
@@ -183,7 +185,7 @@ class Index:
 
         Raises
         ------
-        ValueError
+        ParameterError
             If k is out of range, or queries have another shape or are not finite.
         DamagedIndex
             If a shard is not as it was at opening, unless `allow_missing`; if no shard answers.
@@ -202,15 +204,15 @@ class Index:
             raise DamagedIndex(f"{self.folder}: no shard is in order: build the index again")
         distances, ids = merge(parts, k)
         if distances.shape[1] < k:
-            raise ValueError(f"k={k}, but the shards that answered hold {distances.shape[1]} vectors")
+            raise ParameterError(f"k={k}, but the shards that answered hold {distances.shape[1]} vectors")
         return Answer(distances, ids, answered)
 
     def check_k(self, k: int) -> None:
-        """Raise ValueError unless k neighbours can be found."""
+        """Raise ParameterError unless k neighbours can be found."""
         if k < 1:
-            raise ValueError(f"k={k}: k must be at least 1")
+            raise ParameterError(f"k={k}: k must be at least 1")
         if k > len(self):
-            raise ValueError(f"k={k}, but the index holds {len(self)} vectors: k can be at most {len(self)}")
+            raise ParameterError(f"k={k}, but the index holds {len(self)} vectors: k can be at most {len(self)}")
 
     def vectors(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return raw vectors, shape (len(ids), dimension), float32.

@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 class Store(Protocol):
     """Random access to documents: a `TextStore` or `ConcatStore`."""
 
+    @property
+    def by_domain(self) -> dict[str, np.ndarray]: ...
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Document: ...
@@ -305,7 +308,7 @@ def open_retriever(
         if not (place / MANIFEST).exists():
             batches, spread = _stored_vectors(folder, embedder) or (lambda start: _embed(store, embedder, start)), {}
             if workers:
-                batches = partial(_embed_there, corpus.folder, split, folder, named, device, embedder.fingerprint)
+                batches = partial(_embed_there, corpus, split, folder, named, device, embedder.fingerprint)
                 spread = {"write": write_on_cluster, "shard_rows": min(SHARD_ROWS, -(-len(store) // workers))}
             build_index(
                 place, batches, kind=kind, embedder=embedder, corpus_fingerprint=fingerprint, count=len(store), **spread
@@ -352,8 +355,9 @@ def _folder_name(
 def corpus_fingerprint(corpus: Corpus) -> str:
     """Return the corpus's fingerprint, remembered as long as no file changes its size or modification time."""
     files = [path for split in corpus.splits for path in corpus.files(split)]
-    stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    place = hashlib.sha256(os.fsencode(corpus.folder)).hexdigest()[:16]
+    stamps = [[ascii(str(path)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    skipping = b" without bad documents" * corpus.skip_bad
+    place = hashlib.sha256(os.fsencode(corpus.folder) + skipping).hexdigest()[:16]
     memo = home() / "fingerprints" / f"{place}.json"
     if memo.exists():
         known = read_json(memo)
@@ -374,14 +378,14 @@ def _embed(store: Store, embedder: Embedder, start: int) -> Iterator[np.ndarray]
 
 
 def _embed_there(
-    corpus: Path, split: str, folder: Path, embedder: str | Path, device: str, fingerprint: str, start: int
+    corpus: Corpus, split: str, folder: Path, embedder: str | Path, device: str, fingerprint: str, start: int
 ) -> Iterator[np.ndarray]:
     """What `_embed` gives, in a worker of a cluster: all is opened by its path or name."""
     opened = load_embedder(embedder, folder=folder / "embedder", device=device)
     if opened.fingerprint != fingerprint:
         raise IndexMismatch(f"embedder '{embedder}' is another one in this worker: copy the same files there")
     stored = _stored_vectors(folder, opened)
-    return stored(start) if stored else _embed(open_corpus(corpus).store(split, folder / "texts"), opened, start)
+    return stored(start) if stored else _embed(corpus.store(split, folder / "texts"), opened, start)
 
 
 def _batches(store: Store, start: int) -> Iterator[list[str]]:

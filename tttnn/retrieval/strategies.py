@@ -119,11 +119,10 @@ class Selection:
         found = self.store[int(number)]
         return Neighbour(int(number), float("nan"), found.text, found.meta)
 
-    @cached_property
+    @property
     def by_domain(self) -> dict[str, np.ndarray]:
-        """Numbers of the documents of each domain, by ``pile_set_name``."""
-        names = np.array([str(self.store[number].meta.get("pile_set_name", "")) for number in range(len(self))])
-        return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+        """Numbers of the documents of each domain; no document is read for it."""
+        return self.store.by_domain
 
     @cached_property
     def places(self) -> np.ndarray:
