@@ -43,14 +43,19 @@ class Archive:
         drawn = about["drawn"]
         limit = f" of at most {drawn['max_bytes']:,} bytes" if drawn["max_bytes"] else ""
         switched = {name: value for name, value in settings["switches"].items() if value not in (None, False, 0.0)}
+        calls = self.facts.get("calls") or [about]  # runs of earlier versions were made by one
+
+        def all_of(name: str) -> str:
+            return ", ".join(dict.fromkeys(call[name] for call in calls))
+
         return {
             "model": settings["model"],
             "documents": f"{drawn['per_domain']} a domain, drawn from {drawn['split']}{limit}",
             "index": f"{about['index']['documents']:,} documents, embedder {about['index']['embedder']}",
             "settings": ", ".join(f"{name}={value}" for name, value in settings["settings"].items()),
             "switches": ", ".join(f"{name}={value}" for name, value in switched.items()),
-            "commit": about["commit"],
-            "device": about["device"],
+            "commit": all_of("commit"),
+            "device": all_of("device"),
             "run": f"{self.facts['start']} to {self.facts['end']}",
             "corpus fingerprint": about["corpus"]["fingerprint"][:16],
             "weights": settings["weights"][:16],
