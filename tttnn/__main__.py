@@ -21,7 +21,7 @@ app.add_typer(index, name="index")
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
-Model = Annotated[str, typer.Option(help="Registry name, folder in Hugging Face format, or hub name.")]
+Model = Annotated[str, typer.Option(help="Registry name, folder in Hugging Face format, GGUF file, or hub name.")]
 Corpus = Annotated[str, typer.Option(help="'wheels' or a folder of JSON Lines in the Pile's layout.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad documents out, and say so.")]
 Embedder = Annotated[str, typer.Option(help="'lexical', 'lm:<model>', or a transformer's hub name or folder.")]
@@ -63,11 +63,13 @@ def models() -> None:
     def name() -> Column:
         return Column("name", no_wrap=True)  # to be copied whole
 
-    lms = Table(name(), "parameters", "learning rate", "eps", "chunk", "context", "saw the domains", "licence", "here")
+    columns = "parameters", "learning rate", "chosen", "eps", "chunk", "context", "saw the domains", "licence", "here"
+    lms = Table(name(), *columns)
     lms.title = "language models"
     for entry in REGISTRY.values():
         tts = entry.settings
-        numbers = f"{tts.learning_rate:g}", f"{tts.eps:g}", str(tts.max_length), str(tts.context)
+        chosen = f"{entry.chosen_rate:g}" if entry.chosen_rate else ""  # by a sweep, beside the published rate
+        numbers = f"{tts.learning_rate:g}", chosen, f"{tts.eps:g}", str(tts.max_length), str(tts.context)
         words = entry.saw_domains, entry.licence, here(entry.embedded, entry.name)
         lms.add_row(entry.name, f"{entry.parameters / 1e6:,.1f} M", *numbers, *words)
     embedders = Table(name(), "parameters", "dimension", "tokens of a text", "licence", "here")
