@@ -102,16 +102,45 @@ class RowJournal:
     def _read(self) -> Iterator[tuple[list, list[Row]]]:
         self._file.seek(0)
         good = 0
-        for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                break  # cut short by a kill
-            try:
-                entry = json.loads(line)
-            except ValueError as error:
-                raise RowsError(f"{self.folder / JOURNAL}, line {number}: not a result line: {error}") from error
-            good += len(line)
-            yield entry["key"], entry["rows"]
+        for length, key, rows in _entries(self._file, self.folder / JOURNAL):
+            good += length
+            yield key, rows
         self._file.truncate(good)
+
+
+def _entries(file: Iterable[bytes], path: Path) -> Iterator[tuple[int, list, list[Row]]]:
+    """The complete lines of a journal: bytes, key, rows."""
+    for number, line in enumerate(file, start=1):
+        if not line.endswith(b"\n"):
+            return  # cut short by a kill, or being written
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise RowsError(f"{path}, line {number}: not a result line: {error}") from error
+        yield len(line), entry["key"], entry["rows"]
+
+
+def read_journal(folder: str | Path) -> pd.DataFrame:
+    """Read the rows that a run has so far; a process that is adding to them is not disturbed.
+
+    Returns
+    -------
+    DataFrame
+        Columns COLUMNS, sorted by document, then k.
+
+    Raises
+    ------
+    RowsError
+        If the folder holds no `rows.jsonl`, or a complete line of it is damaged.
+    """
+    import pandas as pd
+
+    path = Path(folder) / JOURNAL
+    if not path.is_file():
+        raise RowsError(f"{path}: no such file; give the folder that a run writes to")
+    with path.open("rb") as file:
+        done = {tuple(key): rows for _, key, rows in _entries(file, path)}
+    return pd.DataFrame([row for key in sorted(done) for row in done[key]], columns=COLUMNS)
 
 
 def read_rows(folder: str | Path) -> pd.DataFrame:
