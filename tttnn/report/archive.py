@@ -118,7 +118,8 @@ def archived_rows(run: str) -> pd.DataFrame:
 def keep(folders: Sequence[str | Path], run: str) -> Path:
     """Take the rows that a run has so far into the archive, in place of those kept from it before.
 
-    For maintainers, in a checkout: ``python -c "from tttnn.report.archive import keep; keep(['results/x'], 'real/x')"``.
+    For maintainers, in a checkout:
+    ``python -c "from tttnn.report.archive import keep; keep(['results/nearest'], 'real/nearest')"``.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = Path(__file__).parent / "published"
+SEVEN = ("wikipedia", "arxiv", "books", "enron", "dm-mathematics", "europarl", "github")  # the report's, by our names
 PILE_NAMES = {"books": "books3"}  # where a domain here is named otherwise than the Pile's that it stands for
 PILE_SETS = {
     "ArXiv": "arxiv", "BookCorpus2": "bookcorpus2", "Books3": "books", "DM Mathematics": "dm-mathematics",
