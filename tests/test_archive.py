@@ -13,7 +13,7 @@ from tttnn.models import CHECKPOINTS, load_model
 from tttnn.report import archive as module
 from tttnn.report.archive import FOLDER, archived, archived_models, archived_rows, keep
 from tttnn.report.published import PILE_NAMES, PILE_SETS, published_curves
-from tttnn.report.real import MODEL, RUN
+from tttnn.report.real_model import MODEL, RUN
 from tttnn.report.variants import archived_variants
 
 # A run, or a variant of one: "variants/random".

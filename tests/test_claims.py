@@ -12,7 +12,7 @@ from tttnn.report.claims import CLAIMS, LEDGER, ledger
 from tttnn.report.deflate import COLUMNS, archived_deflate
 from tttnn.report.evidence import MODELS, Evidence, Untestable, Verdict
 from tttnn.report.published import report_claims
-from tttnn.report.real import ENOUGH, real_rows
+from tttnn.report.real_model import ENOUGH, real_rows
 
 CONFIRMED, DIRECTION, NOT, UNTESTABLE = Verdict
 DOCUMENTS, RESAMPLES = 12, 400

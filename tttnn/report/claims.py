@@ -18,7 +18,7 @@ import numpy as np
 
 from tttnn.report.evidence import LEAST, Evidence, Finding, Untestable, Verdict
 from tttnn.report.published import PILE_NAMES, SEVEN, published_curves, report_claims
-from tttnn.report.real import ENOUGH
+from tttnn.report.real_model import ENOUGH
 from tttnn.report.statistics import Interval, gap, interval
 
 if TYPE_CHECKING:

@@ -98,3 +98,22 @@ def deflate_of(rows: pd.DataFrame, sizes: pd.DataFrame | None, domains: Sequence
     whole = known.groupby("domain")["bytes"].apply(lambda column: column.notna().all())
     bits = (8 * sums["deflated"] / sums["bytes"]).where(whole)
     return [None if domain not in bits or bits[domain] != bits[domain] else float(bits[domain]) for domain in domains]
+
+
+def beside_deflate(gains: pd.DataFrame, rows: pd.DataFrame, sizes: pd.DataFrame | None) -> pd.DataFrame:
+    """Add deflate's bits per byte to a table of gains, over the documents that each line rests on.
+
+    Parameters
+    ----------
+    gains : DataFrame
+        Of :func:`tttnn.report.comparisons.by_model`.
+    rows : DataFrame
+        What it was made from.
+    sizes : DataFrame or None
+        Of :func:`archived_deflate`.
+    """
+    bits = [
+        deflate_of(rows[(rows["model"] == line.model) & (rows["domain"] == line.domain)], sizes, [line.domain])[0]
+        for line in gains.itertuples()
+    ]
+    return gains.assign(deflate=bits)

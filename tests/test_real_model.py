@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from tttnn.report.published import SEVEN
-from tttnn.report.real import CHOSEN_RATE, ENOUGH, LABELS, MODEL, PUBLISHED_RATE, fullest, real_rows, unfinished
+from tttnn.report.real_model import CHOSEN_RATE, ENOUGH, LABELS, MODEL, PUBLISHED_RATE, fullest, real_rows, unfinished
 
 
 def rows(counts, k=20):
