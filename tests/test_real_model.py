@@ -3,8 +3,20 @@
 import pandas as pd
 import pytest
 
+from tttnn.report.archive import FOLDER, archived
 from tttnn.report.published import SEVEN
-from tttnn.report.real_model import CHOSEN_RATE, ENOUGH, LABELS, MODEL, PUBLISHED_RATE, fullest, real_rows, unfinished
+from tttnn.report.real_model import (
+    CHOSEN_RATE,
+    ENOUGH,
+    LABELS,
+    MODEL,
+    PUBLISHED_RATE,
+    fullest,
+    prefix_effect,
+    rates,
+    real_rows,
+    unfinished,
+)  # fmt: skip
 
 
 def rows(counts, k=20):
@@ -41,3 +53,17 @@ def test_the_shipped_rows_name_the_condition_they_come_from(conditions):
     assert set(kept["domain"]) <= set(SEVEN) and set(kept["model"]) == {MODEL}
     assert set(kept["run"]) <= {f"real/{name}" for name in conditions}
     assert set(conditions) <= set(LABELS)
+
+
+def test_the_rate_called_chosen_is_the_best_of_the_sweep():
+    tried = rates()
+    best = tried.loc[tried["k = 20"].idxmin(), "learning_rate"]
+    for name in set(CHOSEN_RATE) & {path.name for path in (FOLDER / "real").iterdir()}:
+        assert archived(f"real/{name}", MODEL).facts["settings"]["switches"]["learning_rate"] == best
+    assert tried.attrs["split"] == "val" and tried.attrs["documents"] == 12
+
+
+def test_the_token_before_a_text_changes_little_and_two_machines_agree():
+    found = prefix_effect()
+    assert set(found["domain"]) == {"books", "wikipedia"}
+    assert (found["change"].abs() < 0.005).all() and (found["apart"] < 1e-5).all()

@@ -24,7 +24,7 @@ CONTROLS = ("random-domain", "random")
 LABELS = {
     "nearest": "nearest", "nearest-h200": "nearest, on an H200",
     "nearest-rate-1e-4": "nearest, chosen rate", "nearest-rate-1e-4-h200": "nearest, chosen rate, on an H200",
-    "random-domain": "random of the domain", "random": "random of the corpus",
+    "random-domain": "drawn at random from the domain", "random": "drawn at random from the corpus",
 }  # fmt: skip
 
 
@@ -80,3 +80,24 @@ def prefix_effect(run: str = RUN) -> pd.DataFrame:
     each = rows.groupby("domain")
     made = {"documents": each.size(), "change": sums["eos"] / sums["bos"] - 1, "apart": each["apart"].max()}
     return pd.DataFrame(made).reset_index()
+
+
+def rates(run: str = RUN) -> pd.DataFrame:
+    """Learning rates tried on validation documents, of which the chosen one is the best.
+
+    Returns
+    -------
+    DataFrame
+        One row a rate: learning_rate, and after / before (sum of nats) at each k > 0 in a column named "k = ...".
+        `attrs` holds the other facts of the sweep, such as the number of documents.
+    """
+    import pandas as pd
+
+    facts = read_json(FOLDER / run / "sweep.json")
+    ratios = facts.pop("ratio_to_k0")
+    made = pd.DataFrame([
+        {"learning_rate": float(rate), **{f"k = {k}": ratio for k, ratio in by_k.items() if k != "0"}}
+        for rate, by_k in ratios.items()
+    ])  # fmt: skip
+    made.attrs = facts
+    return made.sort_values("learning_rate", ignore_index=True)
