@@ -356,8 +356,9 @@ def compared_chart(gains: pd.DataFrame, name: str, alt_text: str) -> Figure:
     place = {
         "y": alt.Y("domain:N", sort=domains, title=None),
         "yOffset": alt.YOffset("model:N", sort=models, scale=alt.Scale(paddingOuter=0.5)),
-        "color": alt.Color("model:N", scale=alt.Scale(domain=models, range=colours(models)), title=None),
-    }
+        "color": alt.Color("model:N", scale=alt.Scale(domain=models, range=colours(models)), title=None,
+                           legend=alt.Legend(symbolOpacity=1)),
+    }  # fmt: skip
     shape = alt.Shape("model:N", scale=alt.Scale(domain=models), title=None)
     bits = (alt.Tooltip(f"{column}:Q", format=".3f") for column in ("deflate", "before", "after"))
     percent = alt.Tooltip("ratio:Q", format=".1%", title="after / before")
