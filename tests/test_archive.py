@@ -159,6 +159,12 @@ def test_what_does_not_belong_together_is_not_kept(tmp_path, monkeypatch):
         keep([one, begun(tmp_path / "3", [1])], "mine")
     with pytest.raises(RowsError, match="no document is finished yet"):
         keep([begun(tmp_path / "4", [])], "mine")
+    damaged = begun(tmp_path / "5", [1])
+    (damaged / "rows.jsonl").write_text("{}}\n")
+    with pytest.raises(RowsError, match=r"rows.jsonl, line 1: not a result line"):
+        keep([damaged], "mine")
+    with pytest.raises(RowsError, match=r"nowhere/run.json: no such file"):
+        keep([tmp_path / "nowhere"], "mine")
     assert not (tmp_path / "archive").exists(), "nothing is written before all is in order"
 
 

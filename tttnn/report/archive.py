@@ -81,12 +81,12 @@ def archived(run: str, model: str) -> Archive:
 
     Raises
     ------
-    ValueError
+    RowsError
         If there is no such run, or not with this model; the message lists what there is.
     """
     folders = _folders(run)
     if model not in folders:
-        raise ValueError(f"no archived rows of {model!r} in {run!r}: there are {', '.join(archived_models(run))}")
+        raise RowsError(f"no archived rows of {model!r} in {run!r}: there are {', '.join(archived_models(run))}")
     rows = read_rows(folders[model]).replace({"domain": PILE_SETS, "neighbour_domain": PILE_SETS})
     return Archive(rows, read_json(folders[model] / "run.json"))
 
@@ -96,7 +96,7 @@ def archived_models(run: str) -> list[str]:
 
     Raises
     ------
-    ValueError
+    RowsError
         If there is no such run; the message lists those there are. If it has two runs of a model.
     """
     return sorted(_folders(run), key=lambda name: (find_entry(name).parameters or math.inf, name))
@@ -107,7 +107,7 @@ def archived_rows(run: str) -> pd.DataFrame:
 
     Raises
     ------
-    ValueError
+    RowsError
         If there is no such run; the message lists those there are.
     """
     import pandas as pd
@@ -137,10 +137,13 @@ def keep(folders: Sequence[str | Path], run: str) -> Path:
     Raises
     ------
     RowsError
-        If there are no rows yet, parts have other settings, or a document is in two of them.
+        If a folder is no run's, there are no rows yet, parts have other settings, or a document is in two of them.
     """
     import pandas as pd
 
+    for folder in folders:
+        if not (Path(folder) / "run.json").is_file():
+            raise RowsError(f"{Path(folder) / 'run.json'}: no such file; give folders that a run writes to")
     parts = [read_json(Path(folder) / "run.json") for folder in folders]
     if any(part["settings"] != parts[0]["settings"] for part in parts):
         raise RowsError(f"{', '.join(map(str, folders))}: runs with other settings; keep each under a name of its own")
@@ -176,9 +179,9 @@ def _folders(run: str) -> dict[str, Path]:
     for path in sorted((place if place.is_dir() else Path(run)).glob("**/run.json")):
         model = read_json(path)["settings"]["model"]
         if model in folders:
-            raise ValueError(f"{run}: {folders[model]} and {path.parent} are both runs of {model}; keep one there")
+            raise RowsError(f"{run}: {folders[model]} and {path.parent} are both runs of {model}; keep one there")
         folders[model] = path.parent
     if not folders:
         known = ", ".join(sorted(path.name for path in FOLDER.iterdir()))
-        raise ValueError(f"no archived run {run!r}: there are {known or 'none'}; a folder must hold run.json files")
+        raise RowsError(f"no archived run {run!r}: there are {known or 'none'}; a folder must hold run.json files")
     return folders

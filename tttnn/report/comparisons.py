@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from tttnn.experiment.rows import RowsError
 from tttnn.report.statistics import RESAMPLES, SEED, before_after, curve, ends, interval, resampled_sums
 
 if TYPE_CHECKING:
@@ -56,14 +57,14 @@ def paired_gains(first: pd.DataFrame, second: pd.DataFrame, k: int) -> pd.DataFr
 
     Raises
     ------
-    ValueError
+    RowsError
         If the two share no document scored at 0 and k.
     """
     import pandas as pd
 
     pairs = ends(first, k, DOCUMENT).merge(ends(second, k, DOCUMENT), on=DOCUMENT, suffixes=("_first", "_second"))
     if not len(pairs):
-        raise ValueError(f"no document was scored by both models at k = 0 and at k = {k}")
+        raise RowsError(f"no document was scored by both models at k = 0 and at k = {k}")
     return pd.DataFrame([{"domain": name} | _gains(part) for name, part in pairs.groupby("domain", sort=True)])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tttnn.experiment.rows import RowsError
 from tttnn.report.archive import FOLDER, archived
 from tttnn.report.statistics import before_after, ends, interval, resampled_sums
 
@@ -28,7 +29,7 @@ def archived_variants(run: str, model: str, names: Iterable[str] | None = None) 
 
     Raises
     ------
-    ValueError
+    RowsError
         If a variant is not there, or none has this model.
     """
     import pandas as pd
@@ -38,7 +39,7 @@ def archived_variants(run: str, model: str, names: Iterable[str] | None = None) 
         names = sorted(path.parent.parent.name for path in Path(place).glob(f"*/{model}/run.json"))
     parts = [archived(f"{run}/{name}", model).rows.assign(variant=name) for name in names]
     if not parts:
-        raise ValueError(f"no variants of {model!r} in {run!r}")
+        raise RowsError(f"no variants of {model!r} in {run!r}")
     return pd.concat(parts, ignore_index=True)
 
 
