@@ -138,7 +138,7 @@ def test_what_is_there_is_listed():
         given("03_ttt_nn_loop", archived_run="six-domains")
     with pytest.raises(ParameterError, match=r"last=21: .* at k = \[.*20\]"):
         given("06_is_it_retrieval", last=21)
-    with pytest.raises(ParameterError, match=r"k=21: archived_run has rows of .* at k = \[.*20\]"):
+    with pytest.raises(ParameterError, match=r"k=21: seven-domains has rows of .* at k = \[.*20\]"):
         given("00_reproduction_at_a_glance", k=21)
 
 
