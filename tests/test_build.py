@@ -192,7 +192,7 @@ def slow(tmp_path):
 
 def test_a_second_build_says_who_is_at_work_and_stops(slow):
     root, process = slow
-    for more in ([], ["--no-execute"], ["--refresh"], ["--refresh", "--build", root / "elsewhere"]):
+    for more in (["--no-execute"], ["--refresh", "--build", root / "elsewhere"]):
         second = run_build("--root", root, *more)
         assert second.returncode == 1 and process.poll() is None
         assert f"another build is at work there, process {process.pid}, since 2" in second.stderr

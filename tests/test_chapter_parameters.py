@@ -13,7 +13,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from tttnn.errors import ParameterError
-from tttnn.report.chapter import chapter_parameters, chosen_domains
+from tttnn.report.chapter import KNOWN, chapter_parameters, chosen_domains
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 CHAPTERS = sorted(path.stem for path in NOTEBOOKS.glob("*.md"))
@@ -169,6 +169,17 @@ def test_a_chapter_checks_before_it_does_anything(chapter):
     cells = [cell.source for cell in jupytext.read(NOTEBOOKS / f"{chapter}.md").cells if cell.cell_type == "code"]
     assert cells[1].endswith("\nparameters = chapter_parameters(globals())")
     assert "provenance(parameters," in cells[-1]
+
+
+def test_all_parameters_are_known():
+    assert set().union(*(space["__annotations__"] for space in SPACES.values())) == KNOWN
+
+
+def test_a_profile_for_all_chapters_may_set_what_this_one_has_not():
+    cells = ["", "k: int = 20", "# Parameters\nladder = ['gpt2']\nk = 5\n"]
+    assert given("03_ttt_nn_loop", In=cells, ladder=["gpt2"], k=5)["k"] == 5
+    with pytest.raises(ParameterError, match=r"parameters='leader': must be one of corpus, model"):
+        given("03_ttt_nn_loop", In=[*cells, "# Parameters\nleader = 1"], leader=1)
 
 
 def run(chapter: str, tmp_path: Path, parameters: dict) -> str:

@@ -22,7 +22,13 @@ from tttnn.report.quirks import TESTED
 from tttnn.report.variants import variant_models
 
 INJECTED = "# Parameters"  # how the cell begins that papermill puts behind the chapter's own
-# Every number of a chapter is above 0, but for these, where 0 has a meaning.
+# The numbers of all chapters: those above 0, and those where 0 has a meaning.
+ABOVE_ZERO = {
+    "adapt_documents", "adapt_k", "calibration", "compare_documents", "compare_k", "compare_queries", "copies",
+    "disk_speed", "k", "last", "machine_memory", "memory_documents", "per_domain", "per_domain_cut", "pile_bytes",
+    "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "resamples", "scored_twice",
+    "searches", "servers", "short_documents", "shown", "threads", "usable",
+}  # fmt: skip
 MAY_BE_ZERO = {"adapt_bytes", "adapt_chunks", "learning_rate", "max_bytes", "max_chunks", "near_exact", "seed", "seeds"}
 MAY_BE_EMPTY = {"bench", "compare_embedders", "domains", "mathematics", "others"}
 SEVERAL = {"copies", "memory_documents", "short_documents"}  # sizes whose growth is measured
@@ -53,7 +59,7 @@ def chapter_parameters(namespace: dict[str, Any]) -> dict[str, Any]:
         there. The message begins with the parameter's name.
     """
     kinds = get_type_hints(SimpleNamespace(**namespace))
-    names("parameters", _injected(namespace), kinds)
+    names("parameters", [name for name in _injected(namespace) if name not in KNOWN], kinds)
     values = {name: READERS[kind](name, namespace[name]) for name, kind in kinds.items()}
     for name, value in values.items():
         for each in value if isinstance(value, list) else [value]:
@@ -90,7 +96,7 @@ def chosen_domains(
 
 
 def _injected(namespace: dict[str, Any]) -> list[str]:
-    """Names that papermill set."""
+    """Names that papermill set; among them, from a profile for all chapters, those that only others have."""
     cells = [source for source in namespace.get("In", []) if source.startswith(INJECTED)]
     lines = [line for source in cells for line in ast.parse(source).body if isinstance(line, ast.Assign)]
     return [target.id for line in lines for target in line.targets if isinstance(target, ast.Name)]
@@ -214,6 +220,7 @@ CHECKS: dict[str, Callable[[str, str], None]] = {
     "corpus": _corpus, "bench": _bench, "embedder": _embedder, "compare_embedders": _embedder, "device": _device,
     "case": _case, **dict.fromkeys(("model", "ladder", "twin", "reasoning_model"), _model),
 }  # fmt: skip
+KNOWN = ABOVE_ZERO | MAY_BE_ZERO | MAY_BE_EMPTY | ARCHIVED | RUNS | CHECKS.keys()
 
 
 def _check_runs(values: dict[str, Any]) -> None:
