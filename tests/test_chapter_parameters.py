@@ -13,7 +13,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from tttnn.errors import ParameterError
-from tttnn.report.chapter import KNOWN, chapter_parameters, chosen_domains
+from tttnn.report.chapter import ARCHIVED, KNOWN, REAL_MODEL, REAL_RUN, RUNS, chapter_parameters, chosen_domains
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 CHAPTERS = sorted(path.stem for path in NOTEBOOKS.glob("*.md"))
@@ -30,18 +30,19 @@ NO_MODEL = ["gpt2-xs-generall", "/no/such/folder", "./gpt2", "lm:gpt2-xs-general
 NO_RUN = ["seven-domain", "/no/such/folder"]
 # What nobody may give for a parameter of a name.
 MISSPELT = {
-    **dict.fromkeys(("model", "twin", "reasoning_model"), NO_MODEL),
+    **dict.fromkeys(("model", "twin", "reasoning_model", "real"), NO_MODEL),
     "ladder": [[name] for name in NO_MODEL],
-    "embedder": ["lexicl", "lm:gpt2", "/no/such/folder", ""],
+    **dict.fromkeys(("embedder", "real_embedder"), ["lexicl", "lm:gpt2", "/no/such/folder", ""]),
     "compare_embedders": [["lexicl"], ["lexical", "lm:gpt3"]],
-    **dict.fromkeys(("archived_run", "variants_run", "validation_run"), NO_RUN),
-    **{key: ["gpt2-xs-generall", "gpt2", ""] for key in ("main", "small", "large", "trained", "reasoning")},
+    **dict.fromkeys((*RUNS, REAL_RUN), NO_RUN),
+    **{key: ["gpt2-xs-generall", "gpt2", ""] for key in (*ARCHIVED, REAL_MODEL)},
     "corpus": ["wheel", "/no/such/folder", ""],
     "device": ["gpu", "cuda:99", "cpu:1", "meta", ""],
     "case": ["githb", ""],
     "bench": ["/no/such/folder"],
     "last": [21],
     **{key: [0] for key in ("threads", "per_domain", "resamples", "planned", "shown", "scored_twice")},
+    **{key: [0] for key in ("real_k", "real_rate", "real_tokens")},
     **{key: [0, "0.0"] for key in ("calibration", "disk_speed", "read_time")},
     "usable": [0, 1.5, "75 %"],
     **{key: [[4], [4, 4], [0, 4]] for key in ("copies", "short_documents", "memory_documents")},

@@ -364,7 +364,7 @@ def compared_chart(gains: pd.DataFrame, name: str, alt_text: str) -> Figure:
     percent = alt.Tooltip("ratio:Q", format=".1%", title="after / before")
     tooltip = ["domain:N", "model:N", "documents:Q", *bits, percent]
     x = alt.X("before:Q", title="bits per byte, before (hollow) and after (filled); grey bar: deflate",
-              scale=alt.Scale(zero=True))  # fmt: skip
+              scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=8))  # fmt: skip
     lines = alt.Chart(data).mark_rule(strokeWidth=2, opacity=0.5).encode(x=x, x2="after:Q", **place)
     first = alt.Chart(data).mark_point(size=70, filled=False, strokeWidth=2).encode(x=x, shape=shape, **place)
     last = alt.Chart(data).mark_point(size=70, filled=True).encode(x="after:Q", shape=shape, tooltip=tooltip, **place)
