@@ -32,7 +32,7 @@ NO_RUN = ["seven-domain", "/no/such/folder"]
 MISSPELT = {
     **dict.fromkeys(("model", "twin", "reasoning_model", "real"), NO_MODEL),
     "ladder": [[name] for name in NO_MODEL],
-    **dict.fromkeys(("embedder", "real_embedder"), ["lexicl", "lm:gpt2", "/no/such/folder", ""]),
+    **{key: ["lexicl", "lm:gpt2", "/no/such/folder", ""] for key in ("embedder", "real_embedder")},
     "compare_embedders": [["lexicl"], ["lexical", "lm:gpt3"]],
     **dict.fromkeys((*RUNS, REAL_RUN), NO_RUN),
     **{key: ["gpt2-xs-generall", "gpt2", ""] for key in (*ARCHIVED, REAL_MODEL)},
