@@ -13,7 +13,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from tttnn.errors import ParameterError
-from tttnn.report.chapter import KNOWN, chapter_parameters, chosen_domains
+from tttnn.report.chapter import ARCHIVED, KNOWN, chapter_parameters, chosen_domains
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 CHAPTERS = sorted(path.stem for path in NOTEBOOKS.glob("*.md"))
@@ -42,7 +42,7 @@ MISSPELT = {
     "bench": ["/no/such/folder"],
     "last": [21],
     **{key: [0] for key in ("threads", "per_domain", "resamples", "planned", "shown", "scored_twice")},
-    **{key: [0, "0.0"] for key in ("calibration", "disk_speed", "read_time")},
+    **{key: [0, "0.0"] for key in ("disk_speed", "read_time")},
     "usable": [0, 1.5, "75 %"],
     **{key: [[4], [4, 4], [0, 4]] for key in ("copies", "short_documents", "memory_documents")},
 }
@@ -80,7 +80,9 @@ def test_a_chapter_s_own_parameters_are_understood_as_they_are(chapter):
 @pytest.mark.parametrize(("chapter", "name", "kind"), EVERY)
 def test_every_parameter_refuses_other_types_and_what_is_not_there(chapter, name, kind):
     assert name in MISSPELT or name in FREE or kind in (int, float, list[int], dict[str, float])
-    for wrong in [*WRONG[kind], *MISSPELT.get(name, [])]:
+    # Chapter 0 has no live run, and says itself of which models there are no rows.
+    absent = chapter.startswith("00") and name in ARCHIVED
+    for wrong in [*WRONG[kind], *([""] if absent else MISSPELT.get(name, []))]:
         with pytest.raises(ParameterError) as refused:
             given(chapter, **{name: wrong})
         assert str(refused.value).startswith((f"{name}=", f"{name}[")), f"{wrong!r}: {refused.value}"
