@@ -30,7 +30,7 @@ NOTEBOOKS = ROOT / "notebooks"
 PROFILE = NOTEBOOKS / "profiles" / "paper.yaml"
 build = runpy.run_path(str(ROOT / "book" / "build.py"))
 
-(EMBEDDER,) = EMBEDDERS.values()
+(EMBEDDER,) = (entry for entry in EMBEDDERS.values() if not entry.packaged)
 MODELS = {
     "gpt2": tiny_gpt2,
     "gpt2-large": tiny_gpt2,
