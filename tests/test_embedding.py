@@ -274,7 +274,7 @@ def test_weights_under_other_names_and_of_other_shapes(tmp_path):
     with pytest.raises(EmbeddingError, match=r"the names in the file begin with '_orig_mod\.', as torch\.compile"):
         TransformerEmbedder(tmp_path)
     write_json(tiny_roberta(tmp_path) / "config.json", read_json(tmp_path / "config.json") | {"intermediate_size": 48})
-    with pytest.raises(EmbeddingError, match=r"6 weights missing or misshapen, e\.g\. encoder.*config\.json is another"):
+    with pytest.raises(EmbeddingError, match=r"6 weights missing or misshapen.*config\.json is another"):
         TransformerEmbedder(tmp_path)
 
 
