@@ -88,7 +88,7 @@ def _check_files(source: str | Path) -> None:
     if not any(folder.glob("*.safetensors")) and (pickled := sorted(folder.glob("pytorch_model*.bin"))):
         raise EmbeddingError(
             f"{folder}: its weights are pickled ({pickled[0].name}), which could run any code, and there is no "
-            "model.safetensors: where you trust them, AutoModel.from_pretrained(folder).save_pretrained(folder) converts"
+            "model.safetensors: if you trust them, convert: AutoModel.from_pretrained(folder).save_pretrained(folder)"
         )
 
 
