@@ -122,10 +122,19 @@ def test_loss_is_the_card_s_to_three_decimals(name, domain, data):
 @each_checkpoint
 def test_card_shows_its_figures_and_its_sweep(name):
     folder = CHECKPOINTS / name
-    sweep = read_json(folder / "sweep.json")
+    swept = (folder / "sweep.json").is_file()
+    sweep = read_json(folder / "sweep.json") if swept else None
     card = render_card(load_settings(folder / "settings.json"), figures(name), sweep)
     assert (folder / "README.md").read_text(encoding="utf-8") == card
-    assert REGISTRY[name].settings.learning_rate == best_rate(sweep)
+    if swept:
+        assert REGISTRY[name].settings.learning_rate == best_rate(sweep)
+    else:
+        assert "not yet chosen by a sweep of its own" in REGISTRY[name].source
+
+
+@each_checkpoint
+def test_shipped_settings_are_those_of_the_run(name):
+    assert load_settings(CHECKPOINTS / name / "settings.json") == load_settings(name)
 
 
 # --- the ladder
