@@ -266,3 +266,17 @@ def test_minilm_is_fetched_by_its_name(tmp_path, monkeypatch):
     assert asked == [embedder.name] == ["all-minilm-l6-v2"] and embedder.batch_tokens == 100
     assert embedder.fingerprint == load_embedder(folder).fingerprint
     assert load_embedder("all-minilm-l6-v2", dtype="bfloat16").fingerprint != embedder.fingerprint
+
+
+def test_a_hub_name_is_embedded_like_its_folder(tmp_path, monkeypatch):
+    """From the hub's cache, without a network: all of the repository's files count, not the transformer's alone."""
+    place = tmp_path / "cache" / "models--someone--small"
+    folder = sentence_folder(place / "snapshots" / "0123abc", {LEGACY["cls"]: True}, [("Normalize", {})])
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("0123abc")
+    for module in ("constants", "file_download", "_snapshot_download"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.HF_HUB_CACHE", str(tmp_path / "cache"), raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    by_name, by_folder = load_embedder("someone/small"), load_embedder(folder)
+    assert by_name.name == "someone/small" and by_name.fingerprint == by_folder.fingerprint
+    assert np.linalg.norm(by_name.embed(LINES), axis=1) == pytest.approx(1, abs=1e-5)
