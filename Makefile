@@ -3,7 +3,15 @@ THREADS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 TTTNN_HOME ?= $(CURDIR)/.cache/tttnn
 
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 READY := .venv/.ready
+CUDA := '^(cuda-|nvidia-|triton)'
+WEIGHTS := smollm2-135m all-minilm-l6-v2
+
+# A copied .venv still runs the clone that it was copied from, and one whose Python is gone runs nothing: made anew.
+ifneq ($(shell $(BIN)/python -c '' 2>/dev/null && cat .venv/.place 2>/dev/null),$(CURDIR))
+.PHONY: $(READY)
+endif
 
 export TTTNN_HOME
 export OMP_NUM_THREADS = $(THREADS)
@@ -16,20 +24,24 @@ test notebooks: export HF_HUB_OFFLINE = 1
 test notebooks: export TQDM_DISABLE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks bench lint lock clean distclean
+.PHONY: help book test notebooks bench weights lint lock clean distclean
 
 help:  ## list the commands
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-book: $(READY)  ## execute the chapters and render the book to _build/html/index.html
+book: weights  ## execute the chapters and render the book to _build/html/index.html
 	$(BIN)/python book/build.py $(if $(PROFILE),--profile $(PROFILE))
 
-test: $(READY)  ## unit tests, the rendered book, and every chapter against its reference outputs
+test: weights  ## unit tests, the rendered book, and every chapter against its reference outputs
+	$(BIN)/ruff check --quiet .
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
 
-notebooks: $(READY)  ## execute the chapters and refresh the reference outputs in notebooks/*.ipynb
+notebooks: weights  ## execute the chapters and refresh the reference outputs in notebooks/*.ipynb
 	$(BIN)/python book/build.py --refresh
+
+weights: $(READY)  ## fetch the pre-trained weights that the chapters use, unless they are there
+	@$(BIN)/python -m tttnn fetch $(WEIGHTS)
 
 bench: $(READY)  ## benchmarks against their baselines, as ratios; rows go to _build/bench
 	$(BIN)/python bench/text_store.py --out _build/bench/text_store.json
@@ -47,20 +59,25 @@ lint: $(READY)  ## code style, and text and ipynb halves of the chapters agree
 	$(BIN)/python -m pytest -q tests/test_project.py -k halves
 
 lock: $(READY)  ## write the versions installed in .venv to requirements.lock
-	{ echo "# Exact versions of everything the book runs with; written by \`make lock\`. Linux, Python 3.11."; \
-	  $(BIN)/pip freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+.*$$//'; } > requirements.lock.new
+	$(PIP) freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+.*$$//' > .venv/versions
+	{ grep -E '^(#|-c )' requirements.lock; grep -vE $(CUDA) .venv/versions; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
+	if grep -qE $(CUDA) .venv/versions; then \
+	  { head -1 requirements-cuda.lock | sed "s/torch==[^ ]*/$$(grep '^torch==' .venv/versions)/"; \
+	    grep -E $(CUDA) .venv/versions; } > requirements-cuda.lock.new && \
+	  mv requirements-cuda.lock.new requirements-cuda.lock; fi
 
 clean:  ## remove the rendered book and caches of tools; keep .venv and corpora
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis tttnn.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
-distclean: clean  ## remove .venv and the embedded corpora, too
+distclean: clean  ## remove .venv, too, and the corpora and weights in .cache
 	rm -rf .venv .cache
 
 # The stamp is the last thing written, so an interrupted installation is repeated.
-$(READY): requirements.lock pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+$(READY): requirements.lock requirements-cuda.lock pyproject.toml
+	test "$$(cat .venv/.place 2>/dev/null)" = "$(CURDIR)" && $(BIN)/python -m pip --version >/dev/null 2>&1 || \
+	  { $(PYTHON) -m venv --clear .venv && echo "$(CURDIR)" > .venv/.place; }
+	$(PIP) install -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $@

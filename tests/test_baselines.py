@@ -42,8 +42,9 @@ def test_every_baseline_starts_from_the_plain_score_and_leaves_the_weights(ttt, 
 
 
 def test_the_windows_predict_each_token_once_after_the_neighbours(gpt2):
-    prefix = gpt2.lm.prefix_id
-    windows = _after(gpt2, [11, 12, 13, 14, 15], before=[7, 8], context=4)
+    prefix, scorer = gpt2.lm.prefix_id, Scorer(gpt2.lm, "any", context=4)
+    scorer.tokens = [11, 12, 13, 14, 15]
+    windows = _after(scorer, before=[7, 8])
     assert windows == [
         Window([7, 8, prefix, 11], [11, 12]),
         Window([7, 8, 12, 13], [13, 14]),
@@ -105,7 +106,7 @@ def dynamic_nats(ttt, text):
             return found
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tttnn.baselines.Scorer", Kept)
+        patch.setattr("tttnn.ttt.Scorer", Kept)
         nats(ttt, "dynamic:8", text)
     return kept
 

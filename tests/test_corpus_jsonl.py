@@ -1,6 +1,8 @@
 """Reading and writing the Pile's JSON Lines."""
 
+import codecs
 import gzip
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -10,8 +12,10 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tttnn.corpus import CorpusError, Document, read_jsonl, write_jsonl
-from tttnn.corpus.jsonl import BLOCK, ZSTD_BLOCK
+from tttnn.corpus import CorpusError, Document, TextStore, jsonl, read_jsonl, write_jsonl
+from tttnn.corpus.compressed import NotFramed
+from tttnn.corpus.jsonl import BLOCK, PACKED_BLOCK, BadDocument
+from tttnn.errors import ParameterError
 
 SUFFIXES = ["", ".gz", ".zst"]
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))  # every character but lone surrogates
@@ -74,6 +78,9 @@ CORRUPT = {
     "not a JSON object with a .text., but list": b'["text"]',
     ".meta. is not a JSON object, but str": b'{"text": "a", "meta": "b"}',
     "lone surrogate": b'{"text": "\\ud800"}',
+    ".meta. holds a lone surrogate": b'{"text": "a", "meta": {"pile_set_name": "\\uDFFF"}}',
+    "whole number of over 4300 digits": b'{"text": "a", "meta": {"n": ' + b"7" * 5000 + b"}}",
+    "not JSON: Invalid control character": b'{"text": "\0"}',
     "not JSON: maximum recursion": b'{"text": "a", "meta": ' + b"[" * 100_000,
 }
 
@@ -107,7 +114,7 @@ def test_a_truncated_compressed_file_is_an_error_after_what_can_be_read(tmp_path
     lines = b"".join(json.dumps({"text": f"{n} {n * n * n}"}).encode() + b"\n" for n in range(50_000))
     _write(path, lines)
     whole = path.read_bytes()
-    assert len(whole) > 2 * ZSTD_BLOCK
+    assert len(whole) > 2 * PACKED_BLOCK
     for length in (len(whole) - 1, len(whole) // 2, 3, 0):
         path.write_bytes(whole[:length])
         with pytest.raises(CorpusError, match=rf"a\.jsonl{suffix}: ends in the middle"):
@@ -143,10 +150,93 @@ def test_a_writer_that_fails_leaves_the_old_file(tmp_path):
 
 
 def test_unknown_on_error_and_missing_file(tmp_path):
-    with pytest.raises(ValueError, match="on_error"):
+    with pytest.raises(ParameterError, match="on_error='ignore'"):
         read_jsonl(tmp_path / "a.jsonl", on_error="ignore")
-    with pytest.raises(FileNotFoundError, match=r"a\.jsonl"):
+    with pytest.raises(CorpusError, match=r"no file .*a\.jsonl"):
         list(read_jsonl(tmp_path / "a.jsonl"))
+    (tmp_path / "b.jsonl").mkdir()
+    with pytest.raises(CorpusError, match=r"b\.jsonl cannot be opened: Is a directory"):
+        list(read_jsonl(tmp_path / "b.jsonl"))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_byte_order_marks_are_no_text(tmp_path, suffix):
+    path = tmp_path / f"a.jsonl{suffix}"
+    mark = codecs.BOM_UTF8  # files that Windows programs wrote, put one after another
+    _write(path, mark + b'{"text": "a"}\r\n' + mark + b'{"text": "\xef\xbb\xbfb"}\r\n')
+    assert [document.text for document in read_jsonl(path)] == ["a", "\ufeffb"]
+    _write(path, mark + b"\r\n")
+    assert list(read_jsonl(path)) == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_another_encoding_is_refused_by_name(tmp_path, encoding, on_error):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes('{"text": "a"}\n'.encode(encoding))
+    with pytest.raises(CorpusError, match=r"a\.jsonl is not UTF-8 but UTF-16 .* convert it"):
+        list(read_jsonl(path, on_error))
+
+
+def test_what_json_reads_is_read(tmp_path):
+    lines = [
+        b'{"text": "a", "text": "b"}',
+        b'{"text": "NUL \\u0000", "meta": {"score": NaN, "most": -Infinity, "n": ' + b"1" * 4000 + b"}}",
+        b'{"text": "c", "meta": {"a": ' + b"[" * 200 + b"]" * 200 + b"}}",
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    read = list(read_jsonl(tmp_path / "a.jsonl"))
+    records = [json.loads(line) for line in lines]
+    assert [each.text for each in read] == ["b", "NUL \0", "c"]
+    assert repr([each.meta for each in read]) == repr([record.get("meta", {}) for record in records])
+
+
+def test_an_empty_text_is_bad_only_if_asked(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a"}\n{"text": ""}\n')
+    assert [document.text for document in read_jsonl(path)] == ["a", ""]
+    with pytest.raises(BadDocument, match=r"a\.jsonl, line 2, byte 14: .*empty"):
+        list(read_jsonl(path, filled=True))
+    reader = read_jsonl(path, "skip", filled=True)
+    assert ([document.text for document in reader], reader.skipped) == (["a"], 1)
+    assert "line 2" in reader.problem
+
+
+@pytest.mark.parametrize("window", [27, 28, 31])
+def test_a_frame_that_looks_far_back_is_read(tmp_path, window):
+    how = zstandard.ZstdCompressionParameters(window_log=window, compression_level=1, write_content_size=0)
+    packer = zstandard.ZstdCompressor(compression_params=how).compressobj()
+    path = tmp_path / "a.jsonl.zst"
+    path.write_bytes(packer.compress(b'{"text": "a"}\n') + packer.flush())
+    assert [document.text for document in read_jsonl(path)] == ["a"]
+    with pytest.raises(NotFramed):
+        TextStore.build(path, tmp_path / "a.npy")
+    path.write_bytes(2 * path.read_bytes())  # two frames, so that it can be read in place
+    assert [document.text for document in TextStore.build(path, tmp_path / "a.npy")] == ["a", "a"]
+
+
+@pytest.mark.parametrize("piece", [1, 7, PACKED_BLOCK])
+@pytest.mark.parametrize(("rest", "warns"), [(b"\0" * 600, False), (b"junk", True), (b"\0\0x", True), (b"\x1f", True)])
+def test_bytes_after_gzip_are_left_out_with_a_warning(tmp_path, monkeypatch, caplog, rest, warns, piece):
+    monkeypatch.setattr(jsonl, "PACKED_BLOCK", piece)
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"text": "a"}\n') + b"\0" + gzip.compress(b'{"text": "b"}\n') + rest)
+    digest = hashlib.sha256()
+    assert [document.text for document in read_jsonl(path, digest=digest)] == ["a", "b"]
+    assert ("a.jsonl.gz: bytes after the end" in caplog.text) == warns
+    assert digest.digest() == hashlib.sha256(path.read_bytes()).digest()
+
+
+def test_bytes_after_zstandard_are_an_error(tmp_path):
+    for rest in (b"j", b"junk"):
+        (tmp_path / "a.jsonl.zst").write_bytes(zstandard.ZstdCompressor().compress(b'{"text": "a"}\n') + rest)
+        with pytest.raises(CorpusError, match=r"a\.jsonl\.zst: (damaged|ends in the middle)"):
+            list(read_jsonl(tmp_path / "a.jsonl.zst"))
+
+
+def test_meta_that_json_cannot_express_is_refused(tmp_path):
+    with pytest.raises(CorpusError, match=r"a\.jsonl: document 0 cannot be written as JSON: .*set"):
+        write_jsonl(tmp_path / "a.jsonl", [Document("a", {"b": {1}})])
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -1,12 +1,19 @@
 """Files appear whole or not at all."""
 
+import errno
 import hashlib
 import json
+import os
+import stat
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
-from tttnn.files import home, read_json, sha256_file, write_json, writing, writing_folder
+from tttnn.errors import TTTNNError
+from tttnn.files import StorageError, expand, home, read_json, sha256_file, write_json, writing, writing_folder
 
 
 def test_home_follows_the_environment(monkeypatch, tmp_path):
@@ -14,6 +21,15 @@ def test_home_follows_the_environment(monkeypatch, tmp_path):
     assert home() == tmp_path / "kept"
     monkeypatch.delenv("TTTNN_HOME")
     assert home().parts[-2:] == (".cache", "tttnn")
+
+
+def test_a_tilde_is_the_users_home_whatever_kind_of_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/data/me")
+    assert expand("~/pile") == "/data/me/pile"
+    assert expand(Path("~/pile")) == Path("/data/me/pile")
+    for name in ("gpt2-xs-general", "EleutherAI/gpt-neo-1.3B", "folder/~", "", "~nobody-of-this-name/x"):
+        assert expand(name) == name
+        assert isinstance(expand(name), str)
 
 
 def test_writing_puts_the_file_in_place_only_at_the_end(tmp_path):
@@ -67,6 +83,108 @@ def test_two_builders_of_a_folder_leave_one_whole_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tttnn import files
+block = files.writing_folder if sys.argv[2] == "folder" else files.writing
+with block(Path(sys.argv[1])) as partial:
+    (partial / "half" if partial.is_dir() else partial).write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path, kind):
+    path, block = tmp_path / "a[1].jsonl", writing_folder if kind == "folder" else writing
+    subprocess.run([sys.executable, "-c", KILLED, str(path), kind], check=False)
+    [left] = tmp_path.iterdir()
+    others = [  # of another file, another machine, an earlier version; and no partial file at all
+        left.name.replace("a[1]", "a1"),
+        f".a[1].jsonl.{'0' * 8}-1-{'0' * 8}.partial",
+        f".a[1].jsonl.{'0' * 12}.partial",
+        ".a[1].jsonl.lock",
+    ]
+    for name in others:
+        (tmp_path / name).touch()
+    with block(path) as partial:
+        assert not left.exists()
+        with block(path) as second:  # of a process that is there: this one
+            assert partial.exists() == (kind == "folder")
+            (second / "b" if kind == "folder" else second).write_text("b")
+        (partial / "a" if kind == "folder" else partial).write_text("a")
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([*others, path.name])
+
+
+def test_a_process_number_that_was_given_again_keeps_nothing(tmp_path):
+    path = tmp_path / "a"
+    with writing(path) as partial:
+        partial.write_text("a")
+        left = partial.with_name(partial.name.replace(partial.name.split("-")[-1], f"{'0' * 8}.partial"))
+        left.touch()
+        os.utime(left, (1, 1))  # older than this process, whose number it bears
+    with writing(path) as partial:
+        assert not left.exists()
+        partial.write_text("b")
+
+
+@pytest.mark.parametrize("block", [writing, writing_folder])
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left"), OSError(errno.EDQUOT, "quota"), OSError("1024 requested and 12 written")],
+)
+def test_a_full_disk_is_named_by_its_folder(tmp_path, block, error):
+    with pytest.raises(StorageError, match=rf"{tmp_path}: no space left"), block(tmp_path / "a"):
+        raise error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "below"
+    with pytest.raises(StorageError, match=rf"{below}: a part of this path is a file"), writing(below / "a"):
+        pass
+    with pytest.raises(StorageError, match="name is too long"), writing(tmp_path / ("a" * 250)) as partial:
+        partial.write_text("")
+
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("tttnn.files.Path.mkdir", refuse)
+    with pytest.raises(StorageError, match=rf"{tmp_path}: permission denied.*TTTNN_HOME"), writing(tmp_path / "a"):
+        pass
+
+
+def test_an_error_about_another_place_is_left_as_it_is(tmp_path):
+    with pytest.raises(PermissionError) as caught, writing(tmp_path / "a"):
+        raise PermissionError(errno.EACCES, "Permission denied", "/elsewhere/b")
+    assert not isinstance(caught.value, TTTNNError)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_file_systems_that_cannot_flush_a_folder(tmp_path, monkeypatch, number):
+    flush = os.fsync
+
+    def fail(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, "not here")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    write_json(tmp_path / "a.json", 1)
+    with writing_folder(tmp_path / "folder") as partial:
+        (partial / "sub").mkdir()
+    assert read_json(tmp_path / "a.json") == 1 and (tmp_path / "folder" / "sub").is_dir()
+
+    def never(_):
+        raise OSError(number, "not here")
+
+    monkeypatch.setattr(os, "fsync", never)
+    with pytest.raises(OSError, match="not here"):  # of the file itself: then it is not written
+        write_json(tmp_path / "a.json", 2)
+    assert read_json(tmp_path / "a.json") == 1
+
+
 def test_json_round_trip_keeps_text_readable(tmp_path):
     path = tmp_path / "facts.json"
     write_json(path, {"name": "Grüße", "values": [1, 2.5, None]})
@@ -82,11 +200,11 @@ def test_json_refuses_what_is_not_json(tmp_path):
     assert read_json(path) == 1
 
 
-@pytest.mark.parametrize("content", [b'{"a": ', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b'{"a": ', b"\xff\xfe", b"7" * 5000, b"[" * 100_000])
 def test_a_damaged_json_file_is_named(tmp_path, content):
     path = tmp_path / "facts.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"facts\.json.*build it again"):
+    with pytest.raises(TTTNNError, match=r"facts\.json.*build it again"):
         read_json(path)
 
 

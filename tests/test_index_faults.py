@@ -15,6 +15,7 @@ from test_index import Named, assert_exact, brute_force, build, source
 
 import tttnn.index.build
 import tttnn.index.vectors
+from tttnn.files import StorageError, write_json
 from tttnn.index import (
     DamagedIndex,
     Index,
@@ -260,11 +261,70 @@ def test_no_space_left_at_any_step(folder, step, monkeypatch):
     with monkeypatch.context() as patch:
         place = tttnn.index.vectors.PartialVectors if step == "vectors" else tttnn.index.build
         patch.setattr(place, names[step], full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(StorageError, match=rf"{folder}.*no space left"):
             add(folder, kind="fp16")
     assert {name: content for name, content in files(folder).items() if name in before} == before
     assert_exact(opened(folder), VECTORS, VECTORS[:3], 5)
     assert_exact(add(folder, kind="fp16"), BOTH, BOTH[:9], 5)
+
+
+def test_a_full_disk_in_a_batch_is_named_by_its_folder(tmp_path):
+    def batches(start):
+        yield VECTORS[:5]
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError, match=rf"{tmp_path / 'i'}: no space left"):
+        build_index(tmp_path / "i", batches, embedder=Named(4), corpus_fingerprint="c" * 64, count=30)
+    assert_exact(build(tmp_path / "i", VECTORS, kind="auto"), VECTORS, VECTORS[:3], 7)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, "No locks available")
+
+    monkeypatch.setattr(tttnn.index.build.fcntl, "flock", flock)
+    with pytest.raises(StorageError, match=rf"{tmp_path / 'i'}: this file system has no locks.*TTTNN_HOME"):
+        build(tmp_path / "i", VECTORS)
+
+
+# Plans and journals that are none
+
+
+def _interrupted(folder):
+    def stops(start):
+        yield VECTORS[:7]
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        build_index(folder, stops, embedder=Named(4), corpus_fingerprint="c" * 64, count=30)
+
+
+@pytest.mark.parametrize("rows", [-1, 10**30, 1000, "7", 1.5, None])
+def test_a_journal_that_does_not_fit_is_refused(tmp_path, rows):
+    _interrupted(tmp_path / "i")
+    write_json(tmp_path / "i" / "shard-00000" / "journal.json", {"rows": rows})
+    with pytest.raises(DamagedIndex, match=r"journal\.json does not fit"):
+        build(tmp_path / "i", VECTORS, kind="auto", count=30)
+
+
+@pytest.mark.parametrize("plan", [[], {}, {"first": -1}, {"first": "0"}, None])
+def test_a_plan_that_is_none_is_refused(tmp_path, plan):
+    _interrupted(tmp_path / "i")
+    write_json(tmp_path / "i" / "build.json", plan)
+    with pytest.raises(DamagedIndex, match=r"build\.json is no plan of a build: remove it"):
+        build(tmp_path / "i", VECTORS, kind="auto", count=30)
+
+
+def test_a_shard_is_not_written_where_a_link_leads(tmp_path):
+    _interrupted(tmp_path / "i")
+    shard = tmp_path / "i" / "shard-00000"
+    shard.rename(tmp_path / "elsewhere")
+    shard.symlink_to(tmp_path / "elsewhere")
+    before = files(tmp_path / "elsewhere")
+    with pytest.raises(IndexMismatch, match="shard-00000 is a link"):
+        build(tmp_path / "i", VECTORS, kind="auto", count=30)
+    assert files(tmp_path / "elsewhere") == before
 
 
 # Damage

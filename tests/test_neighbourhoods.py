@@ -1,10 +1,12 @@
 """Rows about neighbours against corpora made so that the answer is known."""
 
+from collections import Counter
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from tttnn.corpus import Corpus, Document, write_jsonl
+from tttnn.corpus import Corpus, Document, jsonl, write_jsonl
 from tttnn.corpus.overlap import seen_shares
 from tttnn.experiment import DrawnDocument, draw_documents
 from tttnn.experiment import neighbourhoods as near
@@ -196,6 +198,22 @@ def test_siblings_are_missing_where_sources_are(tmp_path):
     for split in ("train", "test"):
         write_jsonl(tmp_path / f"code.{split}.jsonl", [Document("text", {})])
     assert near.describe_corpus(Corpus(tmp_path))["siblings"].isna().all()
+
+
+def test_a_description_reads_each_file_once(tmp_path, monkeypatch):
+    for split in ("train", "val", "test"):
+        write_jsonl(tmp_path / f"{split}.jsonl", [Document("é", {"pile_set_name": name}) for name in "abcab"])
+    opened = Counter()
+
+    def counted(path, mode):
+        opened[path.name] += 1
+        return open(path, mode)
+
+    monkeypatch.setattr(jsonl, "open", counted, raising=False)
+    facts = near.describe_corpus(Corpus(tmp_path)).set_index("domain")
+    assert opened == {"train.jsonl": 1, "test.jsonl": 1}
+    counts = facts[["documents", "bytes", "test_documents", "test_bytes"]]
+    assert counts.values.tolist() == [[2, 4, 2, 4], [2, 4, 2, 4], [1, 2, 1, 2]]
 
 
 @pytest.mark.parametrize("ranks", [[1], [1, 2]])

@@ -9,6 +9,7 @@ import json
 import math
 import random
 import re
+import shutil
 import subprocess
 import sys
 from fractions import Fraction
@@ -21,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tttnn.corpus import Document, read_jsonl, write_jsonl
+from tttnn.errors import ParameterError
 from tttnn.files import read_json, write_json
 from tttnn.pretraining import (
     HeldOutError,
@@ -32,7 +34,7 @@ from tttnn.pretraining import (
     validate,
 )
 from tttnn.pretraining import train as train_module
-from tttnn.pretraining.data import Windows, held_out_files, make_tokenizer, split_of, training_files
+from tttnn.pretraining.data import Windows, held_out_files, locate, make_tokenizer, split_of, training_files
 from tttnn.pretraining.reasoning import PROBLEMS, solutions, write_solutions
 from tttnn.pretraining.settings import Source, TokenizerSettings
 from tttnn.pretraining.train import build_model, learning_rate
@@ -203,9 +205,14 @@ def test_held_out_files_are_found_behind_links(data: Path, tmp_path: Path) -> No
     assert names == {"toy.val.jsonl.gz", "toy.test.jsonl.gz", "far.test.jsonl"}
 
 
-def test_absolute_paths_are_refused(data: Path) -> None:
-    with pytest.raises(ValueError, match="relative to --data"):
-        training_files([str(data / "toy.train.jsonl.gz")], data)
+@pytest.mark.parametrize("path", ["/etc/passwd", "../toy.train.jsonl.gz", "a/../../*.train.jsonl.gz", "**/../x", ""])
+def test_paths_that_lead_out_of_the_data_are_refused(data: Path, path: str) -> None:
+    shutil.copy(data / "toy.train.jsonl.gz", data.parent)
+    for find in (lambda: training_files([path], data), lambda: locate(path, data)):
+        with pytest.raises(ParameterError, match="relative to --data and stay below it"):
+            find()
+    with pytest.raises(ParameterError, match="no pattern of files"):
+        training_files(["**.gz/a"], data)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

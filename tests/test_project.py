@@ -1,7 +1,9 @@
 """The project's files agree with each other, and every chapter keeps the house rules."""
 
 import ast
+import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,6 +24,8 @@ FILES = [entry["file"] for part in TOC["parts"] for entry in part["chapters"]]
 CHAPTERS = [Path(file).name for file in FILES if file.startswith("notebooks/")]
 MACHINE_PATH = re.compile(r"/(?:home|Users|root)/\w|[A-Z]:\\Users|file:///\w")
 
+READY = ".venv/.ready"
+
 each_chapter = pytest.mark.parametrize("name", CHAPTERS)
 
 
@@ -37,8 +41,8 @@ def code_cells(name: str) -> list[nbformat.NotebookNode]:
     return [cell for cell in reference(name).cells if cell.cell_type == "code"]
 
 
-def pins() -> dict[str, str]:
-    lines = [line for line in read("requirements.lock").splitlines() if line and not line.startswith("#")]
+def pins(lock: str = "requirements.lock") -> dict[str, str]:
+    lines = [line for line in read(lock).splitlines() if line and not line.startswith(("#", "-c "))]
     return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
 
 
@@ -51,8 +55,17 @@ def project_files() -> list[Path]:
 
 
 def test_lock_has_exact_public_versions():
-    for name, version in pins().items():
+    for name, version in chain(pins().items(), pins("requirements-cuda.lock").items()):
         assert re.fullmatch(r"[\w.]+", version), f"{name}=={version} is not a version of the package index"
+
+
+def test_the_cuda_build_of_torch_gets_exact_versions_too():
+    """Constraints: they pin what torch asks for on one index and install nothing on another."""
+    assert "-c requirements-cuda.lock" in read("requirements.lock").splitlines()
+    assert f"torch=={pins()['torch']}" in read("requirements-cuda.lock").splitlines()[0], "run `make lock`"
+    cuda = pins("requirements-cuda.lock")
+    assert {"triton", "nvidia-nccl-cu13", "cuda-toolkit"} <= set(cuda)
+    assert not set(cuda) & set(pins())
 
 
 def test_dependencies_are_pinned_within_their_bounds():
@@ -75,7 +88,7 @@ def test_conda_installs_from_the_same_lock():
 
 
 def test_make_installs_from_the_lock():
-    assert re.search(r"^\t.*pip install .*-r requirements\.lock$", read("Makefile"), re.MULTILINE)
+    assert re.search(r"^\t.*install -r requirements\.lock$", read("Makefile"), re.MULTILINE)
     assert "make test" in read(".ci/run")
 
 
@@ -97,7 +110,8 @@ def test_citation_names_the_report():
 
 
 def test_no_machine_path_in_any_file():
-    places = {str(ROOT), str(Path.home()), sys.prefix} - {"/", "/root", "/usr", "/usr/local"}
+    # A path of one part, as homes in containers are, is a word that text may hold: /data, /models.
+    places = {str(place) for place in (ROOT, Path.home(), Path(sys.prefix)) if len(place.parts) > 2} - {"/usr/local"}
     for path in project_files():
         if path == Path(__file__) or path.suffix == ".safetensors":
             continue
@@ -173,3 +187,63 @@ def test_chapter_figures_have_captions_and_labels(name):
             shown = cell.metadata.get("mystnb", {}).get("figure", {})
             assert shown.get("name") == label, f"{label} has no `mystnb` figure metadata of that name"
             assert shown.get("caption"), f"{label} has no caption"
+
+
+def copied_to(folder: Path, *names: str) -> Path:
+    folder.mkdir()
+    for name in names:
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def planned(folder: Path) -> list[str]:
+    """What `make book` would do, each command once."""
+    run = subprocess.run(["make", "-n", "book"], cwd=folder, capture_output=True, text=True, check=True)
+    return run.stdout.splitlines()
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A folder with the Makefile and an environment that `make` has just made there."""
+    folder = copied_to(tmp_path / "clone", "Makefile", "requirements.lock", "requirements-cuda.lock", "pyproject.toml")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=folder, check=True)
+    (folder / ".venv" / ".place").write_text(f"{folder}\n")
+    for age, name in enumerate(("Makefile", "requirements.lock", "requirements-cuda.lock", "pyproject.toml", READY)):
+        (folder / name).touch()
+        os.utime(folder / name, (10**9 + age, 10**9 + age))
+    return folder
+
+
+def test_an_environment_that_is_ready_is_used(clone):
+    assert not [line for line in planned(clone) if "install" in line or "venv" in line.split()]
+
+
+@pytest.mark.parametrize("damage", ["copied", "no python", "no place", "old"])
+def test_an_environment_that_is_not_this_clones_is_installed_anew(clone, damage):
+    if damage == "copied":
+        clone = shutil.copytree(clone, clone.with_name("copy"), symlinks=True)
+    elif damage == "no python":
+        (clone / ".venv" / "bin" / "python").unlink()
+    elif damage == "no place":
+        (clone / ".venv" / ".place").unlink()
+    else:
+        os.utime(clone / "requirements.lock")
+    assert [line for line in planned(clone) if "install -r requirements.lock" in line]
+
+
+def test_an_environment_without_pip_is_made_anew(clone):
+    os.utime(clone / "requirements.lock")
+    made = clone / "made"
+    # This Python makes no environment: it writes down that it was asked to.
+    stand_in = clone / "python"
+    stand_in.write_text(f'#!/bin/sh\necho "$@" > {made}\nexit 1\n')
+    stand_in.chmod(0o755)
+    run = subprocess.run(["make", "book", f"PYTHON={stand_in}"], cwd=clone, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert made.read_text().strip() == "-m venv --clear .venv"
+
+
+@pytest.mark.parametrize("home", ["/data", "/models", "/", "/nonexistent"])
+def test_homes_of_containers_are_no_machine_paths(home, monkeypatch):
+    monkeypatch.setenv("HOME", home)
+    test_no_machine_path_in_any_file()

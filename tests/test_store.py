@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tttnn.corpus import ConcatStore, CorpusError, Document, TextStore, read_jsonl, store, write_jsonl
+from tttnn.corpus import BadDocument, ConcatStore, CorpusError, Document, TextStore, read_jsonl, store, write_jsonl
 from tttnn.corpus.compressed import recompress
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -92,6 +92,17 @@ def test_several_processes_write_the_same_bytes(tmp_path, monkeypatch, suffix, o
     assert parallel.table.read_bytes() == serial.table.read_bytes()
     assert parallel.skipped == serial.skipped == (lines.count(b'{"text": ') if on_error == "skip" else 0)
     assert len(serial) == sum(bool(line.strip()) for line in lines) - serial.skipped
+    if on_error == "skip":
+        serial = TextStore.build(path, tmp_path / "serial.npy", on_error, processes=1, check=True)
+        parallel = TextStore.build(path, tmp_path / "parallel.npy", on_error, processes=2, check=True)
+        assert (tmp_path / "parallel.domains.npy").read_bytes() == (tmp_path / "serial.domains.npy").read_bytes()
+        assert (parallel.problem, parallel.skipped) == (serial.problem, lines.count(b'{"text": '))
+        assert "line 6, " in serial.problem
+    else:
+        for processes in (1, 2):
+            with pytest.raises(BadDocument, match="line 6, "):
+                TextStore.build(path, tmp_path / "checked.npy", processes=processes, check=True)
+        assert not (tmp_path / "checked.npy").exists()
 
 
 class _Dying(store._Scan):
@@ -108,7 +119,7 @@ def test_a_dead_process_ends_the_build_without_a_table(tmp_path, monkeypatch):
     with pytest.raises(BrokenProcessPool):
         TextStore.build(path, table, processes=2)
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(ValueError, match="processes must be at least 1"):
+    with pytest.raises(ValueError, match="processes=0: must be at least 1"):
         TextStore.build(path, table, processes=0)
 
 
@@ -131,6 +142,36 @@ def test_no_such_document(tmp_path, index):
         texts[index]
     with pytest.raises(TypeError):
         texts[0.5]
+
+
+DOMAINS = st.lists(st.sampled_from(["a", "b", "ü", "", None, 5]), max_size=12)
+
+
+@settings(deadline=None, max_examples=30)
+@given(DOMAINS, st.integers(1, 90))
+def test_the_column_of_domains_is_what_the_documents_say(names, span):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "SCAN_RANGE", span)
+        path, table = Path(folder) / "a.jsonl", Path(folder) / "a.npy"
+        write_jsonl(path, (Document("x", {"pile_set_name": name}) for name in names))
+        checked, unchecked = TextStore.build(path, table, check=True), TextStore.build(path, Path(folder) / "b.npy")
+        said = [document.domain for document in checked]
+        expected = {name: [i for i, each in enumerate(said) if each == name] for name in dict.fromkeys(said)}
+        for each in (checked, TextStore.open(path, table), unchecked):
+            assert {name: numbers.tolist() for name, numbers in each.by_domain.items()} == expected
+        joined = ConcatStore([checked, unchecked]).by_domain
+        assert {name: numbers.tolist() for name, numbers in joined.items()} == {
+            name: expected[name] + [i + len(names) for i in expected[name]] for name in sorted(expected)
+        }
+
+
+def test_facts_that_are_none_are_refused(tmp_path):
+    path, table = _written(tmp_path, "abc")
+    TextStore.build(path, table)
+    for facts in ("[]", "{}", '{"jsonl": 1, "table": {}, "count": 1, "skipped": 0}', '{"jsonl": {}, "table": {}}'):
+        (tmp_path / "a.npy.json").write_text(facts)
+        with pytest.raises(CorpusError, match=r"a\.npy\.json lacks .*build the table again"):
+            TextStore.open(path, table)
 
 
 def test_an_empty_file_is_an_empty_store(tmp_path):
@@ -228,7 +269,7 @@ def test_an_interrupted_build_leaves_no_table(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(store, "_write_header", fail)
+    monkeypatch.setattr(store._Column, "finish", fail)
     with pytest.raises(OSError, match="disk full"):
         TextStore.build(path, table)
     assert list(tmp_path.iterdir()) == [path]

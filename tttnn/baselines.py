@@ -13,8 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from tttnn.errors import ParameterError
 from tttnn.scoring import Scorer, Window, rolling_windows
-from tttnn.ttt import TTT, Step
+from tttnn.ttt import TTT, Step, check_ks
 
 Adapt = Callable[[TTT, str, Sequence[str], Sequence[int]], Iterator[Step]]
 
@@ -38,14 +39,11 @@ def in_context(ttt: TTT, text: str, neighbours: Sequence[str], ks: Sequence[int]
         Between 0 and 1.
     """
     if not 0 < share < 1:
-        raise ValueError(f"in-context:{share:g}: the neighbours' share of the context must be between 0 and 1")
-    scorer, context = _scorer(ttt, text)
-    room = max(int(share * context), context - len(scorer.tokens) - 1)
-
-    def windows(k: int) -> list[Window]:
-        return _after(ttt, scorer.tokens, _joined(ttt, neighbours[:k][::-1])[-room:], context)
-
-    return _scored(scorer, ks, windows)
+        raise ParameterError(f"in-context:{share:g}: the neighbours' share of the context must be between 0 and 1")
+    check_ks(ks, neighbours)
+    scorer = ttt.scorer(text)
+    room = max(int(share * scorer.context), scorer.context - len(scorer.tokens) - 1)
+    return _scored(scorer, ks, lambda k: _after(scorer, _last(_joined(ttt, neighbours[:k][::-1]), room)))
 
 
 def in_context_published(ttt: TTT, text: str, neighbours: Sequence[str], ks: Sequence[int]) -> Iterator[Step]:
@@ -54,28 +52,25 @@ def in_context_published(ttt: TTT, text: str, neighbours: Sequence[str], ks: Seq
     What does not fit is cut from the left, so the nearest ones go first. A text longer than the context is scored
     without any (`socialfoundations/tttlm`, in our words).
     """
-    scorer, context = _scorer(ttt, text)
-    room = context - len(scorer.tokens) - 1
-
-    def windows(k: int) -> list[Window]:
-        return _after(ttt, scorer.tokens, _joined(ttt, neighbours[:k])[-room:] if room > 0 else [], context)
-
-    return _scored(scorer, ks, windows)
+    check_ks(ks, neighbours)
+    scorer = ttt.scorer(text)
+    room = scorer.context - len(scorer.tokens) - 1
+    return _scored(scorer, ks, lambda k: _after(scorer, _last(_joined(ttt, neighbours[:k]), room)))
 
 
-def _scorer(ttt: TTT, text: str) -> tuple[Scorer, int]:
-    context = ttt.switches.context or ttt.lm.settings.context
-    return Scorer(ttt.lm, text, context, ttt.switches.vocabulary), context
+def _last(tokens: list[int], count: int) -> list[int]:
+    """The last so many tokens: none where there is room for none, which a slice from minus zero would not give."""
+    return tokens[-count:] if count > 0 else []
 
 
 def _joined(ttt: TTT, texts: Sequence[str]) -> list[int]:
-    """Token ids of the texts, with the end-of-text token before each."""
-    return [token for text in texts for token in (ttt.lm.prefix_id, *ttt.lm.encode(text))]
+    """Token ids of the texts, with the token that stands before the scored one before each."""
+    return [token for text in texts for token in (ttt.prefix_id, *ttt.lm.encode(text))]
 
 
-def _after(ttt: TTT, tokens: list[int], before: list[int], context: int) -> list[Window]:
+def _after(scorer: Scorer, before: list[int]) -> list[Window]:
     """Rolling windows in what `before`, which stands at the beginning of each, leaves of the context."""
-    windows = rolling_windows(tokens, ttt.lm.prefix_id, context - len(before))
+    windows = rolling_windows(scorer.tokens, scorer.prefix_id, scorer.context - len(before))
     return [Window(before + window.inputs, window.targets) for window in windows]
 
 
@@ -93,8 +88,9 @@ def unigram(ttt: TTT, text: str, neighbours: Sequence[str], ks: Sequence[int], w
     interpolation baseline at a weight that is fixed beforehand.
     """
     if not 0 < weight < 1:
-        raise ValueError(f"unigram:{weight:g}: the weight must be between 0 and 1")
-    scorer, _ = _scorer(ttt, text)
+        raise ParameterError(f"unigram:{weight:g}: the weight must be between 0 and 1")
+    check_ks(ks, neighbours)
+    scorer = ttt.scorer(text)
     start = time.perf_counter()
     model = scorer.token_nats().double()  # (tokens,)
     targets = torch.tensor(scorer.tokens, device=model.device)  # (tokens,)
@@ -123,18 +119,19 @@ def dynamic(ttt: TTT, text: str, neighbours: Sequence[str], ks: Sequence[int], s
         Tokens of a segment, a whole number from 2 to the context. A segment is scored after as much of the text before
         it as the context holds.
     """
-    scorer, context = _scorer(ttt, text)
+    check_ks(ks)
+    scorer = ttt.scorer(text)
+    if not 2 <= segment <= scorer.context or segment != int(segment):
+        raise ParameterError(f"dynamic:{segment:g}: a segment must have from 2 to {scorer.context} tokens")
     size = int(segment)
-    if not 2 <= size <= context:
-        raise ValueError(f"dynamic:{segment:g}: a segment must have from 2 to {context} tokens")
     yield Step(0, scorer())
     start = time.perf_counter()
     nats = []
     with ttt.session():
-        shifted = [ttt.lm.prefix_id, *scorer.tokens]
+        shifted = [scorer.prefix_id, *scorer.tokens]
         for first in range(0, len(scorer.tokens), size):
             last = min(first + size, len(scorer.tokens))
-            window = Window(shifted[max(0, last - context) : last], scorer.tokens[first:last])
+            window = Window(shifted[max(0, last - scorer.context) : last], scorer.tokens[first:last])
             nats.append(scorer.token_nats([window]))
             if last - first > 1 and last < len(scorer.tokens):
                 ttt.update(scorer.tokens[first:last])
@@ -150,7 +147,7 @@ def find_method(name: str) -> Adapt:
 
     Raises
     ------
-    ValueError
+    ParameterError
         If there is none of that name, or its value is missing or no number.
     """
     first, _, value = name.partition(":")
@@ -162,6 +159,6 @@ def find_method(name: str) -> Adapt:
         number = math.nan
     if first not in VALUED or math.isnan(number):
         known = ", ".join([*METHODS, *(f"{each}:<number>" for each in VALUED)])
-        raise ValueError(f"method={name!r}: must be one of {known}")
+        raise ParameterError(f"method={name!r}: must be one of {known}")
     method, parameter = VALUED[first]
     return partial(method, **{parameter: number})

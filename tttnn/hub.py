@@ -1,10 +1,34 @@
-"""What of the Hugging Face hub is on this machine."""
+"""What of the Hugging Face hub is on this machine, and which files of a folder in its format hold the weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+from tttnn.files import read_json
+
+WHOLE, INDEX = WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+# Names of tensors that older checkpoints hold beside the weights: causal masks, positions, rotary frequencies.
+BUFFERS = r"(\.(attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq|position_ids)$"
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """Return the files that a model in a folder is loaded from; others may hold the same weights in another form.
+
+    Raises
+    ------
+    ValueError
+        If the folder's index is no index of shards.
+    """
+    folder = Path(folder)
+    if (folder / WHOLE).is_file():
+        return [folder / WHOLE]
+    if not (folder / INDEX).is_file():
+        return []
+    index = read_json(folder / INDEX)
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise ValueError(f"{folder / INDEX}: no index of shards; copy it again")
+    return [folder / name for name in sorted(set(shards.values()))]
 
 
 def cached_folder(name: str, revision: str = "main") -> Path | None:

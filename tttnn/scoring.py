@@ -2,9 +2,9 @@
 
 Windows and formulas are lm-evaluation-harness's: the text is cut into windows of at most `context` tokens,
 every token is predicted once, the first one from a prefix, and the last window reaches back so that it is as long
-as the others. The prefix is the end-of-text token; the harness takes the beginning-of-text token where a tokenizer
-has another one for that, unless it is told otherwise. Corpus values are sums over sums, never means of
-per-document values.
+as the others. The prefix is the beginning-of-text token where a tokenizer has one, else the end-of-text token. Corpus
+values are sums over sums, never means of per-document values. A special token quoted inside a text is text here and is
+scored byte for byte; the harness takes it for the token.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from itertools import groupby, islice
 import torch
 from torch import Tensor
 
+from tttnn.errors import DocumentError, ParameterError
 from tttnn.models import LanguageModel, token_nats
+from tttnn.parameters import number
 
 WINDOWS_AT_ONCE = 8  # bounds the memory of one forward pass
 
@@ -111,28 +113,44 @@ class Scorer:
         Tokens of evaluation context; default: the model's setting.
     vocabulary : int, optional
         Score over the first so many entries only, as the report's code did with Qwen. For showing the effect.
+    prefix_id : int, optional
+        Token before the text; default: the model's.
+
+    Attributes
+    ----------
+    tokens : list of int
+        Of the text.
+    context, prefix_id : int
+        As it is scored with.
 
     Raises
     ------
-    ValueError
+    ParameterError
+        If the context is longer than the model's, or no number.
+    DocumentError
         If the text is empty, or holds a token that a cut vocabulary cannot score.
     """
 
     def __init__(
-        self, lm: LanguageModel, text: str, context: int | None = None, vocabulary: int | None = None
+        self,
+        lm: LanguageModel,
+        text: str,
+        context: int | None = None,
+        vocabulary: int | None = None,
+        prefix_id: int | None = None,
     ) -> None:
-        context = context or lm.settings.context
-        if context > lm.positions:
-            raise ValueError(f"context={context}: {lm.name} takes at most {lm.positions} tokens")
-        tokens = lm.encode(text)
-        if not tokens:
-            raise ValueError("cannot score an empty text: bits per byte need at least one token")
-        if vocabulary is not None and max(tokens) >= vocabulary:
-            raise ValueError(f"token id {max(tokens)} cannot be scored over the first {vocabulary} entries")
+        self.context = lm.settings.context if context is None else number("context", context, least=1, whole=True)
+        if self.context > lm.positions:
+            raise ParameterError(f"context={self.context}: {lm.name} takes at most {lm.positions} tokens")
+        self.tokens = lm.encode(text)
+        if not self.tokens:
+            raise DocumentError("cannot score an empty text: bits per byte need at least one token")
+        if vocabulary is not None and max(self.tokens) >= vocabulary:
+            raise DocumentError(f"token id {max(self.tokens)} cannot be scored over the first {vocabulary} entries")
+        self.prefix_id = lm.prefix_id if prefix_id is None else prefix_id
         self._lm = lm
         self._vocabulary = vocabulary
-        self._windows = list(rolling_windows(tokens, lm.prefix_id, context))
-        self.tokens = tokens
+        self._windows = list(rolling_windows(self.tokens, self.prefix_id, self.context))
         self._bytes = len(text.encode("utf-8"))
         self._words = len(re.split(r"\s+", text))
 
@@ -185,6 +203,12 @@ def _batches(windows: Sequence[Window]) -> Iterator[list[Window]]:
             yield batch
 
 
-def score(lm: LanguageModel, text: str, context: int | None = None, vocabulary: int | None = None) -> Score:
+def score(
+    lm: LanguageModel,
+    text: str,
+    context: int | None = None,
+    vocabulary: int | None = None,
+    prefix_id: int | None = None,
+) -> Score:
     """Score a text once; see :class:`Scorer` for the parameters and errors."""
-    return Scorer(lm, text, context, vocabulary)()
+    return Scorer(lm, text, context, vocabulary, prefix_id)()

@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from tttnn.memory import ADAPTING, keep_freed, require
+from tttnn.errors import DocumentError, ParameterError
+from tttnn.memory import ADAPTING, COPY, keeping_freed, require
 from tttnn.models import LanguageModel, mean_cross_entropy
-from tttnn.models.lora import adapter_size, adapters
+from tttnn.models.lora import adapter_size, adapters, forked_rng
 from tttnn.models.products import bfloat16_is_fast
+from tttnn.models.registry import check_prefix, understand
 from tttnn.scoring import Score, Scorer
 
 if TYPE_CHECKING:
@@ -54,6 +56,9 @@ class Switches:
         Dropout rate while training; the published code trains GPT-2 with 0.1.
     config_context : bool
         Published quirk: score with the longest context the model's config allows (131,072 tokens for R1-Qwen).
+    prefix : str, optional
+        The token before a text: "bos" (beginning of sequence) or, as in the published code, "eos" (end of sequence).
+        Default: as the model's settings say.
     split_query : bool
         The first half of the text is the query, only the second half is scored.
     vocabulary : int, optional
@@ -84,6 +89,7 @@ class Switches:
     ranks: int = 1
     dropout: float = 0.0
     config_context: bool = False
+    prefix: str | None = None
     split_query: bool = False
     vocabulary: int | None = None
     precision: str = "float32"
@@ -92,34 +98,43 @@ class Switches:
     seed: int = 1216
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "eps", "context", "clip", "max_chunks", "vocabulary"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name}={value}: must be positive")
-        if self.max_length is not None and self.max_length < 2:
-            raise ValueError(f"max_length={self.max_length}: a chunk needs two tokens to predict one")
+        self._check_numbers()
         if self.config_context and self.context is not None:
-            raise ValueError(f"context={self.context} and config_context: give one of them")
+            raise ParameterError(f"context={self.context} and config_context: give one of them")
         for name in ("precision", "weights"):
             if getattr(self, name) not in PRECISIONS:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(PRECISIONS)}")
-        if self.ranks < 1 or (self.ranks > 1 and not self.keep_optimizer):
-            raise ValueError(f"ranks={self.ranks}: must be at least 1, and more only with keep_optimizer")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: must be in [0, 1)")
+                raise ParameterError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(PRECISIONS)}")
+        if self.ranks > 1 and not self.keep_optimizer:
+            raise ParameterError(f"ranks={self.ranks}: must be 1, and more only with keep_optimizer")
+        if not self.dropout < 1:
+            raise ParameterError(f"dropout={self.dropout}: must be in [0, 1)")
+        if self.prefix is not None:
+            check_prefix(self.prefix)
         if self.lora is not None:
             self._check_lora()
 
+    def _check_numbers(self) -> None:
+        """Numbers that are spelt in text, as YAML and shells hand them over, are numbers from here on."""
+        for name in ("learning_rate", "eps", "clip"):
+            if getattr(self, name) is not None:
+                understand(self, name, positive=True)
+        least = {"max_length": 2, "context": 1, "max_chunks": 1, "vocabulary": 1, "ranks": 1, "seed": 0}
+        for name, smallest in least.items():  # a chunk needs two tokens to predict one
+            if getattr(self, name) is not None:
+                understand(self, name, least=smallest, whole=True)
+        for name in ("weight_decay", "dropout"):
+            understand(self, name, least=0)
+
     def _check_lora(self) -> None:
         if not isinstance(self.lora, int) or self.lora < 1:
-            raise ValueError(f"lora={self.lora}: a rank is a whole number of at least 1")
+            raise ParameterError(f"lora={self.lora}: a rank is a whole number of at least 1")
         if self.keep_optimizer:
-            raise ValueError(
+            raise ParameterError(
                 f"lora={self.lora} and keep_optimizer: adapters are dropped after each document, and AdamW's moments "
                 "with them; give one of the two"
             )
         if self.weights != "float32":
-            raise ValueError(
+            raise ParameterError(
                 f"lora={self.lora} and weights={self.weights!r}: the weights stay as they are beside adapters, so none "
                 "is rounded; give one of the two"
             )
@@ -163,7 +178,7 @@ class Step:
         return sum(self.losses) / len(self.losses) if self.losses else math.nan
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """A text scored before and after adapting on its neighbours."""
 
@@ -176,6 +191,11 @@ class Evaluation:
     def ratio(self) -> float:
         """Bits per byte after / before; below 1 is a gain."""
         return self.after.nats / self.before.nats
+
+    def __repr__(self) -> str:
+        before, after = self.before.bits_per_byte, self.after.bits_per_byte
+        change = f"{before:.4f} -> {after:.4f} ({100 * self.ratio:.1f} %)"
+        return f"Evaluation(bits/byte {change} after {self.steps[-1].k} neighbours)"
 
 
 class TTT:
@@ -201,7 +221,9 @@ class TTT:
         self.retriever = retriever
         self.switches = switches or Switches()
         if (self.switches.max_length or 0) > lm.positions:
-            raise ValueError(f"max_length={self.switches.max_length}: {lm.name} takes at most {lm.positions} tokens")
+            raise ParameterError(
+                f"max_length={self.switches.max_length}: {lm.name} takes at most {lm.positions} tokens"
+            )
         if self.switches.precision == "bfloat16" and not bfloat16_is_fast(lm.device):
             log.warning(
                 "precision=bfloat16: this processor has no instructions for it, so that a step takes many times as "
@@ -210,8 +232,7 @@ class TTT:
         rank = self.switches.lora
         self._parameters = [] if rank else list(lm.model.parameters())  # what a step changes; adapters come and go
         trained = adapter_size(lm.model, rank) if rank else sum(p.numel() for p in self._parameters)
-        require(lm.name, ADAPTING * trained, "adapt it", lm.device)
-        self._initial = [parameter.detach().clone() for parameter in self._parameters]
+        require(lm.name, (ADAPTING - COPY * (not rank and lm.has_copy)) * trained, "adapt it", lm.device)
         self.forget()
 
     def evaluate(self, text: str, k: int = 20, ks: Sequence[int] | None = None) -> Evaluation:
@@ -228,11 +249,13 @@ class TTT:
 
         Raises
         ------
-        ValueError
-            If k is below 1 or above the corpus size, or the text is empty.
+        ParameterError
+            If k is below 1 or above the corpus size.
+        DocumentError
+            If the text is empty.
         """
         if self.retriever is None:
-            raise ValueError("evaluate needs a retriever: TTT(lm, open_retriever(...)), or call adapt with texts")
+            raise ParameterError("evaluate needs a retriever: TTT(lm, open_retriever(...)), or call adapt with texts")
         query, scored = split_halves(text) if self.switches.split_query else (text, text)
         neighbours = self.retriever.neighbours(query, k)
         wanted = {0, k, *(ks or ())}
@@ -257,22 +280,25 @@ class TTT:
 
         Raises
         ------
-        ValueError
+        ParameterError
             If `ks` is empty or negative, or there are too few neighbours.
+        DocumentError
+            If the text is empty, or cannot be scored as the switches say.
         RuntimeError
             At the first step, if another loop on the same model is unfinished: exhaust or close its iterator.
         """
-        wanted = set(ks)
-        if not wanted or min(wanted) < 0:
-            raise ValueError(f"ks={list(ks)}: give at least one number of neighbours, none negative")
-        if len(neighbours) < max(wanted):
-            raise ValueError(f"{len(neighbours)} neighbours, but a score after {max(wanted)} was asked for")
+        wanted = check_ks(ks, neighbours)
         return self._steps(self.scorer(text), neighbours[: max(wanted)], wanted)
 
     def scorer(self, text: str) -> Scorer:
         """Scorer of a text as the switches say."""
         context = self.lm.positions if self.switches.config_context else self.switches.context
-        return Scorer(self.lm, text, context, self.switches.vocabulary)
+        return Scorer(self.lm, text, context, self.switches.vocabulary, self.prefix_id)
+
+    @property
+    def prefix_id(self) -> int:
+        """Id of the token before a text, as the switches or else the model's settings say."""
+        return self.lm.token_before(self.switches.prefix) if self.switches.prefix else self.lm.prefix_id
 
     def _steps(self, scorer: Scorer, neighbours: Sequence[str], wanted: set[int]) -> Iterator[Step]:
         with self.session():
@@ -294,8 +320,7 @@ class TTT:
         self.lm.adapting = True
         try:
             trained = self._with_adapters() if self.switches.lora else self._with_weights()
-            keep_freed()
-            with trained:
+            with keeping_freed(self.lm.device), trained:
                 yield
         finally:
             self.lm.adapting = False
@@ -305,11 +330,9 @@ class TTT:
         """Steps change all weights, which are copied back."""
         if not self.switches.keep_optimizer:
             self.forget()
-        try:
+        with self.lm.restoring():
             self._round()
             yield
-        finally:
-            self._restore()
 
     @contextlib.contextmanager
     def _with_adapters(self) -> Iterator[None]:
@@ -397,16 +420,26 @@ class TTT:
             for parameter in self._parameters:
                 parameter.copy_(parameter.to(PRECISIONS[self.switches.weights]))
 
-    @torch.no_grad()
-    def _restore(self) -> None:
-        for parameter, initial in zip(self._parameters, self._initial, strict=True):
-            parameter.copy_(initial)
-            parameter.grad = None
-
     def _clock(self) -> float:
         if self.lm.device.type == "cuda":
             torch.cuda.synchronize(self.lm.device)
         return time.perf_counter()
+
+
+def check_ks(ks: Sequence[int], neighbours: Sequence[str] | None = None) -> set[int]:
+    """Return the numbers of neighbours to score after; of the neighbours, where given, there must be as many.
+
+    Raises
+    ------
+    ParameterError
+        If there is none, one is negative, or above the number of neighbours.
+    """
+    wanted = set(ks)
+    if not wanted or min(wanted) < 0:
+        raise ParameterError(f"ks={list(ks)}: give at least one number of neighbours, none negative")
+    if neighbours is not None and len(neighbours) < max(wanted):
+        raise ParameterError(f"{len(neighbours)} neighbours, but a score after {max(wanted)} was asked for")
+    return wanted
 
 
 def split_halves(text: str) -> tuple[str, str]:
@@ -414,11 +447,11 @@ def split_halves(text: str) -> tuple[str, str]:
 
     Raises
     ------
-    ValueError
+    DocumentError
         If the text has fewer than two characters.
     """
     if len(text) < 2:
-        raise ValueError("split_query needs a text of at least two characters")
+        raise DocumentError("split_query needs a text of at least two characters")
     middle = len(text) // 2
     return text[:middle], text[middle:]
 
@@ -433,7 +466,7 @@ def _dropout(model: nn.Module, rate: float, seed: int) -> Iterator[None]:
     layers += [(m, "attention_dropout") for m in model.modules() if hasattr(m, "attention_dropout")]
     layers = [(m, name) for m, name in layers if isinstance(getattr(m, name), int | float)]
     before = [getattr(module, name) for module, name in layers]
-    with torch.random.fork_rng():
+    with forked_rng(model):
         torch.manual_seed(seed)
         for module, name in layers:
             setattr(module, name, rate)

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from tttnn.corpus.folder import Corpus
-from tttnn.corpus.jsonl import CorpusError, Document, read_jsonl, write_jsonl
+from tttnn.corpus.jsonl import BadDocument, CorpusError, Document, read_jsonl, write_jsonl
 from tttnn.corpus.store import ConcatStore, TextStore
 
 __all__ = [
+    "BadDocument",
     "ConcatStore",
     "Corpus",
     "CorpusError",
@@ -18,7 +19,7 @@ __all__ = [
 ]
 
 
-def open_corpus(name_or_folder: str | Path) -> Corpus:
+def open_corpus(name_or_folder: str | Path, skip_bad: bool = False) -> Corpus:
     """Open a corpus by name or folder.
 
     Parameters
@@ -26,6 +27,8 @@ def open_corpus(name_or_folder: str | Path) -> Corpus:
     name_or_folder : str or Path
         ``"wheels"`` for the embedded corpus, which is built below `tttnn.files.home` on first use (some ten
         seconds), or a folder; see `Corpus` for its layout.
+    skip_bad : bool
+        Leave out bad documents, counted and logged, instead of stopping at the first; see `Corpus`.
 
     Returns
     -------
@@ -42,5 +45,5 @@ def open_corpus(name_or_folder: str | Path) -> Corpus:
             wheels_folder,  # it reads from a hundred packages: only when asked
         )
 
-        return Corpus(wheels_folder(), name="wheels")
-    return Corpus(name_or_folder)
+        return Corpus(wheels_folder(), name="wheels", skip_bad=skip_bad)
+    return Corpus(name_or_folder, skip_bad=skip_bad)

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tttnn.corpus.jsonl import CorpusError, Document, encode_lines, read_blocks
+from tttnn.corpus.jsonl import LARGEST_WINDOW, CorpusError, Document, encode_lines, read_blocks
+from tttnn.errors import ParameterError
 from tttnn.files import writing
 
 FRAME = 1 << 18  # bytes of text a frame
@@ -65,7 +66,7 @@ def write_framed(path: str | Path, documents: Iterable[Document], frame_bytes: i
     ------
     CorpusError
         If a text holds a lone surrogate, which UTF-8 cannot express.
-    ValueError
+    ParameterError
         If `path` has another suffix, or `frame_bytes` is not in 1 ... 16 MiB.
     """
     count = 0
@@ -102,7 +103,7 @@ def recompress(source: str | Path, target: str | Path, frame_bytes: int = FRAME,
     ------
     CorpusError
         If `source` is damaged or ends too early.
-    ValueError
+    ParameterError
         As in `write_framed`.
     """
     return _write_frames(Path(target), read_blocks(source), frame_bytes, level)
@@ -206,6 +207,8 @@ def open_file(path: Path) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise CorpusError(f"no file {path}") from error
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be opened: {error.strerror}") from error
 
 
 def read_at(descriptor: int, start: int, length: int) -> bytes:
@@ -227,7 +230,8 @@ def _unpack_frame(descriptor: int, path: Path, frames: np.ndarray, number: int) 
         # Looked at first: what a damaged header says would be allocated.
         if zstandard.frame_content_size(packed) not in (-1, expected):
             raise zstandard.ZstdError(f"does not hold {expected} bytes")
-        text = zstandard.ZstdDecompressor().decompress(packed, max_output_size=expected)
+        reader = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
+        text = reader.decompress(packed, max_output_size=expected)
         if len(text) != expected:
             raise zstandard.ZstdError(f"holds {len(text)} bytes, not {expected}")
     except zstandard.ZstdError as error:
@@ -242,9 +246,9 @@ def _write_frames(path: Path, blocks: Iterable[bytes], frame_bytes: int, level: 
     import zstandard
 
     if path.suffix != ".zst":
-        raise ValueError(f"path must end with .zst, not {path.name!r}")
+        raise ParameterError(f"path='{path}': must end with .zst")
     if not 1 <= frame_bytes <= LARGEST_FRAME:
-        raise ValueError(f"frame_bytes must be in 1 ... {LARGEST_FRAME}, not {frame_bytes}")
+        raise ParameterError(f"frame_bytes={frame_bytes}: must be in 1 ... {LARGEST_FRAME}")
     compressor = zstandard.ZstdCompressor(level=level, write_checksum=True, write_content_size=True)
     sizes = []
     with writing(path) as partial_path, open(partial_path, "wb") as file:
@@ -336,7 +340,7 @@ def _measure(descriptor: int, path: Path, start: int, header: bytes) -> tuple[in
 def _count_text(path: Path, start: int, packed: bytes) -> int:
     import zstandard
 
-    unpacking, count = zstandard.ZstdDecompressor().decompressobj(), 0
+    unpacking, count = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW).decompressobj(), 0
     try:
         for first in range(0, len(packed), PIECE):
             count += len(unpacking.decompress(packed[first : first + PIECE]))

@@ -1,32 +1,55 @@
 """The Pile's JSON Lines: one ``{"text": ..., "meta": {...}}`` a line, plain or compressed.
 
 Lines end with ``\\n`` and nothing else (``\\r`` before it is white space to JSON), so that a text may hold
-any character. Blank lines are ignored. Files are read as a stream of blocks: memory is a block and a line.
+any character. Blank lines are ignored, and so is a byte-order mark. Of a key that an object has twice the last one
+counts, as in Python's json. Files are read as a stream of blocks: memory is a block and a line.
 """
 
+from __future__ import annotations
+
+import codecs
 import gzip
 import json
+import logging
+import re
+import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
-from typing import Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
-from tttnn.errors import TTTNNError
+from tttnn.errors import ParameterError, TTTNNError
 from tttnn.files import writing
 
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
 BLOCK = 1 << 20  # bytes read at a time
-ZSTD_BLOCK = 1 << 14  # zstandard may expand a block a thousandfold, so its blocks are small
+PACKED_BLOCK = 1 << 14  # what is compressed may expand a thousandfold, so its blocks are small
+LARGEST_WINDOW = 1 << 31  # bytes that zstandard may look back, as with `zstd -d --long=31`: memory of the reader
+GZIP_MAGIC = b"\x1f\x8b"
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"{\0", b"\0{", codecs.BOM_UTF32_BE, b"\0\0\0{")  # or UTF-32
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # escaped, the only way for one to get in
 
 COMPRESSED = (".gz", ".zst")  # suffixes
 
 OnError = Literal["raise", "skip"]
 
+log = logging.getLogger(__name__)
+
 
 class CorpusError(TTTNNError):
     """A corpus, a file of it or a line of it cannot be used; the message says which and what to do."""
+
+
+class OtherEncoding(CorpusError):
+    """A file is not in UTF-8."""
+
+
+class BadDocument(CorpusError):
+    """One line is no document; the others of its file can still be read."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +71,10 @@ class Document:
         """The part of the corpus that the document belongs to, ``""`` if it does not say."""
         return str(self.meta.get("pile_set_name") or "")
 
+    def with_domain(self, domain: str) -> Document:
+        """This document as one of another domain."""
+        return self if self.domain == domain else Document(self.text, {**self.meta, "pile_set_name": domain})
+
 
 @dataclass(frozen=True)
 class Line:
@@ -58,32 +85,44 @@ class Line:
     offset: int
     content: bytes
 
-    def error(self, problem: str) -> CorpusError:
+    def error(self, problem: str) -> BadDocument:
         """Return the error to raise about this line."""
-        return CorpusError(f"{self.path}, line {self.number}, byte {self.offset}: {problem}")
+        return BadDocument(f"{self.path}, line {self.number}, byte {self.offset}: {problem}")
 
 
 class DocumentReader(Iterator[Document]):
-    """Iterator over the documents of one file; `skipped` counts the corrupt lines left out so far."""
+    """Iterator over the documents of one file.
 
-    def __init__(self, path: str | Path, on_error: OnError = "raise"):
+    Attributes
+    ----------
+    skipped : int
+        Bad documents left out so far.
+    problem : str
+        What is wrong with the first of them; "" if there is none.
+    """
+
+    def __init__(
+        self, path: str | Path, on_error: OnError = "raise", filled: bool = False, digest: _Hash | None = None
+    ):
         check_on_error(on_error)
-        self.skipped = 0
-        self._lines = read_lines(path)
-        self._skip = on_error == "skip"
+        self.skipped, self.problem = 0, ""
+        self._lines = read_lines(path, digest)
+        self._skip, self._filled = on_error == "skip", filled
 
     def __next__(self) -> Document:
         for line in self._lines:
             try:
-                return parse_line(line)
-            except CorpusError:
+                return parse_line(line, self._filled)
+            except BadDocument as error:
                 if not self._skip:
                     raise
-                self.skipped += 1
+                self.skipped, self.problem = self.skipped + 1, self.problem or str(error)
         raise StopIteration
 
 
-def read_jsonl(path: str | Path, on_error: OnError = "raise") -> DocumentReader:
+def read_jsonl(
+    path: str | Path, on_error: OnError = "raise", filled: bool = False, digest: _Hash | None = None
+) -> DocumentReader:
     """Read documents one after the other from a JSON Lines file.
 
     Parameters
@@ -91,7 +130,11 @@ def read_jsonl(path: str | Path, on_error: OnError = "raise") -> DocumentReader:
     path : str or Path
         Gzip if it ends with ``.gz``, Zstandard if it ends with ``.zst``, otherwise plain.
     on_error : {"raise", "skip"}
-        What to do with a corrupt line. Skipped ones are counted in the iterator's ``skipped``.
+        What to do with a line that is no document. Skipped ones are counted in the iterator's ``skipped``.
+    filled : bool
+        Whether a document with an empty text counts as a line that is none.
+    digest : optional
+        One of `hashlib`; it has seen all bytes of the file at the end, so that hashing takes no second pass.
 
     Returns
     -------
@@ -100,13 +143,14 @@ def read_jsonl(path: str | Path, on_error: OnError = "raise") -> DocumentReader:
 
     Raises
     ------
+    BadDocument
+        While iterating: a line that is not UTF-8, not JSON, has no text or a lone surrogate (named by file, line and
+        byte offset).
     CorpusError
-        While iterating: a line that is not UTF-8, not JSON or has no text (named by file, line and byte
-        offset), or a compressed file that is damaged or ends too early (whatever `on_error` says).
-    FileNotFoundError
-        At the first document, if there is no such file.
+        While iterating: a file that is missing or cannot be opened, is UTF-16, or is compressed and damaged or ends
+        too early (whatever `on_error` says).
     """
-    return DocumentReader(path, on_error)
+    return DocumentReader(path, on_error, filled, digest)
 
 
 def write_jsonl(path: str | Path, documents: Iterable[Document]) -> int:
@@ -127,7 +171,7 @@ def write_jsonl(path: str | Path, documents: Iterable[Document]) -> int:
     Raises
     ------
     CorpusError
-        If a text holds a lone surrogate, which UTF-8 cannot express.
+        If a text holds a lone surrogate, which UTF-8 cannot express, or `meta` what JSON cannot.
     """
     path = Path(path)
     count = 0
@@ -141,73 +185,79 @@ def write_jsonl(path: str | Path, documents: Iterable[Document]) -> int:
 def encode_lines(path: Path, documents: Iterable[Document]) -> Iterator[bytes]:
     """Yield each document as a line of JSON in UTF-8, its line end included; see `write_jsonl` for the errors."""
     for number, document in enumerate(documents):
-        line = json.dumps({"text": document.text, "meta": document.meta}, ensure_ascii=False)
         try:
+            line = json.dumps({"text": document.text, "meta": document.meta}, ensure_ascii=False)
             yield line.encode() + b"\n"
         except UnicodeEncodeError as error:
             problem = f"{path}: document {number} cannot be written as UTF-8: {error.reason}"
             raise CorpusError(problem) from error
+        except (TypeError, RecursionError) as error:
+            raise CorpusError(f"{path}: document {number} cannot be written as JSON: {error}") from error
 
 
 def check_on_error(on_error: str) -> None:
     """Refuse a value of `on_error` that is not known."""
     if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
+        raise ParameterError(f"on_error={on_error!r}: must be 'raise' or 'skip'")
 
 
-def read_lines(path: str | Path) -> Iterator[Line]:
+def is_blank(content: bytes, offset: int) -> bool:
+    """Whether a line holds nothing but white space; the first one of a file perhaps after a byte-order mark."""
+    return not (content if offset else content.removeprefix(codecs.BOM_UTF8)).strip()
+
+
+def read_lines(path: str | Path, digest: _Hash | None = None) -> Iterator[Line]:
     """Yield the lines of a plain or compressed file that are not blank, without their line ends."""
     path = Path(path)
     number, offset, pieces = 1, 0, []
-    for block in read_blocks(path):
+    for block in read_blocks(path, digest):
         start = 0
         while (end := block.find(b"\n", start)) >= 0:
             pieces.append(block[start:end])
             content = b"".join(pieces)
-            if content.strip():
+            if not is_blank(content, offset):
                 yield Line(path, number, offset, content)
             number, offset, pieces, start = number + 1, offset + len(content) + 1, [], end + 1
         pieces.append(block[start:])
     content = b"".join(pieces)
-    if content.strip():
+    if not is_blank(content, offset):
         yield Line(path, number, offset, content)
 
 
-def read_blocks(path: str | Path) -> Iterator[bytes]:
-    """Yield the unpacked bytes of a file, block by block; see `read_jsonl` for the errors."""
+def read_blocks(path: str | Path, digest: _Hash | None = None) -> Iterator[bytes]:
+    """Yield the unpacked bytes of a file, block by block; see `read_jsonl` for `digest` and the errors."""
     path = Path(path)
-    with open(path, "rb") as file:
+    unpack = {".gz": _gzip_members, ".zst": _zstandard_frames}.get(path.suffix)
+    with _opened(path) as file:
+        packed = _packed_blocks(file, PACKED_BLOCK if unpack else BLOCK, digest)
         try:
-            if path.suffix in COMPRESSED and not path.stat().st_size:
-                raise EOFError
-            if path.suffix == ".gz":
-                with gzip.open(file) as unpacked:
-                    yield from iter(lambda: unpacked.read(BLOCK), b"")
-            elif path.suffix == ".zst":
-                yield from _zstandard_blocks(file)
-            else:
-                yield from iter(lambda: file.read(BLOCK), b"")
+            yield from unpack(packed, path) if unpack else packed
         except EOFError as error:
             raise CorpusError(f"{path}: ends in the middle of its compressed data: copy it again") from error
-        except (gzip.BadGzipFile, zlib.error, _Damaged) as error:
+        except (zlib.error, _Damaged) as error:
             raise CorpusError(f"{path}: damaged, or not compressed as {path.suffix[1:]}: {error}") from error
+        except OSError as error:
+            raise CorpusError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def parse_line(line: Line) -> Document:
+def parse_line(line: Line, filled: bool = False) -> Document:
     """Turn one line into a document.
+
+    Parameters
+    ----------
+    line : Line
+    filled : bool
+        Whether an empty text is an error, too.
 
     Raises
     ------
-    CorpusError
-        If the line is not UTF-8, not JSON, not an object, or has no ``text`` that is a string.
+    BadDocument
+        If the line is not UTF-8, not JSON, not an object, has no ``text`` that is a string, has a ``meta`` that is no
+        object, or a lone surrogate.
+    OtherEncoding
+        If it begins a file in UTF-16.
     """
-    try:
-        record = json.loads(line.content.decode())
-    except UnicodeDecodeError as error:
-        problem = f"not UTF-8: byte {error.start} of the line is {line.content[error.start]:#04x}"
-        raise line.error(problem) from error
-    except (ValueError, RecursionError) as error:
-        raise line.error(f"not JSON: {error}") from error
+    record = _decoded(line)
     if not isinstance(record, dict):
         raise line.error(f'not a JSON object with a "text", but {type(record).__name__}')
     if "text" not in record:
@@ -217,36 +267,127 @@ def parse_line(line: Line) -> Document:
         raise line.error(f'"text" is not a string, but {type(text).__name__}')
     if not isinstance(meta, dict | None):
         raise line.error(f'"meta" is not a JSON object, but {type(meta).__name__}')
-    # Only an escape can bring a lone surrogate in, so most lines need not be encoded to find out.
-    if b"\\u" in line.content and any("\ud800" <= character <= "\udfff" for character in text):
-        raise line.error('"text" holds a lone surrogate, which is not a character')
+    if SURROGATE.search(line.content):
+        for name, value in (("text", text), ("meta", meta)):
+            if _holds_surrogate(value):
+                raise line.error(f'"{name}" holds a lone surrogate, which is not a character')
+    if filled and not text:
+        raise line.error('"text" is empty, so nothing can be found by it')
     return Document(text, meta or {})
+
+
+def _decoded(line: Line) -> Any:
+    """The JSON value of a line."""
+    try:
+        return json.loads(line.content.removeprefix(codecs.BOM_UTF8).decode())
+    except UnicodeDecodeError as error:
+        _check_encoding(line)
+        problem = f"not UTF-8: byte {error.start} of the line is {line.content[error.start]:#04x}"
+        raise line.error(problem) from error
+    except RecursionError as error:
+        raise line.error(f"not JSON: {error}") from error
+    except json.JSONDecodeError as error:
+        _check_encoding(line)
+        raise line.error(f"not JSON: {error}") from error
+    except ValueError as error:  # Python's own limit, which has nothing to do with JSON
+        raise line.error(f"holds a whole number of over {sys.get_int_max_str_digits()} digits") from error
+
+
+def _check_encoding(line: Line) -> None:
+    if line.offset == 0 and line.content.startswith(UTF_16):
+        raise OtherEncoding(
+            f"{line.path} is not UTF-8 but UTF-16 or UTF-32: convert it (iconv -f UTF-16 -t UTF-8 in.jsonl > out.jsonl)"
+        )
+
+
+def _holds_surrogate(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except FileNotFoundError as error:
+        raise CorpusError(f"no file {path}") from error
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        raise CorpusError(f"{path} cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _packed_blocks(file: BinaryIO, size: int, digest: _Hash | None) -> Iterator[bytes]:
+    for block in iter(lambda: file.read(size), b""):
+        if digest is not None:
+            digest.update(block)
+        yield block
 
 
 class _Damaged(Exception):
     """Stands for zstandard's own error where that package is not loaded."""
 
 
-def _zstandard_blocks(file: BinaryIO) -> Iterator[bytes]:
+class _Unpacking(Protocol):
+    """What zlib and zstandard give to unpack one member or frame."""
+
+    eof: bool
+    unused_data: bytes
+
+    def decompress(self, data: bytes, /) -> bytes:
+        """Unpack some more."""
+
+
+def _gzip_members(blocks: Iterator[bytes], path: Path) -> Iterator[bytes]:
+    """As gzip does it: zeros after a member are padding, and anything else that is none is left with a warning."""
+
+    def goes_on(rest: bytes) -> bool:
+        if rest.startswith(GZIP_MAGIC):
+            return True
+        log.warning("%s: bytes after the end of its compressed data are left out, as gzip does", path)
+        return False
+
+    yield from _unpacked(blocks, lambda: zlib.decompressobj(wbits=16 + zlib.MAX_WBITS), b"\0", goes_on)
+
+
+def _zstandard_frames(blocks: Iterator[bytes], path: Path) -> Iterator[bytes]:
+    # Not zstandard's own stream reader: it takes a truncated file for a complete one.
     import zstandard
 
+    reader = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
     try:
-        yield from _frames(file, zstandard)
+        yield from _unpacked(blocks, reader.decompressobj, b"", lambda rest: True)
     except zstandard.ZstdError as error:
-        raise _Damaged(*error.args) from error
+        if "memory" not in str(error):
+            raise _Damaged(*error.args) from error
+        raise CorpusError(
+            f"{path}: its frames look back further than memory allows ({error}): unpack it on a larger machine with "
+            "zstd -d --long=31, and compress it again without --long"
+        ) from error
 
 
-def _frames(file: BinaryIO, zstandard: ModuleType) -> Iterator[bytes]:
-    # Not zstandard's own stream reader: it takes a truncated file for a complete one.
-    decompressor = None
-    for packed in iter(lambda: file.read(ZSTD_BLOCK), b""):
-        while packed:
-            decompressor = decompressor or zstandard.ZstdDecompressor().decompressobj()
-            yield decompressor.decompress(packed)
-            packed = decompressor.unused_data
-            if decompressor.eof:
-                decompressor = None  # another frame may follow
-    if decompressor is not None:
+def _unpacked(
+    blocks: Iterator[bytes], begin: Callable[[], _Unpacking], padding: bytes, goes_on: Callable[[bytes], bool]
+) -> Iterator[bytes]:
+    """Unpack members one after another; `goes_on` looks at what follows one, two bytes at least if there are."""
+    unpacking, rest, seen = begin(), b"", False
+    for block in blocks:
+        rest, seen = rest + block, True
+        while rest:
+            if unpacking.eof:
+                rest = rest.lstrip(padding) if padding else rest
+                if len(rest) < 2:
+                    break  # more may follow
+                if not goes_on(rest):
+                    for _ in blocks:
+                        pass  # to the end, for whoever hashes them
+                    return
+                unpacking = begin()
+            yield unpacking.decompress(rest)
+            rest = unpacking.unused_data if unpacking.eof else b""
+    if not unpacking.eof or not seen:
+        raise EOFError
+    if rest and goes_on(rest):
         raise EOFError
 
 

@@ -12,6 +12,8 @@ unpacking five bytes takes 1 to 5. Measured by ``bench/text_store.py``, which pr
 packed more tightly still saves what is not scarce.
 """
 
+from __future__ import annotations
+
 import hashlib
 import operator
 import os
@@ -19,11 +21,12 @@ import weakref
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from itertools import accumulate
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -31,13 +34,16 @@ from tqdm import tqdm
 from tttnn.corpus.compressed import FramedFile, NotFramed, find_frames, open_file, read_at
 from tttnn.corpus.jsonl import (
     COMPRESSED,
+    BadDocument,
     CorpusError,
     Document,
     Line,
     OnError,
     check_on_error,
+    is_blank,
     parse_line,
 )
+from tttnn.errors import ParameterError
 from tttnn.files import read_json, write_json, writing
 
 SCAN_BLOCK = 1 << 22  # bytes scanned for line ends at a time
@@ -59,12 +65,16 @@ class TextStore:
         The JSON Lines file, and the ``.npy`` of offsets into its text (``<u8``, shape (documents,)). Beside the
         table lies ``<table>.json``, by which both files are recognised, and of a compressed file
         ``<table>.frames.npy`` (see `tttnn.corpus.compressed.find_frames`).
+    domain : str or None
+        Of all documents, whatever they say; None: each says it itself.
     skipped : int
-        Corrupt lines left out when the table was built.
+        Bad documents left out when the table was built.
+    problem : str
+        What is wrong with the first of them.
     """
 
-    def __init__(self, path: Path, table: Path):
-        self.path, self.table = path, table
+    def __init__(self, path: Path, table: Path, domain: str | None = None):
+        self.path, self.table, self.domain = path, table, domain
         facts = _read_facts(table)
         if path.suffix in COMPRESSED and "frames" not in facts:
             raise NotFramed(f"{table} was built for what {path} unpacks to: open that, or build the table again")
@@ -75,18 +85,21 @@ class TextStore:
             )
         self._source = _open_source(path, table, facts.get("frames"))
         self._offsets = _open_table(table, facts)
+        self._facts = facts
         self.skipped: int = facts["skipped"]
+        self.problem: str = facts.get("problem", "")
 
     @classmethod
     def build(
-        cls, jsonl: str | Path, table: str | Path, on_error: OnError = "raise", processes: int | None = None
-    ) -> "TextStore":
+        cls, jsonl: str | Path, table: str | Path, on_error: OnError = "raise", processes: int | None = None,
+        check: bool = False, domain: str | None = None,
+    ) -> TextStore:  # fmt: skip
         """Index a file in one pass and open the store.
 
-        With ``on_error="raise"`` only line ends are looked for, which is as fast as the disk; a corrupt line
-        then raises when it is asked for. With ``"skip"`` every line is parsed, and corrupt ones are left out
+        With ``on_error="raise"`` only line ends are looked for, which is as fast as the disk; a bad document
+        then raises when it is asked for. With ``"skip"`` every line is parsed, and bad documents are left out
         and counted. Blank lines are never documents. Memory does not depend on the file, except for the
-        longest line with ``"skip"``.
+        longest line with ``"skip"`` or `check`.
 
         Parameters
         ----------
@@ -98,35 +111,43 @@ class TextStore:
         processes : int, optional
             Scan in so many processes, with the same result: the file is cut into ranges of whole lines. By default
             in this one, and from 1 GiB of text in one a core.
+        check : bool
+            Parse every line now: the first bad document raises (with ``"raise"``), an empty text is bad, too, and a
+            column of domains is written beside the table, from which `by_domain` is read.
+        domain : str, optional
+            See the class.
 
         Raises
         ------
         NotFramed
             If `jsonl` is compressed and cannot be read from any place.
+        BadDocument
+            With `check`: naming file, line and byte.
         CorpusError
             If `jsonl` is missing, damaged, or changes while it is read.
-        ValueError
+        ParameterError
             If `table` does not end with ``.npy``, `on_error` is unknown, or `processes` is below 1.
         """
         check_on_error(on_error)
         jsonl, table = Path(jsonl), Path(table)
         if table.suffix != ".npy":
-            raise ValueError(f"table must end with .npy, not {table.name!r}")
+            raise ParameterError(f"table='{table}': must end with .npy")
         if processes is not None and processes < 1:
-            raise ValueError(f"processes must be at least 1, not {processes}")
-        facts = {"jsonl": recognise(jsonl)}
+            raise ParameterError(f"processes={processes}: must be at least 1")
+        facts: dict[str, Any] = {"jsonl": recognise(jsonl)}
         if jsonl.suffix in COMPRESSED:
             facts["frames"] = _write_frames(frames_path(table), find_frames(jsonl))
-        scan = _Scan(jsonl, table, facts.get("frames"), skip=on_error == "skip")
-        with writing(table) as written:
-            facts["count"], facts["skipped"] = _write_offsets(written, _scanned(scan, processes))
+        scan = _Scan(jsonl, table, facts.get("frames"), skip=on_error == "skip", check=check)
+        facts |= _write_columns(table, _scanned(scan, processes), check)
         if recognise(jsonl) != facts["jsonl"]:
             raise CorpusError(f"{jsonl} changed while it was indexed: build the table again")
+        if check:
+            facts |= {"checked": on_error, "domains": facts["domains"] | recognise(domains_path(table))}
         write_json(facts_path(table), facts | {"table": recognise(table)})
-        return cls(jsonl, table)
+        return cls(jsonl, table, domain)
 
     @classmethod
-    def open(cls, jsonl: str | Path, table: str | Path) -> "TextStore":
+    def open(cls, jsonl: str | Path, table: str | Path, domain: str | None = None) -> TextStore:
         """Open a store built before.
 
         Raises
@@ -135,7 +156,20 @@ class TextStore:
             If either file is missing, or the JSON Lines file is not the one that was indexed: another size,
             or another SHA-256 of its first or last 64 KiB; or the table is not the one built for it.
         """
-        return cls(Path(jsonl), Path(table))
+        return cls(Path(jsonl), Path(table), domain)
+
+    @cached_property
+    def by_domain(self) -> dict[str, np.ndarray]:
+        """Numbers of the documents of each domain, int64, increasing; parses them all if the table was not checked."""
+        if self.domain is not None:
+            return {self.domain: np.arange(len(self))}
+        if "domains" not in self._facts:
+            numbering: dict[str, int] = {}
+            codes = np.array([numbering.setdefault(each.domain, len(numbering)) for each in self], dtype="<u4")
+            return _grouped(list(numbering), codes)
+        names = self._facts["domains"]["names"]
+        file = {key: value for key, value in self._facts["domains"].items() if key != "names"}
+        return _grouped(names, _open_array(domains_path(self.table), self.table, file))
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -161,13 +195,14 @@ class TextStore:
             raise CorpusError(f"{self.path}, byte {start}: no line starts here any more, so the file changed")
         content = content[before:].split(b"\n", 1)[0]
         try:
-            return parse_line(Line(self.path, 0, start, content))
+            document = parse_line(Line(self.path, 0, start, content))
         except CorpusError:
             # The line number is not stored: it is counted only when it is needed.
-            return parse_line(Line(self.path, _count_lines(self._source, start) + 1, start, content))
+            document = parse_line(_numbered(self._source, Line(self.path, 0, start, content)))
+        return document if self.domain is None else document.with_domain(self.domain)
 
     def __reduce__(self) -> tuple:
-        return type(self), (self.path, self.table)
+        return type(self), (self.path, self.table, self.domain)
 
 
 class ConcatStore:
@@ -193,8 +228,17 @@ class ConcatStore:
 
     @property
     def skipped(self) -> int:
-        """Corrupt lines left out of all the stores."""
+        """Bad documents left out of all the stores."""
         return sum(store.skipped for store in self.stores)
+
+    @cached_property
+    def by_domain(self) -> dict[str, np.ndarray]:
+        """Numbers of the documents of each domain, int64, increasing; domains by name."""
+        found: dict[str, list[np.ndarray]] = {}
+        for store, end in zip(self.stores, self._ends, strict=True):
+            for domain, numbers in store.by_domain.items():
+                found.setdefault(domain, []).append(numbers + (end - len(store)))
+        return {domain: np.concatenate(found[domain]) for domain in sorted(found)}
 
 
 class _PlainFile:
@@ -215,34 +259,64 @@ class _PlainFile:
 Source = _PlainFile | FramedFile
 
 
+@dataclass
+class _Found:
+    """Of a range of a file: where documents start, their domains (if checked), and the bad ones left out."""
+
+    starts: np.ndarray  # (documents,) uint64
+    domains: list[str] = field(default_factory=list)
+    skipped: int = 0
+    problem: str = ""  # of the first bad one
+
+
 class _Scan:
     """Where the documents of a range of a file start; can be sent to another process.
 
-    Called with a range that begins and ends at line starts, it returns the offsets and the number of lines skipped.
+    Called with a range that begins and ends at line starts.
     """
 
-    def __init__(self, path: Path, table: Path, frames: dict | None, skip: bool):
-        self.path, self.skip = path, skip
+    def __init__(self, path: Path, table: Path, frames: dict | None, skip: bool, check: bool):
+        self.path, self.skip, self.check = path, skip, check
         self.open = partial(_open_source, path, table, frames)
 
-    def __call__(self, span: tuple[int, int]) -> tuple[np.ndarray, int]:
+    def __call__(self, span: tuple[int, int]) -> _Found:
         source = self.open()
         starts = np.concatenate([np.empty(0, dtype=np.uint64), *_line_starts(source, *span)])
-        if not self.skip:
-            return starts, 0
-        ends = np.append(starts[1:], np.uint64(span[1])).tolist()
-        parses = [self._parses(source, *line) for line in zip(starts.tolist(), ends, strict=False)]
-        return starts[np.array(parses, dtype=bool)], parses.count(False)
+        ends = np.append(starts[1:], np.uint64(span[1]))[: len(starts)]
+        if len(starts) and starts[0] == 0 and is_blank(self._line(source, 0, int(ends[0])).content, 0):
+            starts, ends = starts[1:], ends[1:]
+        if not (self.skip or self.check):
+            return _Found(starts)
+        found, kept = _Found(starts), np.ones(len(starts), dtype=bool)
+        for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+            line = self._line(source, start, end)
+            try:
+                document = parse_line(line, filled=self.check)
+            except BadDocument:
+                kept[number] = False
+                self._leave_out(line, source, found)
+            else:
+                if self.check:
+                    found.domains.append(document.domain)
+        found.starts = starts[kept]
+        return found
 
-    def _parses(self, source: Source, start: int, end: int) -> bool:
+    def _line(self, source: Source, start: int, end: int) -> Line:
+        return Line(self.path, 0, start, source.read(start, end - start).split(b"\n", 1)[0])
+
+    def _leave_out(self, line: Line, source: Source, found: _Found) -> None:
+        found.skipped += 1
+        if self.skip and found.problem:
+            return
         try:
-            parse_line(Line(self.path, 0, start, source.read(start, end - start).split(b"\n", 1)[0]))
-        except CorpusError:
-            return False
-        return True
+            parse_line(_numbered(source, line), filled=self.check)
+        except BadDocument as error:
+            if not self.skip:
+                raise
+            found.problem = str(error)
 
 
-def _scanned(scan: _Scan, processes: int | None) -> Iterator[tuple[np.ndarray, int]]:
+def _scanned(scan: _Scan, processes: int | None) -> Iterator[_Found]:
     """Scan a whole file range by range, in order, in this process or in several."""
     source = scan.open()
     if processes is None:
@@ -319,25 +393,60 @@ def _inner_starts(block: bytes, ends: np.ndarray) -> np.ndarray:
     return starts[filled].astype(np.uint64)
 
 
-def _write_offsets(path: Path, found: Iterable[tuple[np.ndarray, int]]) -> tuple[int, int]:
-    """Write offsets to an ``.npy`` whose length is known only at the end; return that length and the lines skipped."""
-    count, skipped = 0, 0
-    with open(path, "wb") as file:
-        length = _write_header(file, 0)
-        for starts, left_out in found:
-            file.write(starts.astype("<u8").tobytes())
-            count, skipped = count + len(starts), skipped + left_out
-        file.seek(0)
-        if _write_header(file, count) != length:
-            raise AssertionError("numpy's header grew with the count, over the first offsets")
-    return count, skipped
+def _write_columns(table: Path, parts: Iterable[_Found], check: bool) -> dict[str, Any]:
+    """Write the table of offsets, and beside it that of domains if `check`; return the facts about them."""
+    numbering: dict[str, int] = {}
+    skipped, problem = 0, ""
+    with ExitStack() as stack:
+        offsets = stack.enter_context(_column(table, "<u8"))
+        domains = stack.enter_context(_column(domains_path(table), "<u4")) if check else None
+        for found in parts:
+            offsets.append(found.starts)
+            if domains:
+                codes = [numbering.setdefault(domain, len(numbering)) for domain in found.domains]
+                domains.append(np.array(codes, dtype="<u4"))
+            skipped, problem = skipped + found.skipped, problem or found.problem
+        facts = {"count": offsets.count, "skipped": skipped}
+    facts |= {"problem": problem} if problem else {}
+    return facts | ({"domains": {"names": list(numbering)}} if check else {})
 
 
-def _write_header(file: BinaryIO, count: int) -> int:
-    # NumPy leaves room for the first axis to grow, so the header can be replaced in place.
-    facts = {"descr": "<u8", "fortran_order": False, "shape": (count,)}
-    np.lib.format.write_array_header_1_0(file, facts)
-    return file.tell()
+class _Column:
+    """An ``.npy`` of one axis whose length is known only at the end."""
+
+    def __init__(self, file: BinaryIO, dtype: str):
+        self._file, self._dtype, self.count = file, dtype, 0
+        self._begin = self._write_header()
+
+    def append(self, values: np.ndarray) -> None:
+        self._file.write(values.astype(self._dtype).tobytes())
+        self.count += len(values)
+
+    def finish(self) -> None:
+        self._file.seek(0)
+        if self._write_header() != self._begin:
+            raise AssertionError("numpy's header grew with the count, over the first numbers")
+
+    def _write_header(self) -> int:
+        # NumPy leaves room for the first axis to grow, so the header can be replaced in place.
+        facts = {"descr": self._dtype, "fortran_order": False, "shape": (self.count,)}
+        np.lib.format.write_array_header_1_0(self._file, facts)
+        return self._file.tell()
+
+
+@contextmanager
+def _column(path: Path, dtype: str) -> Iterator[_Column]:
+    with writing(path) as written, open(written, "wb") as file:
+        column = _Column(file, dtype)
+        yield column
+        column.finish()
+
+
+def _grouped(names: list[str], codes: np.ndarray) -> dict[str, np.ndarray]:
+    """Where each code occurs, by its name: arrays of int64, increasing."""
+    order = np.argsort(codes, kind="stable")
+    ends = np.cumsum(np.bincount(codes, minlength=len(names)))
+    return dict(zip(names, np.split(order, ends[:-1]), strict=True)) if names else {}
 
 
 def _open_table(table: Path, facts: dict) -> np.ndarray:
@@ -364,14 +473,16 @@ def _open_array(path: Path, table: Path, expected: dict) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def _read_facts(table: Path) -> dict:
+def _read_facts(table: Path) -> dict[str, Any]:
+    path = facts_path(table)
     try:
-        facts = read_json(facts_path(table))
+        facts = read_json(path)
     except FileNotFoundError as error:
-        raise CorpusError(f"no {facts_path(table)}: build the table with TextStore.build") from error
-    missing = {"jsonl", "table", "count", "skipped"} - set(facts)
-    if missing:
-        raise CorpusError(f"{facts_path(table)} lacks {sorted(missing)}: build the table again")
+        raise CorpusError(f"no {path}: build the table with TextStore.build") from error
+    kinds = {"jsonl": dict, "table": dict, "count": int, "skipped": int}
+    wrong = [key for key, kind in kinds.items() if not isinstance(facts, dict) or not isinstance(facts.get(key), kind)]
+    if wrong or not {"size", "head", "tail"} <= set(facts["jsonl"]):
+        raise CorpusError(f"{path} lacks {wrong or 'facts of the file'}: remove it and build the table again")
     return facts
 
 
@@ -383,6 +494,11 @@ def facts_path(table: Path) -> Path:
 def frames_path(table: Path) -> Path:
     """Where the positions of the frames of a compressed file lie, beside its table."""
     return table.with_name(table.stem + ".frames.npy")
+
+
+def domains_path(table: Path) -> Path:
+    """Where the domains of the documents of a checked table lie, beside it: codes, ``<u4``, shape (documents,)."""
+    return table.with_name(table.stem + ".domains.npy")
 
 
 def recognise(path: Path) -> dict[str, int | str]:
@@ -400,10 +516,14 @@ def _opened(path: Path) -> BinaryIO:
         return open(path, "rb")
     except FileNotFoundError as error:
         raise CorpusError(f"no file {path}") from error
+    except OSError as error:
+        raise CorpusError(f"{path} cannot be opened: {error.strerror}") from error
 
 
-def _count_lines(source: Source, end: int) -> int:
-    return sum(block.count(b"\n") for block in _blocks(source, 0, end))
+def _numbered(source: Source, line: Line) -> Line:
+    """A line with its number, which is counted."""
+    number = sum(block.count(b"\n") for block in _blocks(source, 0, line.offset)) + 1
+    return Line(line.path, number, line.offset, line.content)
 
 
 def _checked(index: int, length: int) -> int:

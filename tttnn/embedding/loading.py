@@ -8,6 +8,7 @@ from pathlib import Path
 from tttnn.embedding.base import Embedder, EmbeddingError
 from tttnn.embedding.lexical import NAME, LexicalEmbedder
 from tttnn.embedding.registry import CHECKPOINTS, EMBEDDERS, EmbedderEntry
+from tttnn.files import expand
 
 LM_PREFIX = "lm:"
 
@@ -47,6 +48,7 @@ def load_embedder(
     EmbeddingError
         If there is no such embedder, it cannot be loaded, or there is nothing to fit it on.
     """
+    name = expand(name)
     if name == NAME:
         if prompt or dtype != "float32":
             raise EmbeddingError(f"prompt={prompt!r}, dtype={dtype!r}: the lexical embedder has neither")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from tttnn.embedding.base import EmbeddingError, check_texts, refuse_surrogates,
 from tttnn.embedding.checkpoint import load_checkpoint, longest_input
 from tttnn.embedding.pooling import pool
 from tttnn.embedding.sentence import Recipe, hub_folder, read_recipe
+from tttnn.files import expand
 from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
 from tttnn.models.layers import FastLayers
@@ -99,8 +99,8 @@ class TransformerEmbedder:
             raise EmbeddingError(f"batch_tokens={batch_tokens}: must be at least 1")
         if not str(name_or_folder).strip():
             raise EmbeddingError("the embedder's name is empty: give one of a folder or of the hub")
-        name_or_folder = os.path.expanduser(name_or_folder)
-        is_folder = os.path.isdir(name_or_folder)
+        name_or_folder = expand(name_or_folder)
+        is_folder = Path(name_or_folder).is_dir()
         self.name = name or (Path(name_or_folder).resolve().name if is_folder else str(name_or_folder))
         folder = Path(name_or_folder) if is_folder else hub_folder(str(name_or_folder), revision)
         self._recipe = read_recipe(folder) if folder else Recipe()

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,12 +18,16 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from tttnn.baselines import find_method
-from tttnn.corpus import CorpusError
 from tttnn.corpus.overlap import seen_shares
+from tttnn.embedding import EmbeddingError
+from tttnn.errors import DocumentError, ParameterError
+from tttnn.experiment.checks import METHOD, check_run
+from tttnn.experiment.drawing import DrawnDocument, draw_documents
 from tttnn.experiment.provenance import commit, device, versions
+from tttnn.experiment.record import asked_for, identity, recorded
 from tttnn.experiment.rows import Row, RowJournal, RowsError, read_rows
-from tttnn.files import read_json, write_json
-from tttnn.index import DamagedIndex, IndexMismatch
+from tttnn.index import DamagedIndex
+from tttnn.retrieval import corpus_fingerprint
 from tttnn.ttt import TTT, Step, split_halves
 
 if TYPE_CHECKING:
@@ -34,58 +37,14 @@ if TYPE_CHECKING:
     from tttnn.retrieval import Neighbour, Retriever
     from tttnn.retrieval.strategies import Selection
 
-__all__ = ["DrawnDocument", "RowsError", "about", "draw_documents", "read_rows", "retrieve", "run"]
+__all__ = ["DrawnDocument", "RowsError", "about", "draw_documents", "identity", "read_rows", "retrieve", "run"]
 
 log = logging.getLogger(__name__)
 
+SMALLER = "give a smaller context, max_chunks or max_bytes, precision bfloat16, or lora"
 Evaluate = Callable[
     [TTT, "Sequence[DrawnDocument]", Sequence[int], str], Iterable[tuple["DrawnDocument", list[Row]]]
 ]
-METHOD = "ttt"
-
-
-@dataclass(frozen=True)
-class DrawnDocument:
-    """A document drawn from a split: `number` is its place in the domain's part of it, from 0."""
-
-    domain: str
-    number: int
-    text: str
-    meta: dict[str, Any] = field(default_factory=dict)
-
-
-def draw_documents(
-    corpus: Corpus, per_domain: int, seed: int, split: str = "test", max_bytes: int | None = None,
-    domains: Sequence[str] | None = None,
-) -> list[DrawnDocument]:  # fmt: skip
-    """Draw documents at random, the same ones for the same seed; a larger draw extends a smaller one.
-
-    Parameters
-    ----------
-    corpus : Corpus
-    per_domain : int
-        Documents per domain; one that has fewer gives all of them, which is logged.
-    seed : int
-    split : str
-    max_bytes : int, optional
-        Draw among documents of at most so many bytes. Say so where results are shown.
-    domains : sequence of str, optional
-        Default: all.
-
-    Raises
-    ------
-    CorpusError
-        If a domain or the split is not there.
-    """
-    drawn = []
-    for domain in domains or corpus.domains_of(split):
-        found = corpus.documents(split, domain)
-        held = sum(max_bytes is None or len(document.text.encode()) <= max_bytes for document in found)
-        if held < per_domain:
-            log.warning("%s: %d of the %d documents asked for are in %s", domain, held, per_domain, split)
-        sample = corpus.sample(split, domain, min(per_domain, held), seed, max_bytes) if held else []
-        drawn += [DrawnDocument(domain, number, document.text, document.meta) for number, document in sample]
-    return drawn
 
 
 def about(corpus: Corpus, retriever: Retriever | Selection, **drawn: Any) -> dict[str, Any]:
@@ -94,8 +53,13 @@ def about(corpus: Corpus, retriever: Retriever | Selection, **drawn: Any) -> dic
         "commit": commit(),
         "versions": versions(),
         "device": device(),
-        "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
-        "index": {"documents": len(retriever), "embedder": retriever.embedder.name},
+        "corpus": {"name": corpus.name, "fingerprint": corpus_fingerprint(corpus)},
+        "index": {
+            "documents": len(retriever),
+            "embedder": retriever.embedder.name,
+            "split": retriever.identity["split"],
+            "method": retriever.identity["index"],
+        },
         "embedder fingerprint": retriever.embedder.fingerprint,
         "drawn": drawn,
     }
@@ -119,7 +83,8 @@ def run(
         the same folder continues after a kill, and one with further documents adds them. Default: nothing is
         kept.
     about : dict, optional
-        Provenance to write into `run.json` (corpus, commit, device, ...), JSON values.
+        Provenance to write into `run.json` (corpus, commit, device, ...), JSON values. Rows of another corpus, split,
+        seed or limit of bytes do not go into the same folder.
     evaluate : callable, optional
         Model and retriever, documents, ks, method -> pairs of a document and its rows, in any order. Default: one
         document after another, here. On a cluster: see `tttnn.experiment.cluster.run_on_cluster`.
@@ -135,48 +100,38 @@ def run(
         (one-token chunks), beyond (chunks left out because of `max_chunks`), train_seconds, evaluation_seconds,
         retrieval_seconds, failure. Without a score at that k, nats is missing; where the model diverged it is
         infinite. A document that could not be evaluated has one row with the reason in `failure`, which is logged,
-        too; damage of corpus or index is not a document's failure, but raised.
+        too; everything else that goes wrong is raised.
 
     Raises
     ------
     RowsError
         If the folder belongs to a run with other settings, model, corpus or split, another process writes there, or
         it holds a part of a run that keeps the optimizer: its moments are not kept, so it cannot go on.
-    ValueError
-        If there is no such method.
+    ParameterError
+        If there is no document or no such method, or one of `ks` cannot be had.
     """
-    find_method(method)
-    split = (about or {}).get("drawn", {}).get("split")
-    settings = identity(ttt) | {"method": method, "ks": sorted(set(ks)), "split": split}
-    documents = list(documents)
+    places = check_run(ttt.lm, ttt.retriever, ttt.switches, ks, method)
+    by_key = {_key(ttt, document): document for document in documents}
+    if not by_key:
+        raise ParameterError("documents: there is none to evaluate")
+    about = about or {}
+    settings = identity(ttt) | asked_for(about, method, places)
     place = TemporaryDirectory() if folder is None else nullcontext(folder)
-    with place as name, RowJournal(Path(name)) as journal:
-        _claim(journal.folder / "run.json", settings, about or {})
-        todo = [document for document in documents if _key(ttt, document) not in journal]
-        if ttt.switches.keep_optimizer and len(todo) < len(documents):
+    with place as name, RowJournal(Path(name).expanduser()) as journal:
+        todo = [document for key, document in by_key.items() if key not in journal]
+        if ttt.switches.keep_optimizer and len(todo) < len(by_key):
             raise RowsError(f"{folder}: a run that keeps the optimizer cannot go on; give another folder")
-        finished = (evaluate or _one_by_one)(ttt, todo, settings["ks"], method)
-        for document, rows in tqdm(finished, desc=f"{ttt.lm.name}: documents", unit="doc", total=len(todo)):
-            if rows[0]["failure"]:
-                log.warning("%s document %d failed: %s", document.domain, document.number, rows[0]["failure"])
-            journal.append(_key(ttt, document), rows)
-        table = journal.table([_key(ttt, document) for document in documents])
-        _finish(journal.folder / "run.json")
+        with recorded(journal, settings, about, bool(todo)):
+            finished = (evaluate or _one_by_one)(ttt, todo, places, method)
+            for document, rows in tqdm(finished, desc=f"{ttt.lm.name}: documents", unit="doc", total=len(todo)):
+                if rows[0]["failure"]:
+                    log.warning("%s document %d failed: %s", document.domain, document.number, rows[0]["failure"])
+                journal.append(_key(ttt, document), rows)
+            table = journal.table(list(by_key))
     if folder is not None:
         failed = (table["failure"] != "").sum()
-        log.info("%d rows of %d documents are in %s; %d failed", len(table), len(documents), folder, failed)
+        log.info("%d rows of %d documents are in %s; %d failed", len(table), len(by_key), folder, failed)
     return table
-
-
-def identity(ttt: TTT) -> dict[str, Any]:
-    """Return what rows depend on besides the documents: model, weights, retriever, switches, settings."""
-    return {
-        "model": ttt.lm.name,
-        "weights": ttt.lm.weight_hash(),
-        "retriever": ttt.retriever.fingerprint if ttt.retriever else None,  # scores at k = 0 alone need none
-        "switches": asdict(ttt.switches),
-        "settings": asdict(ttt.lm.settings),
-    }
 
 
 def _one_by_one(
@@ -199,26 +154,8 @@ def _dealt(ttt: TTT, documents: Sequence[DrawnDocument]) -> Iterator[Sequence[Dr
 
 
 def _key(ttt: TTT, document: DrawnDocument) -> tuple[str, str, int, str]:
-    return ttt.lm.name, document.domain, document.number, hashlib.sha256(document.text.encode()).hexdigest()[:16]
-
-
-def _claim(path: Path, settings: dict[str, Any], about: dict[str, Any]) -> None:
-    """Write the settings, or check that the folder was begun with the same ones."""
-    if not path.exists():
-        write_json(path, {"settings": settings, "about": about, "start": _now(), "end": None})
-        return
-    begun = read_json(path)["settings"]
-    other = sorted(name for name in settings if settings[name] != begun.get(name))
-    if other:
-        raise RowsError(f"{path.parent} holds a run with other {', '.join(other)}; give another folder")
-
-
-def _finish(path: Path) -> None:
-    write_json(path, read_json(path) | {"end": _now()})
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    text = hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return ttt.lm.name, document.domain, document.number, text
 
 
 def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: str = METHOD) -> list[Row]:
@@ -227,11 +164,20 @@ def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: 
     try:
         query, scored, neighbours, seconds = retrieve(ttt, document, max(ks))
         steps = list(find_method(method)(ttt, scored, [neighbour.text for neighbour in neighbours], ks))
-    except (CorpusError, DamagedIndex, IndexMismatch):
-        raise
-    except ValueError as error:
+    except (DocumentError, EmbeddingError) as error:
         return [base | {"k": 0, "failure": str(error)}]
+    except (RuntimeError, MemoryError) as error:
+        if not _memory_is_full(error):
+            raise
+        return [base | {"k": 0, "failure": f"no memory for this document: {SMALLER}"}]
     return [base | _neighbour(step.k, query, neighbours) | _row(step, seconds) for step in steps]
+
+
+def _memory_is_full(error: RuntimeError | MemoryError) -> bool:
+    from torch import OutOfMemoryError
+
+    # On a CPU, torch says it in words alone.
+    return isinstance(error, (OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def retrieve(ttt: TTT, document: DrawnDocument, k: int) -> tuple[str, str, Sequence[Neighbour], float]:
@@ -244,11 +190,23 @@ def retrieve(ttt: TTT, document: DrawnDocument, k: int) -> tuple[str, str, Seque
     neighbours : sequence of Neighbour
     seconds : float
         Wall time of finding them.
+
+    Raises
+    ------
+    DocumentError
+        If this document has no such neighbours.
+    DamagedIndex
+        If a shard was lost since the index was opened: what was found then no longer is what the run's record says.
     """
     query, scored = split_halves(document.text) if ttt.switches.split_query else (document.text, document.text)
     start = time.perf_counter()
     neighbours = ttt.retriever.neighbours(query, k, document.meta) if k else []
-    return query, scored, neighbours, time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    if answered := getattr(neighbours, "answered", None):
+        index = ttt.retriever.index
+        if len(answered) + len(index.missing) < len(index.manifest["shards"]):
+            raise DamagedIndex(f"{index.folder}: only {', '.join(answered)} answered: a shard was lost meanwhile")
+    return query, scored, neighbours, seconds
 
 
 def _neighbour(k: int, query: str, neighbours: Sequence[Neighbour]) -> Row:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.cluster import ClusterError, results, start_workers
-from tttnn.experiment import METHOD, DrawnDocument, document_rows, identity, run
+from tttnn.experiment import DrawnDocument, document_rows, identity, run
+from tttnn.experiment.checks import METHOD, check_run
 from tttnn.experiment.provenance import device
 from tttnn.experiment.rows import Row, RowsError
+from tttnn.parameters import number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,8 +61,8 @@ def run_on_cluster(
     """
     if ttt.switches.keep_optimizer:
         raise RowsError("keep_optimizer makes a document depend on those before it: run it on one machine")
-    if workers < 1:
-        raise ValueError(f"workers={workers}: must be at least 1")
+    number("workers", workers, least=1, whole=True)
+    check_run(ttt.lm, ttt.retriever, ttt.switches, ks, method)
     evaluators = start_workers(_Evaluator, [(make, identity(ttt))] * workers)
     devices = results([evaluator.device.remote() for evaluator in evaluators])
     facts = {**(about or {}), "workers": devices}

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tttnn.corpus import CorpusError
+from tttnn.embedding import EmbeddingError
+from tttnn.errors import DocumentError, ParameterError
 from tttnn.experiment import DrawnDocument, retrieve
 from tttnn.experiment.rows import Row
-from tttnn.index import DamagedIndex, IndexMismatch
 from tttnn.memory import ADAPTING, LOADING, NUMBER
 from tttnn.models.lora import adapter_size
 from tttnn.scoring import Scorer, Window
@@ -98,11 +98,11 @@ def calibrate(ttt: TTT, seconds: float = 20.0) -> Rates:
 
     Raises
     ------
-    ValueError
+    ParameterError
         If `seconds` is negative or not a number.
     """
     if not seconds >= 0:
-        raise ValueError(f"seconds={seconds}: must be a number from 0 on")
+        raise ParameterError(f"seconds={seconds}: must be a number from 0 on")
     settings, switches = ttt.lm.settings, ttt.switches
     chunk, context = switches.max_length or settings.max_length, switches.context or settings.context
     ids = random.Random(SEED).choices(range(switches.vocabulary or len(ttt.lm.head[0])), k=max(chunk, context))
@@ -206,7 +206,7 @@ def count_work(ttt: TTT, documents: Iterable[DrawnDocument], k: int) -> pd.DataF
 
     Raises
     ------
-    ValueError
+    ParameterError
         If k is negative, or above 0 without a retriever, or no document is left.
     CorpusError, DamagedIndex, IndexMismatch
         If corpus or index are not in order.
@@ -214,22 +214,20 @@ def count_work(ttt: TTT, documents: Iterable[DrawnDocument], k: int) -> pd.DataF
     import pandas as pd
 
     if k < 0:
-        raise ValueError(f"k={k}: must not be negative")
+        raise ParameterError(f"k={k}: must not be negative")
     if k and ttt.retriever is None:
-        raise ValueError(f"k={k}: neighbours need a retriever: TTT(lm, open_retriever(...), ...)")
+        raise ParameterError(f"k={k}: neighbours need a retriever: TTT(lm, open_retriever(...), ...)")
     rows, reasons = [], []
     for document in documents:
         try:
             if not rows:
                 retrieve(ttt, document, k)  # loads what later look-ups find loaded
             rows += _document_work(ttt, document, k)
-        except (CorpusError, DamagedIndex, IndexMismatch):
-            raise
-        except ValueError as error:
+        except (DocumentError, EmbeddingError) as error:
             reasons.append(f"{document.domain} document {document.number}: {error}")
             log.warning("left out of the estimate: %s", reasons[-1])
     if not rows:
-        raise ValueError(f"documents: none to estimate from{'; ' + reasons[0] if reasons else ''}")
+        raise ParameterError(f"documents: none to estimate from{'; ' + reasons[0] if reasons else ''}")
     return pd.DataFrame(rows)
 
 
@@ -275,12 +273,12 @@ def estimate(work: pd.DataFrame, rates: Rates, ks: Sequence[int]) -> pd.DataFram
 
     Raises
     ------
-    ValueError
+    ParameterError
         If `ks` is empty, negative, or beyond the k that work was counted for.
     """
     wanted, counted = set(ks), int(work["k"].max())
     if not wanted or min(wanted) < 0 or max(wanted) > counted:
-        raise ValueError(f"ks={list(ks)}: give numbers of neighbours from 0 to {counted}, which work was counted for")
+        raise ParameterError(f"ks={list(ks)}: give numbers of neighbours from 0 to {counted}, those that were counted")
     done = work[work["k"] <= max(wanted)]
     parts = done[[*DOCUMENT, "steps", "train_tokens"]].assign(
         train_seconds=done["tokenize_seconds"] + rates.training(done["steps"], done["train_tokens"]),

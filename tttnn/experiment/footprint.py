@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tttnn.corpus import Document, TextStore, read_jsonl, write_jsonl
+from tttnn.corpus import CorpusError, Document, TextStore, read_jsonl, write_jsonl
+from tttnn.errors import ParameterError
 from tttnn.files import read_json
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def footprint(jsonl: str | Path, table: str | Path, reads: int, seed: int) -> pd
 
     Raises
     ------
-    ValueError
+    ParameterError
         If reads is less than 1.
     RuntimeError
         If a measurement fails; the message ends with its error.
@@ -68,7 +69,7 @@ def footprint(jsonl: str | Path, table: str | Path, reads: int, seed: int) -> pd
     import pandas as pd
 
     if reads < 1:
-        raise ValueError(f"reads={reads}: must be at least 1")
+        raise ParameterError(f"reads={reads}: must be at least 1")
     if not Path(table).exists():
         TextStore.build(jsonl, table)
     return pd.DataFrame([_in_own_process("texts", kind, jsonl, table, reads, seed) for kind in KINDS])
@@ -94,7 +95,7 @@ def index_footprint(folder: str | Path, searches: int, seed: int) -> pd.DataFram
 
     Raises
     ------
-    ValueError
+    ParameterError
         If searches is less than 1.
     RuntimeError
         If a measurement fails; the message ends with its error.
@@ -104,7 +105,7 @@ def index_footprint(folder: str | Path, searches: int, seed: int) -> pd.DataFram
     from tttnn.index import Index, build_index
 
     if searches < 1:
-        raise ValueError(f"searches={searches}: must be at least 1")
+        raise ParameterError(f"searches={searches}: must be at least 1")
     known = SimpleNamespace(**read_json(Path(folder) / "manifest.json")["embedder"])
     index = Index.open(folder, known.fingerprint)
     known.dimension = index.dimension
@@ -158,13 +159,13 @@ def per_document(measured: pd.DataFrame) -> pd.DataFrame:
 
     Raises
     ------
-    ValueError
+    ParameterError
         If there is only one number of documents.
     """
     import pandas as pd
 
     if measured.documents.nunique() < 2:
-        raise ValueError("a line needs two points: measure files of at least two sizes")
+        raise ParameterError("a line needs two points: measure files of at least two sizes")
     lines = {
         kind: np.polyfit(rows.documents, rows.resident_bytes, 1)
         for kind, rows in measured.groupby("kind", sort=False)
@@ -211,7 +212,7 @@ def measure_texts(kind: str, jsonl: Path, table: Path, reads: int, seed: int) ->
 
     Raises
     ------
-    ValueError
+    ParameterError
         If `kind` is unknown, or the file holds no document.
     """
     with TemporaryDirectory() as folder:
@@ -229,14 +230,14 @@ def _measure_texts(kind: str, jsonl: Path, table: Path, reads: int, seed: int) -
     count, fetch = _fetcher(kind, jsonl, table)
     ready = time.perf_counter() - start
     if not count:
-        raise ValueError(f"{jsonl} holds no documents: nothing to measure")
+        raise CorpusError(f"{jsonl} holds no documents: nothing to measure")
     numbers = np.random.default_rng(seed).integers(count, size=reads).tolist()
     for path in (jsonl, table):
         _drop_from_page_cache(path)
     cold, digest = _timed(fetch, numbers)
     warm, again = _timed(fetch, numbers)
     if digest != again:
-        raise ValueError(f"{jsonl} gave other texts when it was read again")
+        raise CorpusError(f"{jsonl} gave other texts when it was read again: another process writes to it")
     grown = {"kind": kind, "documents": count, "ready_seconds": ready} | _grown(before)
     return grown | {"cold_us": cold, "warm_us": warm, "digest": digest}
 
@@ -258,7 +259,7 @@ def _fetcher(kind: str, jsonl: Path, table: Path) -> tuple[int, Callable[[int], 
             return json.loads(file.readline())["text"]
 
         return len(offsets), fetch
-    raise ValueError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
+    raise ParameterError(f"kind={kind!r}: must be one of {', '.join(KINDS)}")
 
 
 def _line_starts(jsonl: Path) -> Iterator[int]:
@@ -287,13 +288,13 @@ def measure_vectors(kind: str, folder: Path, searches: int, seed: int) -> list[d
 
     Raises
     ------
-    ValueError
+    ParameterError
         If `kind` is unknown.
     """
     from tttnn.index import Index, build_index
 
     if kind not in VECTOR_KINDS:
-        raise ValueError(f"kind={kind!r}: must be one of {', '.join(VECTOR_KINDS)}")
+        raise ParameterError(f"kind={kind!r}: must be one of {', '.join(VECTOR_KINDS)}")
     embedder = SimpleNamespace(name="small", fingerprint="small", dimension=8)
     with TemporaryDirectory() as place:  # code that any use needs is there before counting
         small = build_index(

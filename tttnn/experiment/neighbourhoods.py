@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 from tttnn.corpus.overlap import seen_shares
+from tttnn.errors import ParameterError
 from tttnn.experiment import DrawnDocument
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tttnn.corpus import Corpus
+    from tttnn.corpus import Corpus, Document
     from tttnn.embedding import Embedder
     from tttnn.retrieval import Neighbour, Retriever
 
@@ -47,7 +49,7 @@ def neighbourhoods(retriever: Retriever, queries: Sequence[DrawnDocument], k: in
 
     Raises
     ------
-    ValueError
+    ParameterError
         If k is out of range, or a query is empty.
     """
     import pandas as pd
@@ -164,14 +166,14 @@ def growing_index(
 
     Raises
     ------
-    ValueError
+    ParameterError
         If a share is not above 0 and at most 1.
     """
     import pandas as pd
 
     shares = sorted(shares)
     if not shares or not 0 < shares[0] <= shares[-1] <= 1:
-        raise ValueError(f"shares={shares}: give shares of the index above 0, up to 1")
+        raise ParameterError(f"shares={shares}: give shares of the index above 0, up to 1")
     order = np.random.default_rng(seed).permutation(len(retriever))
     vectors = retriever.embedder.embed([query.text for query in queries])  # (queries, dimension)
     known = pd.DataFrame({"domain": [q.domain for q in queries], "document": [q.number for q in queries]})
@@ -295,27 +297,48 @@ def describe_corpus(corpus: Corpus) -> pd.DataFrame:
     """
     import pandas as pd
 
-    return pd.DataFrame([_domain_facts(corpus, domain) for domain in corpus.domains])
+    found: defaultdict[str, _DomainCounts] = defaultdict(_DomainCounts)
+    for document in corpus.documents("train"):
+        found[document.domain].add(document)
+    for document in corpus.documents("test"):
+        found[document.domain].add_test(document)
+    overlaps = corpus.manifest.get("domains", {})
+    return pd.DataFrame([_domain_facts(name, found[name], overlaps.get(name, {})) for name in sorted(found)])
 
 
-def _domain_facts(corpus: Corpus, domain: str) -> dict[str, Any]:
-    documents, size, files, licences = 0, 0, set(), Counter()
-    for document in corpus.documents("train", domain):
-        documents, size = documents + 1, size + len(document.text.encode())
-        files.add(source_file(document.meta))
-        licences[document.meta.get("license") or "not stated"] += 1
-    test = list(corpus.documents("test", domain))
-    from_same = [source_file(document.meta) in files for document in test]
-    overlap = corpus.manifest.get("domains", {}).get(domain, {}).get("test_overlap", {})
+@dataclass
+class _DomainCounts:
+    """What is counted of a domain: bytes are those of texts in UTF-8."""
+
+    documents: int = 0
+    bytes: int = 0
+    test_documents: int = 0
+    test_bytes: int = 0
+    from_same: int = 0  # test documents of a file that training documents are from
+    files: set[str] = field(default_factory=set)
+    licences: Counter[str] = field(default_factory=Counter)
+
+    def add(self, document: Document) -> None:
+        self.documents, self.bytes = self.documents + 1, self.bytes + len(document.text.encode())
+        self.files.add(source_file(document.meta))
+        self.licences[str(document.meta.get("license") or "not stated")] += 1
+
+    def add_test(self, document: Document) -> None:
+        self.test_documents, self.test_bytes = self.test_documents + 1, self.test_bytes + len(document.text.encode())
+        self.from_same += source_file(document.meta) in self.files
+
+
+def _domain_facts(domain: str, counts: _DomainCounts, manifest: dict[str, Any]) -> dict[str, Any]:
+    named = counts.test_documents and "" not in counts.files
     return {
         "domain": domain,
-        "documents": documents,
-        "bytes": size,
-        "test_documents": len(test),
-        "test_bytes": sum(len(document.text.encode()) for document in test),
-        "siblings": np.mean(from_same) if test and "" not in files else np.nan,
-        "seen": overlap.get("mean_share_of_windows_in_train", np.nan),
-        "licences": _listed(licences),
+        "documents": counts.documents,
+        "bytes": counts.bytes,
+        "test_documents": counts.test_documents,
+        "test_bytes": counts.test_bytes,
+        "siblings": counts.from_same / counts.test_documents if named else np.nan,
+        "seen": manifest.get("test_overlap", {}).get("mean_share_of_windows_in_train", np.nan),
+        "licences": _listed(counts.licences),
     }
 
 

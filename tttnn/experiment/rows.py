@@ -1,22 +1,26 @@
-"""Result rows that survive a kill: one JSON line per finished document while running, Parquet at rest."""
+"""Result rows that survive a kill: one JSON line per finished document while running, Parquet at rest.
+
+The journal says all that is known: a line for each call that adds rows, with what they depend on and where they come
+from; one for each document, with its rows; one for the end of a call. Everything else in a folder is made from it.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from tttnn.errors import TTTNNError
-from tttnn.files import writing
+from tttnn.files import expand, lock, writing
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
+Key = tuple[str | int, ...]
 JOURNAL = "rows.jsonl"
 TABLE = "rows.parquet"
 COLUMNS = (
@@ -31,7 +35,7 @@ class RowsError(TTTNNError):
 
 
 class RowJournal:
-    """Append-only journal of finished documents in a folder; one writer at a time.
+    """Append-only journal of calls and finished documents in a folder; one writer at a time.
 
     A line is written in one call and flushed to the disk before the document counts as done. A line cut short
     by a kill is removed at the next opening: at most the document in flight is lost, and none is there twice.
@@ -41,19 +45,32 @@ class RowJournal:
     folder : Path
         Made if it does not exist.
 
+    Attributes
+    ----------
+    calls : list of dict
+        What `begin` was given by each call, with the documents it added (their number) and its end (None: killed).
+
     Raises
     ------
     RowsError
-        If another process is writing there, or a complete line is damaged.
+        If another process is writing there, a complete line is damaged, or rows at rest have no journal.
     """
 
     def __init__(self, folder: Path):
+        if folder.exists() and not folder.is_dir():
+            raise RowsError(f"{folder} is a file: rows go into a folder, give another name")
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
+        self.folder, self.calls = folder, []
         self._file = open(folder / JOURNAL, "a+b")  # noqa: SIM115  (closed by __exit__)
         try:
             self._lock()
-            self._done = {tuple(key): rows for key, rows in self._read()}
+            self._done: dict[Key, list[Row]] = {}
+            self._read()
+            if not self._done and (folder / TABLE).exists():
+                raise RowsError(
+                    f"{folder / TABLE} holds rows, but {JOURNAL}, from which a run goes on, does not: put it back, or "
+                    "give another folder; these rows can be read as they are"
+                )
         except BaseException:
             self._file.close()
             raise
@@ -66,51 +83,86 @@ class RowJournal:
     ) -> None:
         self._file.close()
 
-    def __contains__(self, key: tuple) -> bool:
-        return key in self._done
+    def __contains__(self, key: Key) -> bool:
+        return plain(key) in self._done
 
-    def append(self, key: tuple, rows: list[Row]) -> None:
+    def __len__(self) -> int:
+        return len(self._done)
+
+    def begin(self, call: dict[str, Any]) -> None:
+        """Record that a call begins to add documents, durably: JSON values."""
+        self._write({"call": call})
+
+    def end(self, when: str) -> None:
+        """Record that the call that was begun last has ended."""
+        self._write({"end": when})
+
+    def append(self, key: Key, rows: list[Row]) -> None:
         """Record a finished document under its key, durably; a key already there is refused with RowsError."""
-        if key in self._done:
+        if key in self:
             raise RowsError(f"{self.folder / JOURNAL}: {key} is already there")
-        line = json.dumps({"key": key, "rows": rows}, ensure_ascii=False).encode() + b"\n"
-        self._file.write(line)
+        self._write({"key": key, "rows": rows})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        entry = plain(entry)
+        self._file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._done[key] = rows
+        self._take(entry)
 
-    def table(self, keys: Sequence[tuple] | None = None) -> pd.DataFrame:
+    def _take(self, entry: dict[str, Any]) -> None:
+        """Know what a line says.
+
+        Raises
+        ------
+        ValueError
+            If its document is in an earlier line, too.
+        """
+        if "call" in entry:
+            self.calls.append({**entry["call"], "documents": 0, "end": None})
+        elif "end" in entry and self.calls:
+            self.calls[-1]["end"] = entry["end"]
+        elif "key" in entry:
+            if (key := tuple(entry["key"])) in self._done:
+                raise ValueError(f"{key} is in an earlier line, too")
+            self._done[key] = entry["rows"]
+            if self.calls:
+                self.calls[-1]["documents"] += 1
+
+    def table(self, keys: Sequence[Key] | None = None) -> pd.DataFrame:
         """Write all rows as Parquet beside the journal; return those of `keys` (default: all), by key, then k."""
         every = self._frame(self._done)
         if len(every):
             with writing(self.folder / TABLE) as partial:
                 every.to_parquet(partial, index=False)
-        return every if keys is None else self._frame(keys)
+        return every if keys is None else self._frame(map(plain, keys))
 
-    def _frame(self, keys: Iterable[tuple]) -> pd.DataFrame:
+    def _frame(self, keys: Iterable[Key]) -> pd.DataFrame:
         import pandas as pd
 
         return pd.DataFrame([row for key in sorted(keys) for row in self._done[key]], columns=COLUMNS)
 
     def _lock(self) -> None:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            message = f"{self.folder}: another run is writing here; wait for it or give another folder"
+            lock(self._file)
+        except BlockingIOError as error:
+            message = f"{self.folder}: another run is writing here ({error}); wait for it or give another folder"
             raise RowsError(message) from error
 
-    def _read(self) -> Iterator[tuple[list, list[Row]]]:
+    def _read(self) -> None:
         self._file.seek(0)
         good = 0
         for number, line in enumerate(self._file, start=1):
             if not line.endswith(b"\n"):
                 break  # cut short by a kill
             try:
-                entry = json.loads(line)
-            except ValueError as error:
-                raise RowsError(f"{self.folder / JOURNAL}, line {number}: not a result line: {error}") from error
+                self._take(_checked(json.loads(line)))
+            except (ValueError, RecursionError) as error:
+                raise RowsError(
+                    f"{self.folder / JOURNAL}, line {number}: not a result line: {error}. Remove that line, and its "
+                    "document is computed again; or give another folder"
+                ) from error
             good += len(line)
-            yield entry["key"], entry["rows"]
         self._file.truncate(good)
 
 
@@ -120,11 +172,40 @@ def read_rows(folder: str | Path) -> pd.DataFrame:
     Raises
     ------
     RowsError
-        If the folder holds no `rows.parquet`.
+        If the folder holds no `rows.parquet`, or a damaged one.
     """
     import pandas as pd
+    from pyarrow import ArrowException
 
-    path = Path(folder) / TABLE
+    path = Path(expand(folder)) / TABLE
     if not path.is_file():
         raise RowsError(f"{path}: no such file; the run is unfinished or went elsewhere")
-    return pd.read_parquet(path)
+    try:
+        return pd.read_parquet(path)
+    except ArrowException as error:
+        message = f"{path} is damaged ({error}): the command that made it writes it again, from {JOURNAL}"
+        raise RowsError(message) from error
+
+
+def plain(value: Any) -> Any:
+    """JSON values in which all text can be written as UTF-8: half characters, as in odd file names, become "?"."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, dict):
+        return {plain(name): plain(each) for name, each in value.items()}
+    return type(value)(map(plain, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _checked(entry: Any) -> dict[str, Any]:
+    """A line's content, if it is that of a call, its end, or a document; otherwise ValueError."""
+    match entry:
+        case {"call": {"settings": dict()}} | {"end": str()} if len(entry) == 1:
+            return entry
+        case {"key": [str(), str(), int(), *rest], "rows": list(rows)} if len(entry) == 2:
+            if not all(isinstance(part, str) for part in rest):
+                raise ValueError("its key must have model, domain, number and, maybe, a hash")
+            if not all(isinstance(row, dict) and row.keys() <= set(COLUMNS) for row in rows):
+                raise ValueError(f"its rows must have columns of {', '.join(COLUMNS)}")
+            return entry
+        case _:
+            raise ValueError("it must have the key and the rows of a document")

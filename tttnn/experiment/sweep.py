@@ -7,7 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tttnn.errors import ParameterError
 from tttnn.experiment import DrawnDocument, run
+from tttnn.experiment.checks import checked_ks
+from tttnn.parameters import numbers
+from tttnn.retrieval import corpus_fingerprint
 from tttnn.ttt import TTT
 
 if TYPE_CHECKING:
@@ -17,8 +21,9 @@ if TYPE_CHECKING:
 
 
 def sweep(
-    ttt: TTT, documents: Sequence[DrawnDocument], rates: Sequence[float], ks: Sequence[int], folder: str | Path
-) -> pd.DataFrame:
+    ttt: TTT, documents: Sequence[DrawnDocument], rates: Sequence[float], ks: Sequence[int], folder: str | Path,
+    about: dict[str, Any] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Evaluate the same validation documents at several learning rates.
 
     Parameters
@@ -33,6 +38,8 @@ def sweep(
         Where to score; must hold 0.
     folder : path
         Rows are kept in one folder below it for each rate, so that a killed sweep continues.
+    about : dict, optional
+        Provenance, see `tttnn.experiment.run`.
 
     Returns
     -------
@@ -41,20 +48,40 @@ def sweep(
 
     Raises
     ------
-    ValueError
-        If `ks` lacks 0 or a rate is not positive.
+    ParameterError
+        If `ks` lacks 0 or a rate is not positive, before anything is evaluated; if no document could be.
     """
     import pandas as pd
 
-    if 0 not in ks:
-        raise ValueError(f"ks={list(ks)}: a ratio needs the score at k = 0")
+    rates, ks = checked_rates(rates), places_with_zero(ks)
     found = []
     for rate in rates:
         one = TTT(ttt.lm, ttt.retriever, replace(ttt.switches, learning_rate=rate))
-        rows = run(one, documents, ks, Path(folder) / f"lr-{rate:g}")
+        rows = run(one, documents, ks, Path(folder) / f"lr-{rate:g}", about)
+        if (rows["failure"] != "").all():
+            raise ParameterError(f"documents: none could be evaluated; the first: {rows['failure'].iloc[0]}")
         nats = rows[rows["nats"].notna()].groupby("k")["nats"].sum()
         found += [{"learning_rate": rate, "k": k, "ratio": nats[k] / nats[0]} for k in nats.index]
     return pd.DataFrame(found)
+
+
+def checked_rates(rates: Any) -> list[float]:
+    """Return learning rates, each once, if they are positive numbers; may be given as text, such as "1e-4,2e-4"."""
+    found = [float(rate) for rate in numbers("rates", rates)]
+    for rate in found:
+        if not rate > 0:
+            raise ParameterError(f"rates={rate:g}: a learning rate must be above 0")
+    if len({f"{rate:g}" for rate in found}) < len(set(found)):
+        raise ParameterError(f"rates={found}: give rates that differ in their first six digits, which name folders")
+    return list(dict.fromkeys(found))
+
+
+def places_with_zero(ks: Any) -> list[int]:
+    """Return places of scores in increasing order, if 0 and another one are among them."""
+    places = checked_ks(ks)
+    if places[0] != 0 or len(places) < 2:
+        raise ParameterError(f"ks={places}: a ratio needs the score at k = 0 and another one")
+    return places
 
 
 def record(
@@ -83,7 +110,7 @@ def record(
     return {
         "weights": ttt.lm.weight_hash(),
         "corpus": corpus.name,
-        "corpus_fingerprint": corpus.fingerprint,
+        "corpus_fingerprint": corpus_fingerprint(corpus),
         "split": "val",
         "documents": len(documents),
         **drawn,

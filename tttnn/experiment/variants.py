@@ -11,12 +11,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tttnn.experiment import METHOD, DrawnDocument, run
+from tttnn.errors import ParameterError
+from tttnn.experiment import DrawnDocument, run
+from tttnn.experiment.checks import METHOD, check_run, checked_ks
+from tttnn.parameters import names as known_names
 from tttnn.retrieval.strategies import Selection
-from tttnn.ttt import TTT
+from tttnn.ttt import TTT, Switches
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tttnn.retrieval import Retriever
 
 
 @dataclass(frozen=True)
@@ -117,28 +122,48 @@ def run_variants(
 
     Raises
     ------
-    ValueError
-        If there is no variant of that name.
+    ParameterError
+        If there is no variant of that name, or one of them cannot be had with this model, index or `ks`: before any is
+        evaluated.
     """
     import pandas as pd
 
-    names = list(names)
-    if unknown := [name for name in names if name not in VARIANTS]:
-        raise ValueError(f"variant {unknown[0]!r}: must be one of {', '.join(VARIANTS)}")
+    chosen = checked_variants(names)
+    places = {name: _checked_places(ttt, name, ks) for name in chosen}
     parts = []
-    for name in names:
+    for name, wanted in places.items():
         variant = VARIANTS[name]
         place = Path(folder) / name / ttt.lm.name if folder else None
         ordered = documents[::-1] if variant.reverse else documents
-        wanted = [k for k in ks if k <= (variant.most or k)]
         facts = {**(about or {}), "variant": name}
         rows = run(changed(ttt, variant), ordered, wanted, place, facts, method=variant.method)
         parts.append(rows.assign(variant=name))
     return pd.concat(parts, ignore_index=True)
 
 
+def checked_variants(names: Iterable[str] | str) -> list[str]:
+    """Return names of variants, each once; ParameterError names one that there is not."""
+    return known_names("variants", names, VARIANTS) or list(VARIANTS)
+
+
 def changed(ttt: TTT, variant: Variant) -> TTT:
     """Return a loop as a variant has it, on the same model."""
+    retriever, switches = _parts(ttt, variant)
+    return TTT(ttt.lm, retriever, switches)
+
+
+def _checked_places(ttt: TTT, name: str, ks: Sequence[int]) -> list[int]:
+    """Where a variant scores, if it can be evaluated."""
+    variant = VARIANTS[name]
+    try:
+        retriever, switches = _parts(ttt, variant)
+        places = [k for k in checked_ks(ks) if k <= (variant.most or k)]
+        return check_run(ttt.lm, retriever, switches, places, variant.method)
+    except ParameterError as error:
+        raise ParameterError(f"variant {name}: {error}") from error
+
+
+def _parts(ttt: TTT, variant: Variant) -> tuple[Retriever | Selection | None, Switches]:
     switches = replace(ttt.switches, **variant.switches)
     if variant.rate != 1:
         base = ttt.switches.learning_rate or ttt.lm.settings.learning_rate
@@ -146,4 +171,4 @@ def changed(ttt: TTT, variant: Variant) -> TTT:
     retriever = ttt.retriever
     if variant.strategy != "nearest":
         retriever = Selection(retriever, variant.strategy, switches.seed)
-    return TTT(ttt.lm, retriever, switches)
+    return retriever, switches

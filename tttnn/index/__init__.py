@@ -20,7 +20,7 @@ build never shows, and never harms the index that was there.
 
 from tttnn.index.build import add_shard, build_index
 from tttnn.index.kinds import KINDS, default_kind
-from tttnn.index.manifest import DamagedIndex, IndexBusy, IndexMismatch
+from tttnn.index.manifest import DamagedIndex, IndexBusy, IndexExists, IndexMismatch, NoIndex
 from tttnn.index.search import Answer, Index
 from tttnn.index.shard import SearchSettings, merge, search_shard
 from tttnn.index.verify import verify
@@ -31,7 +31,9 @@ __all__ = [
     "DamagedIndex",
     "Index",
     "IndexBusy",
+    "IndexExists",
     "IndexMismatch",
+    "NoIndex",
     "SearchSettings",
     "add_shard",
     "build_index",

@@ -13,8 +13,7 @@ it was interrupted.
 
 from __future__ import annotations
 
-import fcntl
-import shutil
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,27 +24,29 @@ import numpy as np
 from tqdm import tqdm
 
 from tttnn import __version__
-from tttnn.files import read_json, sha256_file, write_json, writing
+from tttnn.errors import ParameterError, TTTNNError
+from tttnn.files import expand, lock, read_json, sha256_file, storing, write_json, writing
 from tttnn.index.exact import checked_vectors
 from tttnn.index.kinds import Kind, check_kind, make_structure, resolve
 from tttnn.index.library import load_faiss
 from tttnn.index.manifest import (
     CARD,
-    CARD_ENTRIES,
     FORMAT,
     MANIFEST,
     STRUCTURE,
     VECTORS,
+    DamagedIndex,
     IndexBusy,
+    IndexExists,
     IndexMismatch,
     check_embedder,
+    read_card,
     read_manifest,
-    read_sealed,
     shard_name,
     write_sealed,
 )
 from tttnn.index.search import Index
-from tttnn.index.vectors import JOURNAL, PartialVectors, map_vectors
+from tttnn.index.vectors import JOURNAL, PARTIAL, PartialVectors, map_vectors, open_vectors
 
 if TYPE_CHECKING:
     from tttnn.embedding import Embedder
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 SHARD_ROWS = 1 << 21  # vectors of a shard: 8 GB raw at dimension 1024, and a structure that fits into memory
 PLAN, LOCK = "build.json", "lock"
 WRITE_BYTES = 1 << 20
+OF_A_SHARD = (CARD, VECTORS, STRUCTURE, PARTIAL, JOURNAL)  # the files that are written into its folder
+TORN = re.compile(rf"\.({'|'.join(map(re.escape, (*OF_A_SHARD, MANIFEST, PLAN)))})\.[0-9a-f-]+\.partial")
 
 Batches = Callable[[int], Iterable[np.ndarray]]
 Writer = Callable[[Path, int, Batches, "Plan"], list[dict[str, Any]]]
@@ -85,7 +88,7 @@ class Plan:
     def __post_init__(self) -> None:
         check_kind(self.kind)
         if self.shard_rows < 1:
-            raise ValueError(f"shard_rows={self.shard_rows}: must be at least 1")
+            raise ParameterError(f"shard_rows={self.shard_rows}: must be at least 1")
 
     def identity(self) -> dict[str, Any]:
         """All that must be equal, as JSON."""
@@ -140,22 +143,23 @@ def build_index(
 
     Raises
     ------
-    FileExistsError
+    IndexExists
         If there is an index in `folder`.
     IndexBusy
         If another process is building there.
     IndexMismatch
-        If an unfinished build of something else is there.
-    ValueError
-        If a vector has another dimension or is not finite (the row is named), or there are not `count`.
-    OSError
-        If the disk is full, for example: make room and call again.
+        If an unfinished build of something else is there, or shards that this package did not write; if there are not
+        `count` vectors.
+    ParameterError
+        If a vector has another dimension or is not finite (the row is named), or an option is out of its range.
+    StorageError
+        If the disk is full, for example, or the file system has no locks: make room and call again.
     """
-    folder = Path(folder)
+    folder = Path(expand(folder))
     plan = Plan(kind, embedder.dimension, _named(embedder), corpus_fingerprint, 0, count, shard_rows, seed, threads)
     with _locked(folder):
         if (folder / MANIFEST).exists() and not (folder / PLAN).exists():
-            raise FileExistsError(f"{folder} holds an index already: remove it to build this one again")
+            raise IndexExists(f"{folder} holds an index already: remove it to build this one again")
         _build(folder, batches, plan, write)
     return Index.open(folder, embedder.fingerprint, embedder.name)
 
@@ -192,21 +196,21 @@ def add_shard(
 
     Raises
     ------
-    FileNotFoundError
+    NoIndex
         If there is no index in `folder`.
-    ValueError
-        If the index is of these texts already: these vectors were added before.
-    DamagedIndex, IndexBusy, IndexMismatch, OSError
+    IndexMismatch
+        If the index is of these texts already: these vectors were added before. See also `build_index`.
+    DamagedIndex, IndexBusy, ParameterError, StorageError
         See `build_index`.
     """
-    folder = Path(folder)
+    folder = Path(expand(folder))
     manifest = read_manifest(folder)
     check_embedder(folder, manifest["embedder"], embedder.fingerprint, embedder.name)
     with _locked(folder):
         manifest = read_manifest(folder)
-        pending = read_json(folder / PLAN) if (folder / PLAN).exists() else None
+        pending = _pending(folder)
         if pending is None and manifest["corpus_fingerprint"] == corpus_fingerprint:
-            raise ValueError(f"{folder} holds these texts already (corpus fingerprint {corpus_fingerprint[:12]})")
+            raise IndexMismatch(f"{folder} holds these texts already (corpus fingerprint {corpus_fingerprint[:12]})")
         first = pending["first"] if pending else manifest["count"]
         kind = kind or manifest["kind"]
         plan = Plan(
@@ -240,21 +244,27 @@ def write_shard(
     dict or None
         Its card; None if no vectors came.
     """
+    if folder.is_symlink():
+        raise IndexMismatch(f"{folder} is a link: what it links to is not written to; remove it")
     if (folder / CARD).exists():
-        card = read_sealed(folder / CARD, CARD_ENTRIES)
+        card = read_card(folder)
+        if (card["name"], card["first"]) != (shard_name(number), first):
+            raise DamagedIndex(f"{folder / CARD} is of another shard: remove {folder} to write this one again")
+        (folder / JOURNAL).unlink(missing_ok=True)
         bar.update(card["count"])
         return card
     if not (folder / VECTORS).exists():
         rows = _stream(folder, first - plan.first, limit, batches, plan, bar)
         if not rows:
-            shutil.rmtree(folder)
+            _remove_shard(folder)
             return None
-    vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
-    (folder / JOURNAL).unlink(missing_ok=True)
+    vectors = open_vectors(folder / VECTORS)
     kind = resolve(plan.kind, len(vectors))
     if kind.factory and not (folder / STRUCTURE).exists():
         _write_structure(folder / STRUCTURE, kind, map_vectors(folder / VECTORS, *vectors.shape), plan)
-    return write_sealed(folder / CARD, _card(folder, number, first, len(vectors), kind, plan))
+    card = write_sealed(folder / CARD, _card(folder, number, first, len(vectors), kind, plan))
+    (folder / JOURNAL).unlink(missing_ok=True)  # last: with card or journal a shard can be told from a foreign folder
+    return card
 
 
 def publish(folder: Path, plan: Plan, cards: list[dict[str, Any]]) -> None:
@@ -307,25 +317,32 @@ def write_shards(folder: Path, known: int, batches: Batches, plan: Plan) -> list
 
 
 def _build(folder: Path, batches: Batches, plan: Plan, write: Writer | None) -> None:
-    _take_up(folder, plan)
-    known = sum(card["first"] < plan.first for card in _shards(folder))
-    cards = (write or write_shards)(folder, known, batches, plan)
-    if not cards:
+    with storing(folder):
+        _take_up(folder, plan)
+        known = sum(card["first"] < plan.first for card in _shards(folder))
+        cards = (write or write_shards)(folder, known, batches, plan)
+        if not cards:
+            (folder / PLAN).unlink()
+            raise TTTNNError(f"{folder}: an index of no vectors was asked for; is the corpus empty?")
+        _remove_torn(folder)
+        publish(folder, plan, cards)
         (folder / PLAN).unlink()
-        raise ValueError(f"{folder}: an index of no vectors was asked for; is the corpus empty?")
-    _remove_torn(folder)
-    publish(folder, plan, cards)
-    (folder / PLAN).unlink()
 
 
 def _take_up(folder: Path, plan: Plan) -> None:
     """Go on with the build that is there if it is this one, or begin."""
-    if not (folder / PLAN).exists():
+    pending = _pending(folder)
+    if pending is None:
         listed = {card["name"] for card in _shards(folder)}
-        for leftover in set(folder.glob("shard-*")) - {folder / name for name in listed}:
-            shutil.rmtree(leftover)  # of a build that was given up
+        leftover = [path for path in sorted(folder.glob("shard-*")) if path.name not in listed]
+        if foreign := [path.name for path in leftover if not _is_ours(path)]:
+            raise IndexMismatch(
+                f"{folder} holds {', '.join(foreign)}, which this package did not write: choose another folder"
+            )
+        for path in leftover:  # of a build that was given up
+            _remove_shard(path)
         write_json(folder / PLAN, plan.identity())
-    elif (pending := read_json(folder / PLAN)) != plan.identity():
+    elif pending != plan.identity():
         other = [key for key, value in plan.identity().items() if pending.get(key) != value]
         raise IndexMismatch(
             f"{folder} holds an unfinished build with other {', '.join(other)}: call again as before to finish "
@@ -334,10 +351,39 @@ def _take_up(folder: Path, plan: Plan) -> None:
     _remove_torn(folder)
 
 
+def _pending(folder: Path) -> dict[str, Any] | None:
+    """The plan of an unfinished build."""
+    path = folder / PLAN
+    if not path.exists():
+        return None
+    plan = read_json(path)
+    if not isinstance(plan, dict) or type(plan.get("first")) is not int or plan["first"] < 0:
+        raise DamagedIndex(f"{path} is no plan of a build: remove it to give that build up")
+    return plan
+
+
+def _is_ours(shard: Path) -> bool:
+    """Whether a folder is a shard that this package wrote, or began to write, and holds nothing else."""
+    if shard.is_symlink() or not shard.is_dir() or not re.fullmatch(r"shard-\d{5,}", shard.name):
+        return False
+    names = {path.name for path in shard.iterdir()}
+    known = {name for name in names if name in OF_A_SHARD or TORN.fullmatch(name)}
+    return names == known and (not names or bool(names & {CARD, JOURNAL, PARTIAL}))
+
+
+def _remove_shard(folder: Path) -> None:
+    """Remove a shard's files and its folder; one with anything else in it stays."""
+    for path in folder.iterdir():
+        if path.name in OF_A_SHARD or TORN.fullmatch(path.name):
+            path.unlink()
+    folder.rmdir()
+
+
 def _remove_torn(folder: Path) -> None:
     """Remove files that were being written when a process was killed."""
     for torn in [*folder.glob(".*.partial"), *folder.glob("shard-*/.*.partial")]:
-        torn.unlink()
+        if TORN.fullmatch(torn.name):
+            torn.unlink()
 
 
 def _stream(folder: Path, start: int, limit: int | None, batches: Batches, plan: Plan, bar: tqdm) -> int:
@@ -361,14 +407,14 @@ def _exactly(batches: Batches, start: int, done: int, limit: int | None, plan: P
     for batch in batches(start + done):
         batch = checked_vectors(batch, plan.dimension, "vectors", first_row=plan.first + start + done)
         if is_last and done + len(batch) > most:
-            raise ValueError(f"more vectors were given than the {plan.count} texts")
+            raise IndexMismatch(f"more vectors were given than the {plan.count} texts")
         batch = batch[: most - done]
         done += len(batch)
         yield batch
         if done == most and not is_last:
             return
     if limit is not None and done < limit:
-        raise ValueError(f"{start + done} vectors were given for {plan.count} texts")
+        raise IndexMismatch(f"{start + done} vectors were given for {plan.count} texts")
 
 
 def _write_structure(path: Path, kind: Kind, vectors: np.ndarray, plan: Plan) -> None:
@@ -398,12 +444,14 @@ def _card(folder: Path, number: int, first: int, count: int, kind: Kind, plan: P
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Be the only one who writes to an index. The kernel gives the lock back even if the process is killed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a") as file:
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / LOCK, "a")  # noqa: SIM115 (closed below)
+    with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError as error:
-            raise IndexBusy(f"another process is building in {folder}: wait until it is done") from error
+            raise IndexBusy(f"another process is building in {folder} ({error}): wait until it is done") from error
         yield
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tttnn.cluster import RETRIES, results, start_workers
+from tttnn.errors import ParameterError
 from tttnn.index.build import Batches, Plan, write_shard
 from tttnn.index.exact import checked_vectors
 from tttnn.index.library import load_faiss
@@ -58,7 +59,7 @@ class ClusterIndex(Index):
         ------
         ClusterError
             If a worker keeps dying.
-        ValueError
+        ParameterError
             If there is to be no worker.
         FileNotFoundError, IndexMismatch, DamagedIndex
             See `Index.open`.
@@ -67,13 +68,13 @@ class ClusterIndex(Index):
         manifest = read_manifest(folder)
         check_embedder(folder, manifest["embedder"], fingerprint, embedder_name)
         if workers < 1:
-            raise ValueError(f"workers={workers}: must be at least 1")
+            raise ParameterError(f"workers={workers}: must be at least 1")
         cards = manifest["shards"]
         portions = [cards[start::workers] for start in range(min(workers, len(cards)))]
         holders = start_workers(_Holder, [(folder, portion, settings, threads) for portion in portions])
         results([holder.names.remote() for holder in holders])
         held = {card["name"]: holder for holder, portion in zip(holders, portions, strict=True) for card in portion}
-        index = cls(folder, manifest, [_HeldShard(card, held[card["name"]]) for card in cards], {})
+        index = cls(folder, manifest, [_HeldShard(card, held[card["name"]]) for card in cards], {}, settings)
         index._holders = holders
         return index
 
@@ -141,7 +142,7 @@ def write_on_cluster(folder: Path, known: int, batches: Batches, plan: Plan) -> 
 
     Raises
     ------
-    ValueError
+    ParameterError
         If the plan has no count: where the shards begin must be known.
     ClusterError
         If a shard's workers keep dying.
@@ -149,7 +150,7 @@ def write_on_cluster(folder: Path, known: int, batches: Batches, plan: Plan) -> 
     import ray
 
     if plan.count is None:
-        raise ValueError("count=None: on a cluster the number of vectors must be given")
+        raise ParameterError("count=None: on a cluster the number of vectors must be given")
     task = ray.remote(num_cpus=plan.threads, max_retries=RETRIES, scheduling_strategy="SPREAD")(_write)
     firsts = range(0, plan.count, plan.shard_rows)
     running = [task.remote(folder.absolute(), known + i, first, batches, plan) for i, first in enumerate(firsts)]

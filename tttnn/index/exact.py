@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from tttnn.errors import ParameterError
 from tttnn.index.library import load_faiss
 
 SPARE = 16  # neighbours fetched beyond k, so that ties at position k are seen
@@ -17,15 +18,15 @@ Take = Callable[[np.ndarray], np.ndarray]  # row numbers (n,) -> vectors (n, d) 
 
 
 def checked_vectors(vectors: np.ndarray, dimension: int, name: str, first_row: int = 0) -> np.ndarray:
-    """Return vectors as contiguous float32 (n, dimension), or raise ValueError naming the first bad row."""
+    """Return vectors as contiguous float32 (n, dimension), or raise ParameterError naming the first bad row."""
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     if vectors.ndim != 2 or vectors.shape[1] != dimension:
-        raise ValueError(f"{name} must have shape (n, {dimension}), not {vectors.shape}")
+        raise ParameterError(f"{name} must have shape (n, {dimension}), not {vectors.shape}")
     with np.errstate(over="ignore", invalid="ignore"):
         fine = np.einsum("nd,nd->n", vectors, vectors) < LARGEST  # false for NaN, too
     if not fine.all():
         row = first_row + int(np.argmin(fine))
-        raise ValueError(f"{name}, row {row}: holds NaN or infinity, or is longer than {LARGEST**0.5:.0e}")
+        raise ParameterError(f"{name}, row {row}: holds NaN or infinity, or is longer than {LARGEST**0.5:.0e}")
     return vectors
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from tttnn.errors import ParameterError
 from tttnn.index.library import faiss_threads, load_faiss
 
 SAMPLE_ROWS = 1 << 17  # vectors a quantiser is trained on, at most: 0.5 GB at dimension 1024
@@ -136,9 +137,9 @@ def resolve(kind: str, count: int) -> Kind:
 
 
 def check_kind(kind: str) -> None:
-    """Raise ValueError if there is no such kind."""
+    """Raise ParameterError if there is no such kind."""
     if kind != "auto" and kind not in KINDS:
-        raise ValueError(f"kind='{kind}': must be auto, {', '.join(KINDS)}")
+        raise ParameterError(f"kind='{kind}': must be auto, {', '.join(KINDS)}")
 
 
 def make_structure(kind: Kind, vectors: np.ndarray, seed: int, threads: int) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from tttnn.errors import ParameterError
+
 
 def load_faiss(threads: int | None = None) -> Any:
     """Import Faiss, after torch: each brings an OpenMP runtime, and the other order crashes some systems.
@@ -17,7 +19,7 @@ def load_faiss(threads: int | None = None) -> Any:
 
     Raises
     ------
-    ValueError
+    ParameterError
         If `threads` is less than 1.
     """
     with suppress(ModuleNotFoundError):  # a machine that only searches needs no torch
@@ -26,7 +28,7 @@ def load_faiss(threads: int | None = None) -> Any:
 
     if threads is not None:
         if threads < 1:
-            raise ValueError(f"threads={threads}: must be at least 1")
+            raise ParameterError(f"threads={threads}: must be at least 1")
         faiss.omp_set_num_threads(threads)
     return faiss
 

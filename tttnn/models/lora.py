@@ -48,7 +48,7 @@ def adapters(model: PreTrainedModel, rank: int, seed: int) -> Iterator[list[nn.P
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", fan_in_fan_out=transposed)
     trainable = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        with torch.random.fork_rng():
+        with forked_rng(model):
             torch.manual_seed(seed)
             LoraModel(model, config, "default")
         yield [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -56,6 +56,12 @@ def adapters(model: PreTrainedModel, rank: int, seed: int) -> Iterator[list[nn.P
         _drop(model)
         for parameter, before in trainable:
             parameter.requires_grad_(before)
+
+
+def forked_rng(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """Put the random numbers of the CPU and of the GPU that a model is on back at the end; others are not touched."""
+    device = next(model.parameters()).device
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
 def _drop(model: PreTrainedModel) -> None:

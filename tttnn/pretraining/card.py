@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.files import read_json, write_json, writing, writing_folder
+from tttnn.models.registry import best_rate
 from tttnn.pretraining.data import end_of_text
 from tttnn.pretraining.settings import Settings, load_settings, settings_as_json
 
@@ -190,12 +191,6 @@ def _sweep(settings: Settings, sweep: dict[str, Any]) -> str:
         f"neighbours to nats before{chunks}.\n\n{_table(('learning rate', *(f'k = {k}' for k in ks)), rows)}\n\n"
         f"```\n{command}\n```"
     )
-
-
-def best_rate(sweep: dict[str, Any]) -> float:
-    """The learning rate with the lowest ratio of nats at the largest k of a sweep."""
-    ratios, last = sweep["ratio_to_k0"], str(max(sweep["ks"]))
-    return float(min(ratios, key=lambda rate: ratios[rate][last]))
 
 
 def _rounded(values: dict[str, float], domain: str) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tttnn.corpus import Document, read_jsonl
-from tttnn.errors import TTTNNError
+from tttnn.errors import ParameterError, TTTNNError
 from tttnn.files import read_json, sha256_file, write_json, writing
 from tttnn.models.registry import CHECKPOINTS
 from tttnn.pretraining.settings import Settings, Source, TokenizerSettings
@@ -44,16 +44,18 @@ def find_files(patterns: Iterable[str], data: Path) -> list[Path]:
 
     Raises
     ------
-    ValueError
-        If a pattern is an absolute path: a settings file must mean the same on every machine.
+    ParameterError
+        If a pattern leads out of `data`, or is none: a settings file must mean the same on every machine.
     FileNotFoundError
         If a pattern matches nothing.
     """
     files = []
     for pattern in patterns:
-        if Path(pattern).is_absolute():
-            raise ValueError(f"{pattern}: paths in settings are relative to --data")
-        found = sorted(data.glob(pattern))
+        _check_inside(pattern)
+        try:
+            found = sorted(data.glob(pattern))
+        except ValueError as error:
+            raise ParameterError(f"{pattern!r} is no pattern of files: {error}") from error
         if not found:
             raise FileNotFoundError(
                 f"no file matches {pattern!r} under {data}: check --data and the settings"
@@ -67,14 +69,22 @@ def locate(path: str, data: Path) -> Path:
 
     Raises
     ------
+    ParameterError
+        If the path leads out of these.
     FileNotFoundError
         If it is in neither.
     """
+    _check_inside(path)
     places = [data / path, CHECKPOINTS / path]
     for place in places:
         if place.exists():
             return place
     raise FileNotFoundError(f"{path!r} is neither under {data} nor a checkpoint of the package: check --data")
+
+
+def _check_inside(path: str) -> None:
+    if not path or Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ParameterError(f"{path!r}: paths in settings are relative to --data and stay below it")
 
 
 def training_files(patterns: Iterable[str], data: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tttnn.errors import TTTNNError
-from tttnn.files import read_json
+from tttnn.files import expand, read_json
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 # Keys of older files, for an objective that is no more: with this value they change nothing.
@@ -182,7 +182,7 @@ def load_settings(path: str | Path) -> Settings:
     FileNotFoundError
         If there is neither such a file nor such a name.
     """
-    path = Path(path)
+    path = Path(expand(path))
     shipped = {each.stem: each for each in sorted(Path(__file__).with_name("settings").glob("*.json"))}
     if not path.is_file():
         if str(path) not in shipped:

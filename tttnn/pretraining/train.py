@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tttnn.files import sha256_file, write_json, writing
+from tttnn.files import expand, sha256_file, write_json, writing
 from tttnn.models.cross_entropy import mean_cross_entropy
 from tttnn.pretraining.card import export
 from tttnn.pretraining.checkpoint import read_checkpoint, save_checkpoint
@@ -76,7 +76,7 @@ def pretrain(
         If a file of the settings is missing under `data`.
     """
     settings = settings if isinstance(settings, Settings) else load_settings(settings)
-    data, out = Path(data), Path(out)
+    data, out = Path(expand(data)), Path(expand(out))
     if threads:
         torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex, overload
 
 import numpy as np
 from tqdm import tqdm
@@ -18,19 +20,27 @@ from tqdm import tqdm
 from tttnn.corpus import Corpus, Document, open_corpus
 from tttnn.embedding import Embedder, EmbeddingError, LexicalEmbedder, load_embedder
 from tttnn.embedding.lexical import LexicalSettings
-from tttnn.files import home, read_json, write_json
+from tttnn.errors import DocumentError, ParameterError
+from tttnn.files import home, lock, read_json, write_json
 from tttnn.index import Index, IndexMismatch, build_index
-from tttnn.index.build import SHARD_ROWS
+from tttnn.index.build import LOCK, SHARD_ROWS
 from tttnn.index.cluster import ClusterIndex, write_on_cluster
 from tttnn.index.kinds import check_kind
 from tttnn.index.manifest import MANIFEST
+from tttnn.parameters import number
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 1 << 23  # the texts held in memory while an index is built
+SHOWN = 3  # neighbours in a repr
+
+log = logging.getLogger(__name__)
 
 
 class Store(Protocol):
     """Random access to documents: a `TextStore` or `ConcatStore`."""
+
+    @property
+    def by_domain(self) -> dict[str, np.ndarray]: ...
 
     def __len__(self) -> int: ...
 
@@ -60,6 +70,9 @@ class Neighbour:
     meta: dict[str, Any] = field(default_factory=dict)
     uncertainty: float | None = None
 
+    def __repr__(self) -> str:
+        return f"Neighbour({self.id}, distance={self.distance:.4g}, text={shorten(self.text)})"
+
 
 class Neighbours(tuple[Neighbour, ...]):
     """What `Retriever.neighbours` returns: documents, nearest first, and which shards they come from.
@@ -77,6 +90,29 @@ class Neighbours(tuple[Neighbour, ...]):
         neighbours.answered = answered
         return neighbours
 
+    def __getnewargs__(self) -> tuple[tuple[Neighbour, ...], list[str]]:
+        return tuple(self), self.answered  # for copies and pickles
+
+    @overload
+    def __getitem__(self, place: SupportsIndex) -> Neighbour: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Neighbours: ...
+
+    def __getitem__(self, place: SupportsIndex | slice) -> Neighbour | Neighbours:
+        found = super().__getitem__(place)
+        return Neighbours(found, self.answered) if isinstance(place, slice) else found
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self[:SHOWN]))
+        more = f", ... {len(self) - SHOWN} more" if len(self) > SHOWN else ""
+        return f"Neighbours({shown}{more})"
+
+
+def shorten(text: str, characters: int = 40) -> str:
+    """The beginning of a text, quoted, for a repr."""
+    return repr(text if len(text) <= characters else f"{text[: characters - 3]}...")
+
 
 class Retriever:
     """Finds the documents of a store that are nearest to a text.
@@ -92,16 +128,20 @@ class Retriever:
     allow_missing : bool
         Must be said if the index was opened with it: neighbours may then come from a part of the shards, those that
         they list in `Neighbours.answered`.
+    split : str, optional
+        Of the corpus that the texts are; part of what neighbours depend on.
 
     Raises
     ------
     IndexMismatch
         If the index was built with another embedder, or holds more or fewer vectors than there are texts.
-    ValueError
+    ParameterError
         If the index was opened with `allow_missing` and this is not asked for here, too.
     """
 
-    def __init__(self, store: Store, index: Index, embedder: Embedder, allow_missing: bool = False):
+    def __init__(
+        self, store: Store, index: Index, embedder: Embedder, allow_missing: bool = False, split: str | None = None
+    ):
         if embedder.fingerprint != index.fingerprint:
             raise IndexMismatch(
                 f"{index.folder} was built with embedder '{index.manifest['embedder']['name']}', not with "
@@ -113,20 +153,36 @@ class Retriever:
                 "together, so remove the index and build it again"
             )
         if index.allow_missing and not allow_missing:
-            raise ValueError(
+            raise ParameterError(
                 f"{index.folder} was opened with allow_missing: give allow_missing here, too, if neighbours may come "
                 "from a part of the shards, or open it without"
             )
-        self.store, self.index, self.embedder = store, index, embedder
+        self.store, self.index, self.embedder, self.split = store, index, embedder, split
 
     def __len__(self) -> int:
         return len(self.store)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What neighbours depend on besides the query, as JSON: corpus, split, embedder, index, shards left out."""
+        return {
+            "corpus": self.index.manifest["corpus_fingerprint"],
+            "split": self.split,
+            "embedder": self.embedder.fingerprint,
+            "index": self.index.method,
+            "without": sorted(self.index.missing),
+        }
+
+    @property
     def fingerprint(self) -> str:
-        """What neighbours depend on: the corpus's fingerprint and the embedder's, and shards missing at opening."""
-        missing = "".join(f"-without-{name}" for name in self.index.missing)
-        return f"{self.index.manifest['corpus_fingerprint']}-{self.embedder.fingerprint}{missing}"
+        """SHA-256 over `identity`, as 64 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    def check_k(self, k: int) -> None:
+        """Raise ParameterError unless k neighbours can be found."""
+        number("k", k, least=1, whole=True)
+        if k > len(self):
+            raise ParameterError(f"k={k}: the index holds {len(self)} vectors, so k can be at most {len(self)}")
 
     def neighbours(self, text: str, k: int, meta: Mapping[str, Any] | None = None) -> Neighbours:
         """Find the k nearest documents.
@@ -149,8 +205,10 @@ class Retriever:
 
         Raises
         ------
-        ValueError
-            If k is out of range, more than the shards that answered hold, or the query is empty or only white space.
+        ParameterError
+            If k is out of range.
+        DocumentError
+            If the query is empty or only white space, or has no vector.
         DamagedIndex
             If a shard is not in order, unless `allow_missing`; if none is.
         """
@@ -161,10 +219,10 @@ class Retriever:
 
         Returns and raises what `neighbours` does, for each text in order.
         """
-        self.index.check_k(k)
+        self.check_k(k)
         for position, text in enumerate(texts):
             if not text.strip():
-                raise ValueError(f"query {position} of {len(texts)} is empty: nothing is near to it")
+                raise DocumentError(f"query {position} of {len(texts)} is empty: nothing is near to it")
         answer = self.index.search(self.embedder.embed(texts), k)
         distances, ids = answer  # two (n, k)
         return [
@@ -191,7 +249,8 @@ def open_retriever(
 
     There is one folder for each corpus (by content), split and embedder (by fingerprint), so that a changed
     corpus or embedder never meets an old index. The second time no document is read. Another kind of index is
-    made from the vectors of the first. An interrupted build is taken up where it was.
+    made from the vectors of the first. An interrupted build is taken up where it was, and one that another process
+    makes is waited for.
 
     Parameters
     ----------
@@ -220,36 +279,37 @@ def open_retriever(
         If corpus or embedder cannot be opened, or a document is empty and so has no vector.
     DamagedIndex
         If the index built before is damaged.
-    IndexBusy
-        If another process is building it.
     ClusterError
         If the workers keep dying.
-    ValueError
+    ParameterError
         If there is no such kind; with workers, if the embedder is not a name or folder, or with `allow_missing`.
     """
     check_kind(kind)
     if workers and (allow_missing or not isinstance(embedder, (str, Path))):
-        raise ValueError("workers open the embedder themselves, by name or folder, and all shards: no allow_missing")
-    named = embedder
+        raise ParameterError(
+            f"workers={workers}: they open the embedder themselves, by name or folder, and all shards: no allow_missing"
+        )
+    if workers is not None:
+        number("workers", workers, least=1, whole=True)
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
-    is_lexical = embedder == LexicalEmbedder.name
+    corpus.files(split)  # names the splits there are
+    named, is_lexical = embedder, embedder == LexicalEmbedder.name
     if isinstance(embedder, (str, Path)) and not is_lexical:
         embedder = load_embedder(embedder, device=device)
     # The lexical embedder's fingerprint is known only after fitting, but settings and corpus determine it.
     key = LexicalSettings().key() if is_lexical else embedder.fingerprint
-    fingerprint = _corpus_fingerprint(corpus)
+    fingerprint = corpus_fingerprint(corpus)
     folder = home() / "indexes" / _folder_name(corpus, split, embedder, fingerprint, key)
-    store = corpus.store(split, folder / "texts")
-    if is_lexical:
-        embedder = load_embedder(LexicalEmbedder.name, lambda: _texts(store), folder / "embedder")
     place = folder / f"index-{kind}"
-    if not (place / MANIFEST).exists():
-        batches, spread = _stored_vectors(folder, embedder) or (lambda start: _embed(store, embedder, start)), {}
-        if workers:
-            batches = partial(_embed_there, corpus.folder, split, folder, named, device, embedder.fingerprint)
-            spread = {"write": write_on_cluster, "shard_rows": min(SHARD_ROWS, -(-len(store) // workers))}
-        # Another process may have finished it meanwhile.
-        with suppress(FileExistsError):
+    with _first_use(folder, place / MANIFEST):
+        store = corpus.store(split, folder / "texts")
+        if is_lexical:
+            embedder = load_embedder(LexicalEmbedder.name, lambda: _texts(store), folder / "embedder")
+        if not (place / MANIFEST).exists():
+            batches, spread = _stored_vectors(folder, embedder) or (lambda start: _embed(store, embedder, start)), {}
+            if workers:
+                batches = partial(_embed_there, corpus, split, folder, named, device, embedder.fingerprint)
+                spread = {"write": write_on_cluster, "shard_rows": min(SHARD_ROWS, -(-len(store) // workers))}
             build_index(
                 place, batches, kind=kind, embedder=embedder, corpus_fingerprint=fingerprint, count=len(store), **spread
             )
@@ -257,7 +317,23 @@ def open_retriever(
         index = ClusterIndex.open(place, embedder.fingerprint, embedder.name, threads, workers=workers)
     else:
         index = Index.open(place, embedder.fingerprint, embedder.name, threads, allow_missing)
-    return Retriever(store, index, embedder, allow_missing)
+    return Retriever(store, index, embedder, allow_missing, split)
+
+
+@contextmanager
+def _first_use(folder: Path, built: Path) -> Iterator[None]:
+    """Let one process after another build what is kept in a folder; nobody waits, or writes, where all is there."""
+    if built.exists():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a") as file:
+        try:
+            lock(file)
+        except BlockingIOError as holder:
+            log.info("%s: %s is building it; waiting until it is done", folder, holder)
+            lock(file, wait=True)
+        yield
 
 
 def _stored_vectors(folder: Path, embedder: Embedder) -> Callable[[int], Iterator[np.ndarray]] | None:
@@ -276,11 +352,11 @@ def _folder_name(
     return f"{readable[:80]}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 
-def _corpus_fingerprint(corpus: Corpus) -> str:
-    """The corpus's fingerprint, remembered as long as no file changes its size or modification time."""
+def corpus_fingerprint(corpus: Corpus) -> str:
+    """Return the corpus's fingerprint, remembered as long as no file changes its size or modification time."""
     files = [path for split in corpus.splits for path in corpus.files(split)]
     stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    place = hashlib.sha256(str(corpus.folder).encode()).hexdigest()[:16]
+    place = hashlib.sha256(os.fsencode(corpus.folder) + b" without bad documents" * corpus.skip_bad).hexdigest()[:16]
     memo = home() / "fingerprints" / f"{place}.json"
     if memo.exists():
         known = read_json(memo)
@@ -301,24 +377,24 @@ def _embed(store: Store, embedder: Embedder, start: int) -> Iterator[np.ndarray]
 
 
 def _embed_there(
-    corpus: Path, split: str, folder: Path, embedder: str | Path, device: str, fingerprint: str, start: int
+    corpus: Corpus, split: str, folder: Path, embedder: str | Path, device: str, fingerprint: str, start: int
 ) -> Iterator[np.ndarray]:
     """What `_embed` gives, in a worker of a cluster: all is opened by its path or name."""
     opened = load_embedder(embedder, folder=folder / "embedder", device=device)
     if opened.fingerprint != fingerprint:
         raise IndexMismatch(f"embedder '{embedder}' is another one in this worker: copy the same files there")
     stored = _stored_vectors(folder, opened)
-    return stored(start) if stored else _embed(open_corpus(corpus).store(split, folder / "texts"), opened, start)
+    return stored(start) if stored else _embed(corpus.store(split, folder / "texts"), opened, start)
 
 
 def _batches(store: Store, start: int) -> Iterator[list[str]]:
     """Texts by the thousand. From where a batch began the same ones follow, whatever came before."""
     texts, characters = [], 0
-    for number in range(start, len(store)):
-        texts.append(store[number].text)
+    for place in range(start, len(store)):
+        texts.append(store[place].text)
         characters += len(texts[-1])
         if not texts[-1]:
-            raise EmbeddingError(f"document {number} has an empty text, so it has no vector: leave it out")
+            raise EmbeddingError(f"document {place} has an empty text, so it has no vector: leave it out")
         if len(texts) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
             yield texts
             texts, characters = [], 0

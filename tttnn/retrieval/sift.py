@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tttnn.errors import DocumentError, ParameterError
+
 TIE = 1e-9  # gains closer than this, relative to the largest, are equal: rounding must not decide between copies
 
 
@@ -41,13 +43,15 @@ def sift(query: np.ndarray, candidates: np.ndarray, k: int, noise: float = 0.01)
 
     Raises
     ------
-    ValueError
-        If shapes do not fit, the pool is empty, an embedding is zero or not finite, k is below 1 or noise not above 0.
+    ParameterError
+        If shapes do not fit, the pool is empty, k is below 1 or noise not above 0.
+    DocumentError
+        If an embedding is zero or not finite.
     """
     if k < 1:
-        raise ValueError(f"k is {k}: choose at least 1 candidate")
+        raise ParameterError(f"k is {k}: choose at least 1 candidate")
     if not 0 < noise < np.inf:
-        raise ValueError(f"noise is {noise}: it must be a positive number")
+        raise ParameterError(f"noise is {noise}: it must be a positive number")
     unit = _unit_vectors(query, candidates)  # (pool + 1, d), the query last
     kernel = unit @ unit.T  # (pool + 1, pool + 1)
     chosen = np.empty(k, dtype=np.int64)
@@ -85,14 +89,14 @@ def stop_after(variance: np.ndarray, alpha: float) -> int:
 
     Raises
     ------
-    ValueError
+    ParameterError
         If alpha is not above 0, or there is no choice to count.
     """
     if not alpha > 0:
-        raise ValueError(f"alpha is {alpha}: it must be above 0")
+        raise ParameterError(f"alpha is {alpha}: it must be above 0")
     variance = np.asarray(variance, dtype=np.float64)
     if variance.ndim != 1 or len(variance) < 2:
-        raise ValueError(f"variance has shape {variance.shape}: give the (k + 1,) that sift returns, with k at least 1")
+        raise ParameterError(f"variance has shape {variance.shape}: give the (k + 1,) that sift returns, k at least 1")
     made = np.arange(1, len(variance))  # (k,)
     fires = np.flatnonzero(alpha * made * np.sqrt(variance[1:] / variance[0]) > 1)
     return int(made[fires[0]] if len(fires) else made[-1])
@@ -103,11 +107,11 @@ def _unit_vectors(query: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     query, candidates = np.asarray(query, dtype=np.float64), np.asarray(candidates, dtype=np.float64)
     if query.ndim != 1 or candidates.ndim != 2 or candidates.shape[1] != len(query) or len(candidates) == 0:
         shapes = f"query {query.shape} and candidates {candidates.shape}"
-        raise ValueError(f"{shapes} do not fit: give (d,) and (pool, d), with pool at least 1")
+        raise ParameterError(f"{shapes} do not fit: give (d,) and (pool, d), with pool at least 1")
     vectors = np.vstack([candidates, query])  # (pool + 1, d)
     length = np.linalg.norm(vectors, axis=1, keepdims=True)  # (pool + 1, 1)
     bad = np.flatnonzero(~((length > 0) & np.isfinite(length)))
     if len(bad):
         name = "query" if bad[0] == len(candidates) else f"candidate {bad[0]}"
-        raise ValueError(f"{name} has an embedding of length {length[bad[0], 0]}: it must be finite and not zero")
+        raise DocumentError(f"{name} has an embedding of length {length[bad[0], 0]}: it must be finite and not zero")
     return vectors / length

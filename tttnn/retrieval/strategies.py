@@ -6,18 +6,23 @@ A `Selection` stands where a `Retriever` stands. Its name says the rule, some wi
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
 from tttnn.corpus.overlap import seen_shares
+from tttnn.errors import DocumentError, ParameterError
+from tttnn.parameters import names, number
 from tttnn.retrieval import Neighbour, Neighbours, Retriever
 
 SHARDS = 30  # files of the Pile, and so shards of the published index
 POOL = 200  # candidates that SIFT chooses from, as its authors do
+
+Held = Callable[["Selection", np.ndarray], np.ndarray]  # numbers of documents -> whether each can be chosen
 
 
 @dataclass(frozen=True)
@@ -43,30 +48,35 @@ class Selection:
 
     Raises
     ------
-    ValueError
-        If there is no such strategy, or its value is missing, too much, or out of range.
+    ParameterError
+        If there is no such strategy, or its value is missing, too much, or out of range; if the seed is negative.
     """
 
     def __init__(self, retriever: Retriever, strategy: str, seed: int = 1216):
-        self.retriever, self.strategy, self.seed = retriever, strategy, seed
-        name, _, value = strategy.partition(":")
-        if name not in STRATEGIES:
-            raise ValueError(f"strategy={strategy!r}: must be one of {', '.join(STRATEGIES)}")
-        rule = STRATEGIES[name]
-        if bool(value) != (rule.value is not None):
-            wanted = "needs a" if rule.value else "takes no"
-            raise ValueError(f"strategy={strategy!r}: {name} {wanted} value after a colon")
-        self._value = rule.parse(strategy, value) if value else None
-        self._choose = rule.choose
+        self.retriever, self.strategy = retriever, strategy
+        self.seed = number("seed", seed, least=0, whole=True)
+        rule, self._value = find_strategy(strategy)
+        self._choose, self._most = rule.choose, rule.most
         self.store, self.index, self.embedder = retriever.store, retriever.index, retriever.embedder
 
     def __len__(self) -> int:
         return len(self.retriever)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What its neighbours depend on besides the query, as JSON."""
+        return {**self.retriever.identity, "strategy": self.strategy, "seed": self.seed}
+
+    @property
     def fingerprint(self) -> str:
-        """What its neighbours depend on."""
-        return f"{self.retriever.fingerprint}-{self.strategy}-{self.seed}"
+        """SHA-256 over `identity`, as 64 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
+
+    def check_k(self, k: int) -> None:
+        """Raise ParameterError unless k documents can be chosen, as far as this does not depend on the query."""
+        self.retriever.check_k(k)
+        if k > (most := self._most(self)):
+            raise ParameterError(f"k={k}: only {most} of {len(self)} documents qualify for {self.strategy}")
 
     def neighbours(self, text: str, k: int, meta: Mapping[str, Any] | None = None) -> Neighbours:
         """Choose k documents, in the order in which to train on them.
@@ -87,10 +97,12 @@ class Selection:
 
         Raises
         ------
-        ValueError
-            If k is out of range, fewer documents than k qualify, or the query is empty.
+        ParameterError
+            If k is out of range.
+        DocumentError
+            If fewer documents than k qualify, or the query is empty.
         """
-        self.index.check_k(k)
+        self.check_k(k)
         text_hash = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
         query = Query(text, k, meta or {}, np.random.default_rng([self.seed, text_hash]))
         found = self._choose(self, query)
@@ -107,11 +119,10 @@ class Selection:
         found = self.store[int(number)]
         return Neighbour(int(number), float("nan"), found.text, found.meta)
 
-    @cached_property
+    @property
     def by_domain(self) -> dict[str, np.ndarray]:
-        """Numbers of the documents of each domain, by ``pile_set_name``."""
-        names = np.array([str(self.store[number].meta.get("pile_set_name", "")) for number in range(len(self))])
-        return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+        """Numbers of the documents of each domain; no document is read for it."""
+        return self.store.by_domain
 
     @cached_property
     def places(self) -> np.ndarray:
@@ -132,7 +143,7 @@ def _nearest_that(selection: Selection, query: Query, keep: Callable[[Neighbour]
         if len(kept) >= query.k:
             return Neighbours(kept[: query.k], found.answered)
         if size == len(selection):
-            raise ValueError(f"only {len(kept)} of {size} documents qualify for {selection.strategy}, not {query.k}")
+            raise DocumentError(f"only {len(kept)} of {size} documents qualify for {selection.strategy}, not {query.k}")
         size = min(4 * size, len(selection))
 
 
@@ -159,7 +170,7 @@ def _random_domain(selection: Selection, query: Query) -> list[Neighbour]:
     domain = str(query.meta.get("pile_set_name", ""))
     numbers = selection.by_domain.get(domain, ())
     if not domain or len(numbers) < query.k:
-        raise ValueError(f"{query.k} random documents of domain {domain!r}: the index has {len(numbers)}")
+        raise DocumentError(f"{query.k} random documents of domain {domain!r}: the index has {len(numbers)}")
     return [selection.document(n) for n in query.random.choice(numbers, query.k, replace=False)]
 
 
@@ -174,13 +185,20 @@ def _distinct(selection: Selection, query: Query) -> Neighbours:
     return _nearest_that(selection, query, keep)
 
 
-def _share(selection: Selection, query: Query) -> Neighbours:
-    held = selection.value * len(selection)
-    return _nearest_that(selection, query, lambda neighbour: selection.places[neighbour.id] < held)
+def _of_share(selection: Selection, numbers: np.ndarray) -> np.ndarray:
+    return selection.places[numbers] < selection.value * len(selection)
 
 
-def _shards_lost(selection: Selection, query: Query) -> Neighbours:
-    return _nearest_that(selection, query, lambda neighbour: selection.places[neighbour.id] % SHARDS >= selection.value)
+def _of_shards_left(selection: Selection, numbers: np.ndarray) -> np.ndarray:
+    return selection.places[numbers] % SHARDS >= selection.value
+
+
+def _nearest_of(held: Held, selection: Selection, query: Query) -> Neighbours:
+    return _nearest_that(selection, query, lambda neighbour: bool(held(selection, np.array([neighbour.id]))[0]))
+
+
+def _count(held: Held, selection: Selection) -> int:
+    return int(held(selection, np.arange(len(selection))).sum())
 
 
 def _sift(selection: Selection, query: Query) -> Neighbours:
@@ -206,22 +224,24 @@ class Rule:
         (Selection, Query) -> documents.
     value : tuple of float, optional
         Least and largest value after the colon; None: it takes none.
+    most : callable
+        Selection -> how many documents it can choose at most, whatever the query.
     """
 
     about: str
     choose: Callable[[Selection, Query], Sequence[Neighbour]]
     value: tuple[float, float] | None = None
+    most: Callable[[Selection], int] = len
 
     def parse(self, strategy: str, value: str) -> float:
         """Return the value of a strategy's name, if it is in range."""
         least, most = self.value or (0, 0)
         try:
-            number = float(value)
-        except ValueError:
-            number = float("nan")
-        if not least <= number <= most:
-            raise ValueError(f"strategy={strategy!r}: the value after the colon must be from {least:g} to {most:g}")
-        return number
+            return number("value", value, least=least, most=most)
+        except ParameterError:
+            raise ParameterError(
+                f"strategy={strategy!r}: the value after the colon must be from {least:g} to {most:g}"
+            ) from None
 
 
 STRATEGIES = {
@@ -233,7 +253,30 @@ STRATEGIES = {
     "random-domain": Rule("random documents of the text's own domain", _random_domain),
     "itself": Rule("the query itself, k times; with split_query the text's own first half", _itself),
     "distinct": Rule("the nearest with at most this share of the query's 50-byte windows in them", _distinct, (0, 1)),
-    "share": Rule("the nearest in this random share of the corpus", _share, (1e-9, 1)),
-    "shards-lost": Rule(f"the nearest, so many of {SHARDS} random shards being lost", _shards_lost, (0, SHARDS - 1)),
+    "share": Rule(
+        "the nearest in this random share of the corpus", partial(_nearest_of, _of_share), (1e-9, 1),
+        partial(_count, _of_share),
+    ),
+    "shards-lost": Rule(
+        f"the nearest, so many of {SHARDS} random shards being lost", partial(_nearest_of, _of_shards_left),
+        (0, SHARDS - 1), partial(_count, _of_shards_left),
+    ),
     "sift": Rule(f"SIFT: informative and not redundant ones among the {POOL} nearest", _sift),
-}
+}  # fmt: skip
+
+
+def find_strategy(strategy: str) -> tuple[Rule, float | None]:
+    """Return the rule that a strategy's name stands for, and the value after its colon.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such strategy, or its value is missing, too much, or out of range.
+    """
+    name, _, value = strategy.partition(":")
+    [name] = names("strategy", [name or strategy], STRATEGIES)
+    rule = STRATEGIES[name]
+    if bool(value) != (rule.value is not None):
+        wanted = "needs a" if rule.value else "takes no"
+        raise ParameterError(f"strategy={strategy!r}: {name} {wanted} value after a colon")
+    return rule, rule.parse(strategy, value) if value else None

@@ -1,0 +1,165 @@
+"""What can be wrong with a run is looked at first: before a corpus is read, an index built or a model loaded."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING, Any
+
+from tttnn.baselines import find_method
+from tttnn.errors import ParameterError
+from tttnn.experiment.drawing import DrawnDocument, draw_documents
+from tttnn.experiment.record import asked_for, check_belongs
+from tttnn.experiment.rows import RowJournal, RowsError
+from tttnn.parameters import number, numbers
+from tttnn.retrieval.strategies import find_strategy
+
+if TYPE_CHECKING:
+    from tttnn.corpus import Corpus
+    from tttnn.models import LanguageModel
+    from tttnn.retrieval import Retriever
+    from tttnn.retrieval.strategies import Selection
+    from tttnn.ttt import Switches
+
+METHOD = "ttt"
+LARGEST_SEED = 2**63 - 1
+
+
+@dataclass
+class Asked:
+    """What a command line or a chapter asks for, checked when it is made.
+
+    Attributes
+    ----------
+    ks : list of int
+        Where to score, in increasing order; may be given as text, such as "0,1,5".
+    per_domain, seed, split, max_bytes, domains
+        See `tttnn.experiment.draw_documents`.
+    method, strategy : str
+        See `tttnn.baselines.find_method` and `tttnn.retrieval.strategies`.
+
+    Raises
+    ------
+    ParameterError
+        Naming the one that is out of range, misspelt or of another type.
+    """
+
+    ks: Any
+    per_domain: int = 1
+    seed: int = 1216
+    split: str = "test"
+    max_bytes: int | None = None
+    domains: Sequence[str] | None = None
+    method: str = METHOD
+    strategy: str = "nearest"
+
+    def __post_init__(self) -> None:
+        self.ks = checked_ks(self.ks)
+        self.per_domain = int(number("per_domain", self.per_domain, least=1, whole=True))
+        self.seed = int(number("seed", self.seed, least=0, most=LARGEST_SEED, whole=True))
+        if self.max_bytes is not None:
+            self.max_bytes = int(number("max_bytes", self.max_bytes, least=1, whole=True))
+        check_method(self.method)
+        find_strategy(self.strategy)
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """How the documents are drawn, for `tttnn.experiment.about`."""
+        return {
+            "per_domain": self.per_domain, "split": self.split, "max_bytes": self.max_bytes, "seed": self.seed,
+            "domains": list(self.domains) if self.domains else None,
+        }  # fmt: skip
+
+    def draw(self, corpus: Corpus) -> list[DrawnDocument]:
+        """Draw the documents.
+
+        Raises
+        ------
+        ParameterError, CorpusError
+            If split or domains are not there, or there is no document.
+        """
+        documents = draw_documents(corpus, self.per_domain, self.seed, self.split, self.max_bytes, self.domains)
+        if not documents:
+            limit = f" of at most {self.max_bytes} bytes" if self.max_bytes else ""
+            raise ParameterError(f"split={self.split!r}: {corpus.name} has no document{limit} there")
+        return documents
+
+    def check_folder(self, folder: str | Path, switches: Switches) -> Path:
+        """Return a folder for rows if they can be written there, and belong with those that are there.
+
+        Raises
+        ------
+        RowsError
+            If it is none, another run is writing there, or its rows are damaged or of other settings.
+        """
+        folder = check_writable(folder)
+        known = asked_for({"drawn": self.drawn}, self.method, self.ks) | {"switches": asdict(switches)}
+        known.pop("corpus")  # not known without reading all of it
+        with RowJournal(folder) as journal:
+            check_belongs(journal, known)
+        return folder
+
+
+def checked_ks(ks: Any) -> list[int]:
+    """Places of scores, in increasing order, each once."""
+    return sorted({int(k) for k in numbers("ks", ks, least=0, whole=True)})
+
+
+def check_writable(folder: str | Path) -> Path:
+    """Return a folder, made if need be, in which files can be written; ``~`` is the home folder."""
+    folder = Path(folder).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except (FileExistsError, NotADirectoryError) as error:
+        raise RowsError(f"out={str(folder)!r}: {error.filename} is a file: rows go into a folder") from error
+    except OSError as error:
+        raise RowsError(f"out={str(folder)!r}: cannot be written to ({error.strerror}); give another folder") from error
+    return folder
+
+
+def check_method(method: str, longest: float = math.inf) -> None:
+    """Raise ParameterError unless there is such a method with such a value; a segment has at most `longest` tokens."""
+    find_method(method)
+    name, _, value = method.partition(":")
+    if name in ("in-context", "unigram") and not 0 < float(value) < 1:
+        raise ParameterError(f"method={method!r}: the value after the colon must be between 0 and 1")
+    if name == "dynamic":
+        number(f"method={method!r}: the segment", value, least=2, most=longest, whole=True)
+
+
+def check_model(lm: LanguageModel, switches: Switches) -> None:
+    """Raise ParameterError if a model cannot be adapted or scored as the switches say."""
+    if switches.context is not None:
+        number("context", switches.context, least=2, most=lm.positions, whole=True)
+    if switches.max_length is not None:
+        number("max_length", switches.max_length, least=2, most=lm.positions, whole=True)
+    if switches.vocabulary is not None:
+        # Where letters lie beyond the cut, no document can be scored.
+        least = 1 + max(token for letter in string.ascii_letters for token in lm.encode(letter))
+        number("vocabulary", switches.vocabulary, least=least, most=len(lm.head[0]), whole=True)
+
+
+def check_run(
+    lm: LanguageModel, retriever: Retriever | Selection | None, switches: Switches, ks: Any, method: str = METHOD
+) -> list[int]:
+    """Return the places of scores of a run, in increasing order, if it can be done.
+
+    Raises
+    ------
+    ParameterError
+        Naming what is out of range, misspelt, or missing.
+    """
+    places = checked_ks(ks)
+    number("seed", switches.seed, least=0, most=LARGEST_SEED, whole=True)
+    check_model(lm, switches)
+    check_method(method, lm.positions)
+    if places[-1] and retriever is None:
+        raise ParameterError(f"ks={places}: neighbours need a retriever: TTT(lm, open_retriever(...))")
+    if places[-1] and hasattr(retriever, "check_k"):  # one that is not ours may lack it
+        retriever.check_k(places[-1])
+    return places

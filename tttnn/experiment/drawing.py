@@ -1,0 +1,63 @@
+"""Which documents are evaluated: drawn at random, the same ones for the same seed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tttnn.parameters import names, number
+
+if TYPE_CHECKING:
+    from tttnn.corpus import Corpus
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DrawnDocument:
+    """A document drawn from a split: `number` is its place in the domain's part of it, from 0."""
+
+    domain: str
+    number: int
+    text: str
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def draw_documents(
+    corpus: Corpus, per_domain: int, seed: int, split: str = "test", max_bytes: int | None = None,
+    domains: Sequence[str] | str | None = None,
+) -> list[DrawnDocument]:  # fmt: skip
+    """Draw documents at random in one pass, the same ones for the same seed; a larger draw extends a smaller one.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    per_domain : int
+        Documents per domain; one that has fewer gives all of them, which is logged.
+    seed : int
+    split : str
+    max_bytes : int, optional
+        Draw among documents of at most so many bytes. Say so where results are shown.
+    domains : sequence of str, optional
+        Default: all.
+
+    Raises
+    ------
+    ParameterError
+        If a number is none or below 1, or a domain is not there.
+    CorpusError
+        If the split is not there, or a file is corrupt.
+    """
+    per_domain = int(number("per_domain", per_domain, least=1, whole=True))
+    seed = int(number("seed", seed, least=0, whole=True))
+    limit = None if max_bytes is None else int(number("max_bytes", max_bytes, least=1, whole=True))
+    corpus.files(split)  # names the splits there are
+    chosen = names("domains", domains, corpus.domains_of(split)) if domains else None
+    drawn = []
+    for domain, sample in corpus.sample_domains(split, per_domain, seed, limit, chosen).items():
+        if len(sample) < per_domain:
+            log.warning("%s: %d of the %d documents asked for are in %s", domain, len(sample), per_domain, split)
+        drawn += [DrawnDocument(domain, place, document.text, document.meta) for place, document in sample]
+    return drawn

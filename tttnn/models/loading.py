@@ -1,0 +1,164 @@
+"""Reading a model in Hugging Face format, and refusing what would be read as another model than the folder holds."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from tttnn.errors import TTTNNError
+from tttnn.hub import BUFFERS
+from tttnn.models.registry import REGISTRY
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# What the libraries raise on files that are damaged, of another kind or made for a package that is not there. Strict
+# configurations, lists where mappings are wanted and divisions by a size of zero come as these, too.
+LOADING_ERRORS = (
+    OSError, ValueError, KeyError, IndexError, RuntimeError, TypeError, AttributeError, ZeroDivisionError, ImportError,
+    SafetensorError, StrictDataclassError,
+)  # fmt: skip
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
+PROBE = "The quick brown fox jumps over the lazy dog: 1 + 2 = 3."
+
+
+class ModelError(TTTNNError):
+    """A model that cannot be loaded or used; the message says what to do."""
+
+
+def is_path(source: str | Path) -> bool:
+    """Whether a model's name is a path rather than a name of the registry or the hub."""
+    text = str(source)
+    return isinstance(source, Path) or os.path.isdir(text) or text.startswith((".", "/", "~")) or is_gguf(text)
+
+
+def is_gguf(path: str | Path) -> bool:
+    """Whether a path is called like a GGUF file."""
+    return str(path).lower().endswith(".gguf")
+
+
+def load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load model and tokenizer from a folder, or by hub name: float32, safetensors only, nothing of theirs executed.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing, damaged or made for another program, the weights are not all of those that the
+        configuration describes or more than them, or the tokenizer is not there.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    if is_path(source):
+        _check_folder(Path(source))
+    safe = {"trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(source, **safe)
+        _check_config(source, config)
+        tokenizer = AutoTokenizer.from_pretrained(source, **safe)
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safe
+        )
+    except ModelError:
+        raise
+    except LOADING_ERRORS as error:
+        raise ModelError(f"cannot load model '{source}': {cause(error)}{_hint(source)}") from error
+    _check_weights(source, found["missing_keys"], found["unexpected_keys"])
+    _check_tokenizer(source, model, tokenizer)
+    _fuse_activations(model)
+    return model, tokenizer
+
+
+def cause(error: Exception) -> str:
+    """The one line of an error that says what is wrong."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if isinstance(error, StrictDataclassError):
+        return f"config.json: {lines[-1].strip().removeprefix('TypeError: ')}"
+    if isinstance(error, KeyError | TypeError | AttributeError | ZeroDivisionError | IndexError):
+        return f"config.json or a tokenizer file is not as transformers writes it ({type(error).__name__}: {lines[0]})"
+    return lines[0]
+
+
+def _hint(source: str | Path) -> str:
+    if is_path(source):
+        return ""
+    return (
+        f"\nKnown names: {', '.join(REGISTRY)}. Any folder with config.json, model.safetensors and tokenizer files "
+        "and any .gguf file work, too; a hub name needs the network once."
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such folder, so no config.json; give a folder in Hugging Face format, a .gguf file, or a name")
+    if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ModelError(
+                f"{folder}: holds adapters without the model they were trained beside; merge them into it (peft's "
+                "merge_and_unload, then save_pretrained) and give that folder"
+            )
+        raise ModelError(f"{folder}: no config.json there; give a folder in Hugging Face format, or a name")
+    pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern) if path.stem != "training_args")
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder}: its weights are in {pickled[0]}, whose format can hold programs, so it is not read; if you "
+            "trust it, convert it: python -c \"from transformers import AutoModelForCausalLM as M; "
+            f"M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}')\""
+        )
+
+
+def _check_config(source: str | Path, config: PretrainedConfig) -> None:
+    quantised = getattr(config, "quantization_config", None)
+    if quantised:
+        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
+        raise ModelError(
+            f"{source}: its weights are quantised ({method}), and gradient steps need numbers; take the model's "
+            "weights in float32, float16 or bfloat16, or as a .gguf file"
+        )
+
+
+def _check_weights(source: str | Path, missing: Collection[str], unexpected: Collection[str]) -> None:
+    """Refuse weights other than the configuration's: transformers would make up the missing and leave out the rest."""
+    unexpected = sorted(name for name in unexpected if not re.search(BUFFERS, name))
+    for prefix, program in WRAPPERS.items():
+        if missing and unexpected and all(name.startswith(prefix) for name in unexpected):
+            raise ModelError(
+                f"{source}: its weights are called {prefix}..., as {program} wraps them; save the model inside "
+                f"(model.{prefix}save_pretrained)"
+            )
+    if missing:
+        first = sorted(missing)[0]
+        raise ModelError(f"{source}: {len(missing)} weights are missing, the first is {first}; copy it again")
+    if unexpected:
+        raise ModelError(
+            f"{source}: config.json has no place for {len(unexpected)} of its weights, the first is {unexpected[0]}, "
+            "so another model would run; take the config.json that belongs to them"
+        )
+
+
+def _check_tokenizer(source: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that was made up because its files are not there, or that belongs to a larger model."""
+    if not set(tokenizer(PROBE, add_special_tokens=False)["input_ids"]) - {tokenizer.unk_token_id}:
+        raise ModelError(f"{source}: its tokenizer knows no words; copy tokenizer.json and tokenizer_config.json, too")
+    size = model.get_input_embeddings().weight.shape[0]
+    if tokenizer.vocab_size > size:
+        raise ModelError(
+            f"{source}: the tokenizer has {tokenizer.vocab_size:,} entries, but the model {size:,}; wrong tokenizer?"
+        )
+
+
+def _fuse_activations(model: PreTrainedModel) -> None:
+    """Replace GPT-2's and GPT-Neo's activation, written as eight small operations, by the same one in a single one."""
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
