@@ -2,8 +2,11 @@
 
 python book/build.py                 execute every chapter, then render to _build/html
 python book/build.py -f paper        the same with the parameters of notebooks/profiles/paper.yaml
+python book/build.py --only 03       execute chapter 3, render the others' committed reference outputs
 python book/build.py --no-execute    render the committed reference outputs
 python book/build.py --refresh       execute and write the reference outputs back to notebooks/*.ipynb
+
+The seconds that each part took are in seconds.json of the build folder.
 """
 
 from __future__ import annotations
@@ -11,13 +14,18 @@ from __future__ import annotations
 import argparse
 import ast
 import base64
+import contextlib
+import fcntl
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.metadata import distribution, distributions
+from difflib import get_close_matches
+from importlib.metadata import distribution, distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +33,18 @@ import jupytext
 import nbformat
 import papermill
 import yaml
+from jupyter_client.kernelspec import get_kernel_spec
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
 ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "sphinx-mathjax-offline/static/mathjax/tex-svg.js"  # one file with its glyphs, no fonts to load
 HEADLINE = "fig-loop-seven"  # shown in the README, too
-# From left to right as data flows; the first four serve all of them.
-ROOMS = ("files", "hub", "memory", "cluster", "corpus", "embedding", "index", "retrieval", "models", "scoring", "ttt",
-         "baselines", "experiment", "pretraining", "report")  # fmt: skip
+KERNEL = "python3"
+LOCK = "lock"
+# From left to right as data flows; the first six serve all of them.
+ROOMS = ("errors", "parameters", "files", "hub", "memory", "cluster", "corpus", "embedding", "index", "retrieval",
+         "models", "scoring", "ttt", "baselines", "experiment", "pretraining", "report")  # fmt: skip
 
 
 class BuildError(RuntimeError):
@@ -41,30 +53,99 @@ class BuildError(RuntimeError):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit status."""
+    options = parse(arguments)
+    root, build = options.root.resolve(), (options.build or options.root / "_build").resolve()
+    # Who refreshes writes into the clone, too, wherever the build folder is.
+    places = {build, root / "_build"} if options.refresh else {build}
+    try:
+        with contextlib.ExitStack() as held:
+            for place in sorted(places):
+                held.enter_context(building(place))
+            make(root, build, options)
+    except BuildError as error:
+        sys.stderr.write(f"\n{error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nInterrupted. Finished chapters are in {shown(build / 'executing')}\n")
+        return 130
+    if not options.refresh:
+        sys.stderr.write(f"\nThe book is at {shown(build / 'html' / 'index.html')}\n")
+    return 0
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options of the command line."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("-f", "--profile", help="name in notebooks/profiles, or a YAML file of parameters")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--no-execute", action="store_true", help="render the committed reference outputs")
     mode.add_argument("--refresh", action="store_true", help="execute and update notebooks/*.ipynb")
+    parser.add_argument("--only", action="append", metavar="CHAPTER", help="execute this one, by the start of its name")
     parser.add_argument("--root", type=Path, default=ROOT, help="folder of _config.yml, book/, notebooks/")
     parser.add_argument("--build", type=Path, help="build folder; default: _build in the root")
     options = parser.parse_args(arguments)
     if options.refresh and options.profile:
         parser.error("--refresh uses the default parameters; leave out --profile")
-    root, build = options.root.resolve(), (options.build or options.root / "_build").resolve()
-    try:
-        seconds = None if options.no_execute else execute(root, build / "executed", options.profile)
-        if options.refresh:
-            write_back(root, build / "executed")
-            return 0
-        assemble(root, build, seconds)
+    if options.no_execute and options.only:
+        parser.error("--no-execute executes none; leave out --only")
+    return options
+
+
+def make(root: Path, build: Path, options: argparse.Namespace) -> None:
+    """Do what the options say: all that can be looked at before the first chapter runs comes first."""
+    names = [] if options.no_execute else chosen(root, options.only)
+    shares = read_profile(root, options.profile) if options.profile else {}
+    check_package(root)
+    check_parameters(root, {name: shares.get(name, {}) for name in names})
+    footer, pages = built_from(), {"versions.md": versions(), "api.md": api()}
+    timer = Timer(build / "seconds.json", options.profile)
+    seconds = execute(root, build, names, shares, timer)
+    if options.refresh:
+        write_back(root, build / "executed", names)
+        return
+    assemble(root, build, seconds, footer, pages)
+    with timer.timing("render"):
         render(build)
-    except BuildError as error:
-        sys.stderr.write(f"\n{error}\n")
-        return 1
-    sys.stderr.write(f"\nThe book is at {os.path.relpath(build / 'html' / 'index.html')}\n")
-    return 0
+
+
+@contextlib.contextmanager
+def building(folder: Path) -> Iterator[None]:
+    """Be the only build in a folder. The system gives the lock back even if the process is killed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = file.read().strip() or "which has just begun"
+            text = f"{shown(folder)}: another build is at work there, {holder}; wait until it is done"
+            raise BuildError(text) from error
+        except OSError as error:
+            text = f"{shown(folder)}: no lock can be had there ({error.strerror}); give --build a folder elsewhere"
+            raise BuildError(text) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()}, since {datetime.now(UTC):%Y-%m-%d %H:%M} (UTC)\n")
+        file.flush()
+        yield
+
+
+class Timer:
+    """Seconds that each part of a build took, written as soon as they are known."""
+
+    def __init__(self, path: Path, profile: str | None) -> None:
+        self.path, self.parts = path, {}
+        self.facts = {"began": datetime.now(UTC).isoformat(timespec="seconds"), "profile": profile or "default"}
+
+    @contextlib.contextmanager
+    def timing(self, part: str) -> Iterator[None]:
+        """Time a part, which may fail."""
+        from tttnn.files import write_json
+
+        begun = time.monotonic()
+        yield
+        self.parts[part] = round(time.monotonic() - begun, 1)
+        write_json(self.path, {**self.facts, "seconds": self.parts, "total": round(sum(self.parts.values()), 1)})
 
 
 def chapters(root: Path) -> list[str]:
@@ -74,27 +155,96 @@ def chapters(root: Path) -> list[str]:
     return [Path(file).name for file in files if file.startswith("notebooks/")]
 
 
-def execute(root: Path, folder: Path, profile: str | None = None) -> dict[str, float]:
-    """Execute each chapter's text half into `folder`; return the seconds each took.
+def chosen(root: Path, only: list[str] | None) -> list[str]:
+    """Return the chapters to execute: those whose name begins as one of `only`, or all."""
+    names = chapters(root)
+    for start in only or ():
+        if not any(name.startswith(start) for name in names):
+            raise BuildError(f"no chapter {start!r}: there are {', '.join(names)}")
+    return [name for name in names if name.startswith(tuple(only or [""]))]
+
+
+def execute(
+    root: Path, build: Path, names: list[str], shares: dict[str, dict[str, Any]], timer: Timer
+) -> dict[str, float]:  # fmt: skip
+    """Execute the text halves of chapters into ``build/executed``; return the seconds each took.
+
+    They wait in ``build/executing`` until all are done: a build that fails or is interrupted leaves those of the one
+    before as they are, and there what it has finished.
+    """
+    waiting, done = build / "executing", build / "executed"
+    waiting.mkdir(exist_ok=True)
+    done.mkdir(exist_ok=True)
+    for number, name in enumerate(names, start=1):
+        sys.stderr.write(f"[{number}/{len(names)}] {name}\n")
+        with timer.timing(name):
+            execute_chapter(root, waiting, name, shares.get(name, {}))
+    for name in names:
+        (waiting / f"{name}.ipynb").replace(done / f"{name}.ipynb")
+    return dict(timer.parts)
+
+
+def execute_chapter(root: Path, folder: Path, name: str, parameters: dict[str, Any]) -> None:
+    """Execute one chapter into a folder; what is not finished has another name there.
 
     papermill never sees the paired notebooks: it would write its parameters into their text halves.
     """
-    fresh_folder(folder)
-    parameters = read_profile(root, profile) if profile else {}
-    names, seconds = chapters(root), {}
-    for number, name in enumerate(names, start=1):
-        sys.stderr.write(f"[{number}/{len(names)}] {name}\n")
-        path = folder / f"{name}.ipynb"
-        nbformat.write(jupytext.read(root / "notebooks" / f"{name}.md"), path)
-        try:
-            executed = papermill.execute_notebook(
-                path, path, parameters.get(name), kernel_name="python3", language="python", cwd=root / "notebooks"
+    unfinished = folder / f"{name}.unfinished.ipynb"
+    nbformat.write(read_chapter(root, name), unfinished)
+    try:
+        executed = papermill.execute_notebook(
+            unfinished, unfinished, parameters, kernel_name=KERNEL, language="python", cwd=root / "notebooks"
+        )
+    except PapermillExecutionError as error:
+        raise BuildError(explain(name, error)) from error
+    except DeadKernelError as error:
+        text = f"notebooks/{name}.md: its process died, most often for want of memory; {shown(unfinished)} has the rest"
+        raise BuildError(text) from error
+    nbformat.write(strip(executed), unfinished)
+    unfinished.replace(folder / f"{name}.ipynb")
+
+
+def read_chapter(root: Path, name: str) -> nbformat.NotebookNode:
+    """Return the text half of a chapter."""
+    path = root / "notebooks" / f"{name}.md"
+    if not path.is_file():
+        raise BuildError(f"{path}: no such chapter, but _toc.yml names it")
+    return jupytext.read(path)
+
+
+def check_package(root: Path) -> None:
+    """Refuse to run chapters of one clone with the package of another, as a copied clone with its .venv would."""
+    own = root / "tttnn" / "__init__.py"
+    if not own.is_file():
+        return
+    find = "from importlib.util import find_spec; print(find_spec('tttnn').origin)"
+    for python in {sys.executable, get_kernel_spec(KERNEL).argv[0]}:
+        run = subprocess.run([python, "-c", find], cwd=root / "notebooks", capture_output=True, text=True)
+        place = run.stdout.strip()
+        if run.returncode != 0 or Path(place).resolve() != own.resolve():
+            raise BuildError(
+                f"The chapters would import tttnn from {place or 'nowhere'}, not from {own}: {python} was set up for "
+                f"another clone. Remove .venv here and let make build a new one, or run: "
+                f"{python} -m pip install --no-deps --no-build-isolation -e {root}"
             )
-        except PapermillExecutionError as error:
-            raise BuildError(explain(name, error)) from error
-        seconds[name] = executed.metadata.papermill.duration
-        nbformat.write(strip(executed), path)
-    return seconds
+
+
+def check_parameters(root: Path, shares: dict[str, dict[str, Any]]) -> None:
+    """Let each chapter check its parameters before the first one runs."""
+    for name, share in shares.items():
+        cells = [cell.source for cell in read_chapter(root, name).cells if cell.cell_type == "code"]
+        if not any("chapter_parameters(" in cell for cell in cells):
+            continue
+        from tttnn.errors import ParameterError
+        from tttnn.report.chapter import chapter_parameters
+
+        space: dict[str, Any] = {}
+        exec(compile(cells[0], name, "exec", dont_inherit=True), space)
+        try:
+            with contextlib.chdir(root / "notebooks"):
+                chapter_parameters(space | share)
+        except ParameterError as error:
+            raise BuildError(f"notebooks/{name}.md: {error}") from error
 
 
 def explain(name: str, error: PapermillExecutionError) -> str:
@@ -109,32 +259,55 @@ def read_profile(root: Path, profile: str) -> dict[str, dict[str, Any]]:
 
     A chapter gets those that it has. What ``<profile>/<chapter>.yaml`` says is for that chapter alone, and prevails.
     """
-    profiles = root / "notebooks" / "profiles"
-    path = Path(profile) if profile.endswith((".yml", ".yaml")) else profiles / f"{profile}.yaml"
+    profiles, names = root / "notebooks" / "profiles", chapters(root)
+    own_file = profile.endswith((".yml", ".yaml"))
+    path = Path(profile).expanduser() if own_file else profiles / f"{profile}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in profiles.glob("*.yaml"))) or "none"
         raise BuildError(f"no profile {profile!r}: {path} does not exist; known profiles: {known}")
-    common, shares, unused = read_yaml(path), {}, set()
-    for name in chapters(root):
+    for found in sorted(path.with_suffix("").glob("*.y*ml")):
+        if found.stem not in names or found.suffix != ".yaml":
+            raise BuildError(f"{found}: is for no chapter; call it <chapter>.yaml, with one of {', '.join(names)}")
+    common, shares = read_yaml(path), {}
+    for name in names:
         own, known = path.with_suffix("") / f"{name}.yaml", parameter_names(root, name)
         given = read_yaml(own) if own.is_file() else {}
-        unused |= set(given) - known
+        refuse_unknown(own, set(given) - known, known)
         shares[name] = {key: value for key, value in (common | given).items() if key in known}
-    unused |= set(common).difference(*shares.values())
-    if unused:
-        raise BuildError(f"profile {profile!r}: no chapter that it is for has a parameter {', '.join(sorted(unused))}")
+    every = set().union(*(parameter_names(root, name) for name in names))
+    refuse_unknown(path, set(common) - every, every)
     return shares
+
+
+def refuse_unknown(path: Path, unknown: set[str], known: set[str]) -> None:
+    """Stop at names that are no parameters; name those there are."""
+    for name in sorted(unknown):
+        near = get_close_matches(name, known, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        there = ", ".join(sorted(known))
+        raise BuildError(f"{path}: no chapter that it is for has a parameter {name}{hint}; there are {there}")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return what a file of parameters says."""
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        found, tree = yaml.safe_load(text), yaml.compose(text)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BuildError(f"{path}: not YAML in UTF-8: {error}") from error
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise BuildError(f"{path}: each line must be `parameter: value`")
+    names = [key.value for key, _ in tree.value]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise BuildError(f"{path}: {', '.join(twice)} is there twice; keep one")
+    return found
 
 
 def parameter_names(root: Path, name: str) -> set[str]:
     """Return the parameters of a chapter."""
-    cells = jupytext.read(root / "notebooks" / f"{name}.md").cells
-    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    tagged = [cell for cell in read_chapter(root, name).cells if "parameters" in cell.metadata.get("tags", [])]
     return {statement.target.id for cell in tagged for statement in ast.parse(cell.source).body}
 
 
@@ -148,45 +321,48 @@ def strip(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return notebook
 
 
-def write_back(root: Path, folder: Path) -> None:
-    """Replace each chapter's ipynb half by its executed copy."""
-    for name in chapters(root):
+def write_back(root: Path, folder: Path, names: list[str]) -> None:
+    """Replace the ipynb half of chapters by the executed copy."""
+    for name in names:
+        executed = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+        cells = [cell for cell in executed.cells if cell.cell_type == "code" and cell.source.strip()]
+        if [cell.execution_count for cell in cells] != list(range(1, len(cells) + 1)):
+            raise BuildError(f"{shown(folder / f'{name}.ipynb')} was not executed to its end; build it again")
+    for name in names:
         target = root / "notebooks" / f"{name}.ipynb"
         temporary = target.with_suffix(".ipynb.tmp")
         shutil.copyfile(folder / f"{name}.ipynb", temporary)
         temporary.replace(target)
-    write_headline(root, folder)
+    write_headline(root, folder, names)
 
 
-def write_headline(root: Path, folder: Path) -> None:
+def write_headline(root: Path, folder: Path, names: list[str]) -> None:
     """Take the README's figure from the chapter that computed it."""
-    for name in chapters(root):
+    for name in names:
         for cell in nbformat.read(folder / f"{name}.ipynb", as_version=4).cells:
             if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == HEADLINE:
                 (picture,) = (output.data["image/png"] for output in cell.outputs if "data" in output)
                 (root / "book" / "_static" / "headline.png").write_bytes(base64.b64decode(picture))
 
 
-def assemble(root: Path, build: Path, seconds: dict[str, float] | None) -> None:
+def assemble(root: Path, build: Path, seconds: dict[str, float], footer: str, pages: dict[str, str]) -> None:
     """Collect everything Jupyter Book reads in ``build/src``."""
     source = build / "src"
     fresh_folder(source)
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
-    config["html"]["extra_footer"] += f"<p>{built_from()}</p>\n"
+    config["html"]["extra_footer"] += f"<p>{footer}</p>\n"
     (source / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     shutil.copy(root / "_toc.yml", source)
     shutil.copytree(root / "book", source / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     (source / "notebooks").mkdir()
-    reference = root / "notebooks" if seconds is None else build / "executed"
     for name in chapters(root):
-        notebook = reference / f"{name}.ipynb"
+        notebook = (build / "executed" if name in seconds else root / "notebooks") / f"{name}.ipynb"
         if not notebook.is_file():
             raise BuildError(f"notebooks/{name}.ipynb is missing; run `make notebooks`")
         shutil.copy(notebook, source / "notebooks")
     (source / "book" / "generated").mkdir()
-    (source / "book" / "generated" / "times.md").write_text(times(root, seconds), encoding="utf-8")
-    (source / "book" / "generated" / "versions.md").write_text(versions(), encoding="utf-8")
-    (source / "book" / "generated" / "api.md").write_text(api(), encoding="utf-8")
+    for name, text in {**pages, "times.md": times(seconds)}.items():
+        (source / "book" / "generated" / name).write_text(text, encoding="utf-8")
     write_assets(source / "static", root / "book" / "_static")
 
 
@@ -212,18 +388,22 @@ def built_from() -> str:
     return f"tttnn {versions()['tttnn']}, commit {commit()}, built on {date} (UTC)."
 
 
-def times(root: Path, seconds: dict[str, float] | None) -> str:
+def times(seconds: dict[str, float]) -> str:
     """Return the table of execution times as Markdown."""
-    if seconds is None:
+    if not seconds:
         return "This build shows the committed reference outputs; no chapter was executed for it.\n"
-    rows = "".join(f"| {name} | {seconds[name]:.0f} |\n" for name in chapters(root))
-    total = f"| all chapters | {sum(seconds.values()):.0f} |\n"
+    rows = "".join(f"| {name} | {spent:.0f} |\n" for name, spent in seconds.items())
+    total = f"| together | {sum(seconds.values()):.0f} |\n"
     return f"| chapter | wall time (s) |\n|---|---:|\n{rows}{total}"
 
 
 def versions() -> str:
     """Return the table of installed packages as Markdown."""
-    found = {item.metadata["Name"]: item.version for item in distributions()}
+    found = {}
+    for item in distributions():
+        # An interrupted pip leaves folders without a name or version; Python itself overlooks them.
+        if (name := item.metadata["Name"]) and item.metadata["Version"]:
+            found[name] = version(name) or item.version
     rows = "".join(f"| {name} | {found[name]} |\n" for name in sorted(found, key=str.lower))
     return f"| package | version |\n|---|---|\n| Python | {platform.python_version()} |\n{rows}"
 
@@ -255,6 +435,11 @@ def render(build: Path) -> None:
         raise BuildError(f"{run.stdout}\nJupyter Book found warnings or errors; they are listed above")
     shutil.rmtree(build / "html", ignore_errors=True)
     (output / "_build" / "html").rename(build / "html")
+
+
+def shown(path: Path) -> str:
+    """Return a path as seen from here."""
+    return os.path.relpath(path)
 
 
 def fresh_folder(folder: Path) -> None:

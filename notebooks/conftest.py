@@ -1,4 +1,4 @@
-"""Let ``pytest --nbval`` compare the numbers in a chapter's outputs with a tolerance.
+"""Let ``pytest --nbval`` compare the numbers in a chapter's outputs with a tolerance, of this clone's package.
 
 Two machines with the same lock agree in every word but not in every last digit: linear algebra libraries
 pick their kernels by CPU. Decimal numbers may differ by 2 % or 0.02, whichever is more, and percentages by 2
@@ -10,8 +10,13 @@ from __future__ import annotations
 
 import math
 import re
+import runpy
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+BUILD = Path(__file__).resolve().parents[1] / "book" / "build.py"
 RELATIVE, ABSOLUTE, POINTS = 0.02, 0.02, 2.0
 # A decimal number or a percentage by itself: the digits in "fig-3a", "k20" or a hash belong to words.
 NUMBER = re.compile(
@@ -50,10 +55,16 @@ def _value(number: str) -> float:
     return float(number.replace(",", "").replace("−", "-").rstrip(" %"))
 
 
-def pytest_configure(config: Any) -> None:
-    """Wrap the outputs that nbval is about to compare."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse to compare another clone's package; wrap the outputs that nbval is about to compare."""
     from nbval.plugin import IPyNbCell
 
+    if BUILD.is_file():
+        build = runpy.run_path(str(BUILD))
+        try:
+            build["check_package"](BUILD.parents[1])
+        except build["BuildError"] as error:
+            raise pytest.UsageError(str(error)) from error
     plain = IPyNbCell.sanitize
 
     def sanitize(cell: IPyNbCell, output: Any) -> Any:

@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from tiny import LINES, tiny_gpt2, tiny_gpt_neo, tiny_qwen2
+from tiny import LINES, tiny_gpt2, tiny_gpt_neo, tiny_llama, tiny_qwen2
 
 from tttnn.baselines import _after, find_method
+from tttnn.errors import ParameterError
 from tttnn.models import load_model
 from tttnn.scoring import Scorer, Window, score
 from tttnn.ttt import TTT, Switches
@@ -69,6 +70,28 @@ def test_in_context_keeps_the_nearest_and_the_published_one_loses_it(gpt2):
     assert nats(gpt2, "in-context-published", text)[3] == pytest.approx(by_hand(NEIGHBOURS[:3]), rel=1e-5)
 
 
+@pytest.mark.parametrize("method", ["in-context:0.5", "in-context-published", "unigram:0.1", "dynamic:8"])
+def test_baselines_score_with_the_loop_s_context_and_token_before_the_text(method, tmp_path):
+    lm = load_model(tiny_llama(tmp_path), context=16)
+    for switches in (Switches(config_context=True), Switches(context=24), Switches(prefix="eos"), Switches()):
+        loop = TTT(lm, switches=switches)
+        expected = next(loop.adapt(TEXT * 4, [], [0])).score.nats
+        assert nats(loop, method, TEXT * 4)[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_share_too_small_for_one_token_leaves_the_text_alone(gpt2):
+    text = TEXT * 4
+    assert len(gpt2.lm.encode(text)) > gpt2.lm.settings.context
+    found = nats(gpt2, "in-context:0.001", text)
+    assert found[3] == found[0]
+
+
+@pytest.mark.parametrize("method", ["in-context:0.5", "in-context-published", "unigram:0.1"])
+def test_too_few_neighbours_are_no_score_after_more(gpt2, method):
+    with pytest.raises(ParameterError, match="7 neighbours"):
+        list(find_method(method)(gpt2, TEXT, ["a neighbour"] * 7, [0, 8]))
+
+
 def test_the_published_in_context_baseline_leaves_long_texts_alone(gpt2):
     text = TEXT * 4
     assert len(gpt2.lm.encode(text)) > gpt2.lm.settings.context
@@ -119,8 +142,9 @@ def test_unknown_methods_list_the_known_ones(method):
 
 @pytest.mark.parametrize(
     ("method", "message"),
-    [("unigram:1", "between 0 and 1"), ("in-context:0", "between"), ("dynamic:1", "from 2 to 64")],
-)
+    [("unigram:1", "between 0 and 1"), ("in-context:0", "between"), ("dynamic:1", "from 2 to 64"),
+     ("dynamic:8.5", "from 2 to 64"), ("dynamic:inf", "from 2 to 64"), ("unigram:inf", "between 0 and 1")],
+)  # fmt: skip
 def test_a_value_out_of_range_is_named(gpt2, method, message):
     with pytest.raises(ValueError, match=message):
         nats(gpt2, method)

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
@@ -22,26 +21,6 @@ each_page = pytest.mark.parametrize("page", PAGES)
 each_chapter = pytest.mark.parametrize("page", CHAPTERS)
 
 
-CHAPTER = """---
-kernelspec:
-  display_name: Python 3
-  name: python3
----
-
-# Multiply
-
-```{code-cell}
-:tags: [parameters]
-
-k: int = 2  # neighbours, count
-```
-
-```{code-cell}
-print(1 / k)
-```
-"""
-
-
 def run_build(*arguments: object) -> subprocess.CompletedProcess:
     command = [sys.executable, str(ROOT / "book" / "build.py"), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
@@ -54,51 +33,6 @@ def book(tmp_path_factory):
     run = run_build("--no-execute", "--build", build)
     assert run.returncode == 0, run.stderr[-5000:]
     return build / "html"
-
-
-@pytest.fixture
-def small(tmp_path):
-    """Return a project of one chapter."""
-    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
-    (tmp_path / "notebooks" / "01_multiply.md").write_text(CHAPTER, encoding="utf-8")
-    contents = {"root": "book/index", "parts": [{"chapters": [{"file": "notebooks/01_multiply"}]}]}
-    (tmp_path / "_toc.yml").write_text(yaml.safe_dump(contents), encoding="utf-8")
-    return tmp_path
-
-
-def test_refresh_writes_reference_outputs_without_a_trace_of_papermill(small):
-    run = run_build("--root", small, "--refresh")
-    assert run.returncode == 0, run.stderr
-    text = (small / "notebooks" / "01_multiply.ipynb").read_text(encoding="utf-8")
-    notebook = nbformat.reads(text, as_version=4)
-    assert notebook.cells[-1].outputs[0].text == "0.5\n"
-    assert "papermill" not in text and "injected-parameters" not in text and str(small) not in text
-    assert (small / "notebooks" / "01_multiply.md").read_text(encoding="utf-8") == CHAPTER
-    assert not list(small.rglob("*.tmp"))
-
-
-def test_a_failing_chapter_stops_the_build_and_keeps_the_references(small):
-    (small / "notebooks" / "profiles" / "zero.yaml").write_text("k: 0\n", encoding="utf-8")
-    run = run_build("--root", small, "--profile", "zero")  # the profile reaches the chapter, where it fails
-    assert run.returncode == 1
-    assert "ZeroDivisionError" in run.stderr
-    assert "notebooks/01_multiply.md: code cell 3, which begins `print(1 / k)`" in run.stderr
-    assert not (small / "_build" / "html").exists()
-    assert not (small / "notebooks" / "01_multiply.ipynb").exists()
-
-
-def test_an_unknown_profile_is_named(small):
-    run = run_build("--root", small, "--profile", "nosuch")
-    assert run.returncode == 1
-    assert "no profile 'nosuch'" in run.stderr and "known profiles: none" in run.stderr
-
-
-def test_missing_reference_outputs_are_named(small):
-    (small / "_config.yml").write_text("html: {extra_footer: ''}\n", encoding="utf-8")
-    (small / "book").mkdir()
-    run = run_build("--root", small, "--no-execute")
-    assert run.returncode == 1
-    assert "notebooks/01_multiply.ipynb is missing; run `make notebooks`" in run.stderr
 
 
 @pytest.fixture(scope="module")

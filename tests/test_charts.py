@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from tttnn.report import charts
+from tttnn.report.figures import MODEL_COLOURS, PALETTE, colours
 from tttnn.report.text import shade
 
 GAINS = pd.DataFrame({
@@ -69,6 +70,8 @@ INTERVALS = pd.DataFrame({
     ("made", "axis"),
     [
         (charts.models_chart(MODELS, "fig-x", "Before and after."), "bits per byte"),
+        (charts.compared_chart(MODELS.assign(deflate=2.5), "fig-x", "Before and after."), "bits per byte"),
+        (charts.compared_chart(MODELS.assign(deflate=None), "fig-x", "Before and after."), "bits per byte"),
         (charts.ratio_curves_chart(CURVES, "fig-x", "Curves."), "after / before"),
         (charts.interval_chart(INTERVALS, "fig-x", "Dots.", "what it is", {1.0: "no change"}), "what it is"),
         (charts.interval_chart(INTERVALS, "fig-x", "Dots.", "what it is", {}, panels="source"), "what it is"),
@@ -87,3 +90,22 @@ def test_interval_chart_names_its_marks():
     made = charts.interval_chart(INTERVALS, "fig-x", "Dots.", "share", {0.0: "caught up", 1.0: "nothing gained"})
     assert "caught up" in json.dumps(made.spec)
     assert made.data["95 % low"].isna().sum() == 1, "a value without an interval is shown all the same"
+
+
+def test_a_model_keeps_its_colour_whatever_else_is_in_the_chart():
+    one, other = colours(["a", "smollm2-135m", "b"]), colours(["smollm2-135m, chosen rate", "gpt2-xs-general"])
+    assert one[1] == other[0] == MODEL_COLOURS["smollm2-135m"]
+    assert len(set(one)) == 3, "others take what is left"
+    assert colours(["a", "b"]) == PALETTE[:2]
+    assert len(colours([str(n) for n in range(20)])) == 20
+    assert set(MODEL_COLOURS.values()) == set(PALETTE), "no model's colour is out of the palette, none is given twice"
+
+
+def test_compared_models_have_a_row_for_each_domain_and_a_colour_for_each_model():
+    gains = MODELS.assign(deflate=2.5, model=MODELS["model"].map({"small": "gpt2-xs-general", "large": "other"}))
+    spec = charts.compared_chart(gains, "fig-x", "Before and after.").spec
+    hues = [layer["encoding"]["color"]["scale"] for layer in spec["layer"] if "color" in layer["encoding"]]
+    expected = {"domain": ["gpt2-xs-general", "other"], "range": ["#D55E00", "#0072B2"]}
+    assert hues == [expected] * 3
+    marks = [layer["mark"]["type"] for layer in spec["layer"]]
+    assert marks.count("point") == 2 and "tick" in marks and "grey bar: deflate" in json.dumps(spec)

@@ -8,6 +8,7 @@ import sys
 import pytest
 from tiny import LINES, tiny_gpt2
 
+from tttnn.__main__ import main
 from tttnn.corpus import Document, write_jsonl
 from tttnn.embedding import EMBEDDERS
 from tttnn.experiment import read_rows
@@ -16,6 +17,7 @@ from tttnn.models import REGISTRY, load_model
 from tttnn.pretraining import Settings, load_settings, pretrain
 from tttnn.pretraining.card import render_card
 from tttnn.pretraining.settings import Source, TokenizerSettings
+from tttnn.scoring import score
 
 
 def tttnn(*arguments, home):
@@ -115,7 +117,7 @@ def tiny_settings():
     ("arguments", "message"),
     [
         (["corpus", "wheeels"], "wheeels"),
-        (["evaluate", "text.txt", "--k", "0"], "k must be at least 1"),
+        (["evaluate", "text.txt", "--k", "0"], "k=0: must be at least 1"),
         (["evaluate", "nothing.txt"], "nothing.txt"),
         (["index", "build", "--kind", "flatt"], "flatt"),
         (["run", "--out", "rows2", "--max-chunks", "0"], "max_chunks"),
@@ -131,3 +133,64 @@ def test_errors_are_one_message_without_traceback(place, arguments, message):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ") and message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "nothing.txt"], "nothing.txt"),
+        (["evaluate", "latin.txt"], "byte 3 is not UTF-8"),
+        (["evaluate", "text.txt", "--strategy", "closest"], "strategy='closest'"),
+        (["run", "--out", "o", "--ks", "0,x"], "ks='0,x'"),
+        (["run", "--out", "o", "--domain", "lanes"], "domains='lanes': must be one of lines; did you mean 'lines'"),
+        (["run", "--out", "o", "--split", "tst"], "no split 'tst'"),
+        (["run", "--out", "o", "--method", "in-context:1.5"], "method='in-context:1.5'"),
+        (["run", "--out", "o", "--context", "5000"], "context=5000"),
+        (["run", "--out", "o", "--vocabulary", "3"], "vocabulary=3"),
+        (["run", "--out", "o", "--max-bytes", "1"], "no document of at most 1 bytes"),
+        (["run", "--out", "text.txt"], "is a file"),
+        (["variants", "nearst", "--out", "o"], "variants='nearst'"),
+        (["sweep", "--out", "o", "--rates", "1e-4;2e-4"], "rates='1e-4;2e-4'"),
+        (["sweep", "--out", "o", "--ks", "1,2"], "k = 0"),
+    ],
+)
+def test_what_can_be_checked_is_checked_before_an_index_is_built(place, capsys, monkeypatch, arguments, message):
+    files = {name: str(place / name) for name in ("nothing.txt", "latin.txt", "text.txt", "o")}
+    (place / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
+    monkeypatch.setenv("TTTNN_HOME", str(place / "empty"))
+    model = ["--corpus", str(place / "corpus"), "--model", str(place / "model")]
+    monkeypatch.setattr(sys, "argv", ["tttnn", *[files.get(each, each) for each in arguments], *model])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "error: " in said and message in said
+    assert not (place / "empty").exists()
+
+
+def test_the_bytes_of_a_file_are_what_is_scored(place):
+    words = b"the cat\r\nsat on\r\nthe mat\r\n"
+    (place / "bom.txt").write_bytes(b"\xef\xbb\xbf" + words)
+    done = tttnn(
+        "evaluate", place / "bom.txt", "--corpus", place / "corpus", "--model", place / "model", "--k", 1,
+        "--learning-rate", "2e-5", home=place / "home",
+    )  # fmt: skip
+    expected = score(load_model(place / "model"), words.decode()).bits_per_byte
+    assert f"bits/byte {expected:.4f} ->" in done.stdout, done.stderr
+    assert "learning rate 2e-05, chunks of 64 tokens, context 64, token before the text '<|endoftext|>'" in done.stdout
+
+
+def test_a_run_of_failures_only_is_an_error(place):
+    common = ["--corpus", place / "corpus", "--model", place / "model", "--ks", "0,2", "--out", place / "failed"]
+    done = tttnn("run", *common, "--strategy", "random-domain", "--per-domain", 1, home=place / "home")
+    assert done.returncode == 1 and "none of 1 documents could be evaluated; the first: 2 random" in done.stderr
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(130)])
+def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys, raised):
+    def interrupted():
+        raise raised
+
+    monkeypatch.setattr("tttnn.__main__.app", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130 and "the same command goes on from there" in capsys.readouterr().err

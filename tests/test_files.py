@@ -4,16 +4,18 @@ import errno
 import hashlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from tttnn.errors import TTTNNError
-from tttnn.files import StorageError, expand, home, read_json, sha256_file, write_json, writing, writing_folder
+from tttnn.files import StorageError, expand, home, lock, read_json, sha256_file, write_json, writing, writing_folder
 
 
 def test_home_follows_the_environment(monkeypatch, tmp_path):
@@ -212,3 +214,37 @@ def test_sha256_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(json.dumps([1] * 100_000).encode())
     assert sha256_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_lock_is_held_by_one_and_says_by_whom(tmp_path):
+    with open(tmp_path / "lock", "a") as first, open(tmp_path / "lock", "a") as second:
+        lock(first)
+        with pytest.raises(BlockingIOError, match=rf"process {os.getpid()}|another process"):
+            lock(second)
+        first.close()
+        lock(second)
+
+
+def test_processes_forked_meanwhile_lock_nobody_out(tmp_path):
+    with open(tmp_path / "lock", "a") as first, open(tmp_path / "lock", "a") as second:
+        lock(first)
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+        try:
+            time.sleep(0.5)
+            first.close()
+            lock(second)
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def test_a_file_system_without_locks_is_named_as_that(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with open(tmp_path / "lock", "a") as file, pytest.raises(StorageError, match="this file system has no locks"):
+        lock(file)

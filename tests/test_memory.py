@@ -2,10 +2,13 @@
 
 import ctypes
 import logging
+import shutil
 
 import numpy as np
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tiny import tiny_gpt2, tiny_roberta
 
 import tttnn.memory as memory
@@ -39,6 +42,82 @@ def test_shards_are_added_up(folder):
     lm.model.save_pretrained(folder / "sharded", max_shard_size="50KB")
     assert (folder / "sharded" / "model.safetensors.index.json").is_file()
     assert parameter_count(folder / "sharded") == parameter_count(folder)
+
+
+def test_weights_that_lie_twice_in_a_folder_count_once(folder):
+    once, path = parameter_count(folder), folder / "model.safetensors"
+    shutil.copy(path, folder / "consolidated.safetensors")
+    save_file({"lora_A.weight": torch.ones(9, 9)}, folder / "adapter_model.safetensors")
+    weights = load_file(path)
+    tied = {"lm_head.weight": weights["transformer.wte.weight"].clone(), "transformer.h.0.attn.bias": torch.ones(8, 8)}
+    save_file(weights | tied, path, {"format": "pt"})
+    assert parameter_count(folder) == once
+    save_file(weights | {"lm_head.weight": weights["transformer.wte.weight"] + 1}, path, {"format": "pt"})
+    assert parameter_count(folder) == once + weights["transformer.wte.weight"].numel(), "a head of its own"
+
+
+def test_of_shards_those_count_that_the_index_lists(folder):
+    load_model(folder).model.save_pretrained(folder / "sharded", max_shard_size="50KB")
+    shutil.copy(folder / "model.safetensors", folder / "sharded" / "consolidated.safetensors")
+    assert parameter_count(folder / "sharded") == parameter_count(folder)
+    (folder / "sharded" / "model.safetensors.index.json").write_text("[]")
+    assert parameter_count(folder / "sharded") == 0
+
+
+@pytest.mark.parametrize(
+    ("version", "controllers"), [(("memory.max", "memory.current", "inactive_file"), ""),
+    (("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"), "memory")],
+)  # fmt: skip
+@pytest.mark.parametrize("seen_as", ["/docker/abc", "/"])
+def test_a_container_s_limit_is_seen(tmp_path, version, controllers, seen_as):
+    """The nearest limit holds, pages of files are given back, and a container may see its group as the root."""
+    root, groups = tmp_path / "cgroup", tmp_path / "own"
+    groups.write_text(f"3:cpu:/elsewhere\n1:{controllers}:{seen_as}\n")
+    top = root / controllers
+    for folder, limit in ((top, 900), (top / seen_as.lstrip("/") / "inner", 10)):  # inner is not ours
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / version[0]).write_text(f"{limit}\n")
+        (folder / version[1]).write_text("500\n")
+        (folder / "memory.stat").write_text(f"cache 7\n{version[2]} 100\n")
+    assert memory._left_by_groups(groups, root) == [900 - 500 + 100]
+    (top / version[0]).write_text("max\n")
+    assert memory._left_by_groups(groups, root) == []
+    assert memory._left_by_groups(tmp_path / "none", root) == []
+
+
+def test_a_limit_bounds_what_is_free(monkeypatch):
+    monkeypatch.setattr(memory, "_left_by_groups", lambda: [5 * 10**6])
+    monkeypatch.setattr(memory, "_held_by_malloc", lambda: 7)
+    assert available() == 5 * 10**6 + 7
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="no glibc of 2.33")
+def test_memory_that_malloc_holds_free_is_free():
+    try:
+        keep_freed()
+        before = available()
+        block = np.ones(5 * 10**8, np.uint8)
+        del block
+        assert before - available() < 2 * 10**8
+    finally:
+        keep_freed(False)
+
+
+@pytest.mark.parametrize(("device", "variable", "asked"), [
+    ("cpu", "1", [(), (False,)]), ("cpu", "0", []), ("cuda", "1", []), ("cpu", None, [(), (False,)]),
+])  # fmt: skip
+def test_freed_memory_is_kept_until_the_outermost_session_ends(monkeypatch, device, variable, asked):
+    calls = []
+    monkeypatch.setattr(memory, "keep_freed", lambda *keep: calls.append(keep))
+    monkeypatch.delenv("TTTNN_KEEP_FREED", raising=False)
+    if variable:
+        monkeypatch.setenv("TTTNN_KEEP_FREED", variable)
+    with pytest.raises(KeyError), memory.keeping_freed(device):
+        with memory.keeping_freed(device):
+            assert calls == asked[:1]
+        assert calls == asked[:1]
+        raise KeyError
+    assert calls == asked
 
 
 def test_free_memory_is_known_on_this_machine():

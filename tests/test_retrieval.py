@@ -1,7 +1,11 @@
 """Retrieval: query text in, ordered documents out; what was built once is found again and never mixed up."""
 
+import copy
 import gzip
+import logging
+import pickle
 import shutil
+import threading
 from functools import partial
 
 import numpy as np
@@ -12,7 +16,8 @@ import tttnn.index.vectors
 import tttnn.retrieval
 from tttnn.corpus import Corpus, Document, write_jsonl
 from tttnn.embedding import LexicalEmbedder, TransformerEmbedder
-from tttnn.index import DamagedIndex, Index, IndexMismatch, build_index
+from tttnn.files import lock
+from tttnn.index import DamagedIndex, Index, IndexMismatch, SearchSettings, build_index
 from tttnn.models import load_model
 from tttnn.retrieval import Neighbour, Retriever, open_retriever
 from tttnn.ttt import TTT
@@ -248,3 +253,58 @@ def test_an_empty_document_stops_the_build_by_file_and_line(tmp_path, home):
         file.write('{"text": "a", "meta": {}}\n{"text": "", "meta": {}}\n')
     with pytest.raises(ValueError, match=r"x\.train\.jsonl\.gz, line 2, byte 26: .*empty.*skip_bad=True"):
         open_retriever(tmp_path / "corpus")
+
+
+def test_what_neighbours_depend_on_is_in_the_identity(tmp_path, home):
+    write_jsonl(tmp_path / "corpus" / "a.train.jsonl", documents("a", 1100, 1))
+    write_jsonl(tmp_path / "corpus" / "a.val.jsonl", documents("a", 5, 2))
+    exact, mapped = (open_retriever(tmp_path / "corpus", kind=kind) for kind in ("flat", "flat-mapped"))
+    coarse = open_retriever(tmp_path / "corpus", kind="rabitq")
+    assert exact.identity == mapped.identity and exact.identity["index"] == "exact"
+    assert coarse.identity["index"]["kinds"] == ["rabitq"] and exact.fingerprint != coarse.fingerprint
+    harder = Index.open(coarse.index.folder, coarse.embedder.fingerprint, settings=SearchSettings(candidates=900))
+    assert Retriever(coarse.store, harder, coarse.embedder, split="train").fingerprint != coarse.fingerprint
+    held_out = open_retriever(tmp_path / "corpus", split="val")
+    assert (exact.identity["split"], held_out.identity["split"]) == ("train", "val")
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])  # noqa: S301
+def test_neighbours_and_answers_can_be_copied(folder, copied):
+    retriever = open_retriever(folder)
+    found = retriever.neighbours("a vote on the budget", 5)
+    again = copied(found)
+    assert again == found and again.answered == found.answered and type(again) is type(found)
+    answer = retriever.index.search(retriever.embedder.embed(["a vote"]), 3)
+    distances, ids = copied(answer)
+    assert (distances == answer[0]).all() and (ids == answer[1]).all() and copied(answer).answered == answer.answered
+
+
+def test_neighbours_are_short_to_look_at_and_slices_know_their_shards(folder):
+    retriever = open_retriever(folder)
+    found = retriever.neighbours("a vote on the budget", 9)
+    assert found[1:3].answered == found.answered and len(found[1:3]) == 2 and isinstance(found[1], Neighbour)
+    assert len(repr(found)) < 400 and "6 more" in repr(found) and found[0].text not in repr(found)
+    answer = retriever.index.search(retriever.embedder.embed(["a vote"]), 3)
+    assert repr(answer) == "Answer(1 queries, k=3, answered=['shard-00000'])"
+
+
+def test_the_second_first_use_waits_for_the_first(folder, home, monkeypatch, caplog):
+    place = open_retriever(folder).index.folder.parent
+    shutil.rmtree(place)
+    place.mkdir()
+    found = []
+    with open(place / "lock", "a") as first, caplog.at_level(logging.INFO):
+        lock(first)
+        second = threading.Thread(target=lambda: found.append(open_retriever(folder)))
+        second.start()
+        while "waiting until it is done" not in caplog.text and second.is_alive():
+            second.join(0.05)
+        assert not found and not (place / "texts").exists(), "it reads and writes nothing"
+    second.join()
+    assert len(found[0]) == 52
+
+
+def test_a_split_that_is_not_there_is_said_before_the_corpus_is_read(folder, monkeypatch):
+    monkeypatch.setattr(Corpus, "fingerprint", property(lambda _: pytest.fail("read")))
+    with pytest.raises(ValueError, match="no split 'tst'"):
+        open_retriever(folder, split="tst")

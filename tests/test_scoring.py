@@ -4,14 +4,16 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_gpt2, tiny_gpt_neo, tiny_qwen2
+from tiny import tiny_gpt2, tiny_gpt_neo, tiny_llama, tiny_qwen2
 
-from tttnn.models import load_model
+from tttnn.errors import DocumentError, ParameterError
+from tttnn.models import TTTSettings, load_model
 from tttnn.scoring import Score, Scorer, rolling_windows, score
+from tttnn.ttt import TTT, Switches
 
-MAKERS = {"gpt2": tiny_gpt2, "gpt_neo": tiny_gpt_neo, "qwen2": tiny_qwen2}
+MAKERS = {"gpt2": tiny_gpt2, "gpt_neo": tiny_gpt_neo, "qwen2": tiny_qwen2, "llama": tiny_llama}
 TEXT = "Madam President, the dog does not mind: def mean(values) = 42.\n" * 9
 
 
@@ -33,6 +35,7 @@ def test_huge_word_perplexity_is_infinite_not_an_error():
     assert Score(nats=10_000.0, bytes=10, words=1, tokens=5).word_perplexity == math.inf
 
 
+@settings(deadline=None)  # the first call imports the harness
 @given(length=st.integers(0, 200), context=st.integers(1, 70))
 def test_windows_are_the_harness_windows(length, context):
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
@@ -46,21 +49,43 @@ def test_windows_are_the_harness_windows(length, context):
     assert [(w.inputs, w.targets) for w in ours] == [((a + b)[:-1], b) for a, b in harness]
 
 
-def test_scores_equal_the_harness(lm):
+def harness_log_likelihoods(lm, texts, **prefix):
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     peer = HFLM(
-        pretrained=lm.model, tokenizer=lm.tokenizer, max_length=lm.settings.context, batch_size=1,
-        prefix_token_id=lm.prefix_id,
+        pretrained=lm.model, tokenizer=lm.tokenizer, max_length=lm.settings.context, batch_size=1, **prefix
     )  # fmt: skip
-    texts = [TEXT, "One dog.", TEXT[: len(TEXT) // 2]]
     requests = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(texts)]
-    expected = peer.loglikelihood_rolling(requests, disable_tqdm=True)
-    for text, loglikelihood in zip(texts, expected, strict=True):
+    return peer.loglikelihood_rolling(requests, disable_tqdm=True)
+
+
+def test_scores_equal_the_harness_with_its_choice_of_the_token_before_a_text(lm):
+    texts = [TEXT, "One dog.", TEXT[: len(TEXT) // 2]]
+    for text, loglikelihood in zip(texts, harness_log_likelihoods(lm, texts), strict=True):
         ours = score(lm, text)
         assert ours.nats == pytest.approx(-loglikelihood, rel=1e-6)
+        assert abs(ours.nats + loglikelihood) / ours.bytes < 1e-6
         assert ours.bits_per_byte == pytest.approx(_harness_bits_per_byte(text, loglikelihood), rel=1e-6)
+
+
+def test_the_published_token_before_a_text_is_the_end_of_another(tmp_path):
+    """Llama's BOS and EOS differ: the switch and the model's settings change which of them is taken."""
+    lm = load_model(tiny_llama(tmp_path))
+    published = TTT(lm, switches=Switches(prefix="eos"))
+    assert (lm.prefix_id, published.prefix_id, TTT(lm).prefix_id) == (0, 1, 0)
+    (expected,) = harness_log_likelihoods(lm, [TEXT], prefix_token_id=1)
+    assert published.scorer(TEXT)().nats == pytest.approx(-expected, rel=1e-6)
+    assert abs(score(lm, TEXT).nats + expected) > 1e-3
+    pinned = load_model(tmp_path, settings=TTTSettings(prefix="eos"))
+    assert pinned.prefix_id == 1 and TTT(pinned, switches=Switches(prefix="bos")).prefix_id == 0
+    with pytest.raises(ParameterError, match="prefix='EOS': must be one of bos, eos"):
+        Switches(prefix="EOS")
+
+
+def test_special_tokens_that_a_text_quotes_are_scored_byte_for_byte(lm):
+    special = lm.tokenizer.eos_token
+    assert score(lm, f"see {special} there").tokens > score(lm, "see  there").tokens + 3
 
 
 def _harness_bits_per_byte(text, loglikelihood):
@@ -91,7 +116,7 @@ def test_cut_vocabulary_lowers_the_score_and_refuses_what_it_cannot_score(lm):
     text = "The dog."
     largest = max(lm.encode(text))
     assert score(lm, text, vocabulary=largest + 1).nats < score(lm, text).nats
-    with pytest.raises(ValueError, match=f"token id {largest} cannot be scored"):
+    with pytest.raises(DocumentError, match=f"token id {largest} cannot be scored"):
         score(lm, text, vocabulary=largest)
 
 
@@ -102,7 +127,7 @@ def test_one_token_text_has_a_score(lm):
 
 
 def test_empty_text_is_refused(lm):
-    with pytest.raises(ValueError, match="empty text"):
+    with pytest.raises(DocumentError, match="empty text"):
         score(lm, "")
 
 

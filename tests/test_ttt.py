@@ -126,6 +126,37 @@ def test_a_second_loop_on_the_same_model_is_refused_until_the_first_is_closed(gp
     assert bits(second) == whole
 
 
+def test_a_loop_made_while_another_is_paused_starts_from_the_initial_weights(tmp_path):
+    lm = load_model(tiny_gpt2(tmp_path))
+    before, plain = lm.weight_hash(), bits(TTT(lm, switches=FAST))
+    paused = TTT(lm, switches=FAST).adapt(TEXT, NEIGHBOURS, [4])
+    next(paused), next(paused)
+    second = TTT(lm, switches=FAST)
+    paused.close()
+    assert bits(second) == plain and lm.weight_hash() == before
+
+
+def test_there_is_one_copy_of_the_weights_however_many_loops(tmp_path):
+    lm = load_model(tiny_gpt2(tmp_path))
+    for _ in range(2):
+        bits(TTT(lm, switches=FAST))
+    first = [copy.data_ptr() for copy in lm._copy]
+    bits(TTT(lm, switches=FAST))
+    assert [copy.data_ptr() for copy in lm._copy] == first and len(first) == len(list(lm.model.parameters()))
+
+
+def test_weights_that_were_changed_between_loops_are_the_ones_restored(tmp_path):
+    lm = load_model(tiny_gpt2(tmp_path))
+    ttt = TTT(lm, switches=FAST)
+    bits(ttt)
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            parameter.mul_(0.5)
+    changed = lm.weight_hash()
+    bits(ttt)
+    assert lm.weight_hash() == changed
+
+
 def test_lengths_beyond_the_model_are_refused(gpt2):
     with pytest.raises(ValueError, match="max_length=65"):
         TTT(gpt2, switches=Switches(max_length=65))
@@ -213,6 +244,7 @@ def test_evaluate_is_three_lines(gpt2):
     assert result.ratio < 1
     assert [step.score is not None for step in result.steps] == [True, True, False, True]
     assert len(result.neighbours) == 3
+    assert "after 3 neighbours" in repr(result) and len(repr(result)) < 100
 
 
 def test_split_query_scores_only_the_second_half(gpt2):
@@ -242,7 +274,8 @@ def test_bad_calls_say_what_is_wrong_before_anything_runs(gpt2, call, message):
 @pytest.mark.parametrize(
     "bad",
     [{"learning_rate": 0}, {"learning_rate": math.nan}, {"max_length": 1}, {"dropout": 1.0}, {"max_chunks": 0},
-     {"context": -1}, {"precision": "float16"}],
+     {"context": -1}, {"precision": "float16"}, {"ranks": 0}, {"seed": -1}, {"seed": 1.5}, {"clip": "x"},
+     {"weight_decay": -1}, {"vocabulary": 0}, {"prefix": "boss"}],
 )
 def test_bad_switches_name_the_parameter(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

@@ -13,6 +13,8 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoConfig,
     GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -92,6 +94,23 @@ def tiny_qwen2(folder: Path, seed: int = SEED) -> Path:
         pad_token_id=2,
     )
     return _save(folder, Qwen2ForCausalLM, config, tokenizer, special, seed)
+
+
+def tiny_llama(folder: Path, seed: int = SEED) -> Path:
+    """Llama with grouped-query attention, an output layer of its own, and a BOS token that is not its EOS token."""
+    tokenizer = _byte_level_tokenizer(["<s>", "</s>"])
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        max_position_embeddings=CONTEXT,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=2,
+        intermediate_size=2 * WIDTH,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    return _save(folder, LlamaForCausalLM, config, tokenizer, {"bos_token": "<s>", "eos_token": "</s>"}, seed)
 
 
 def tiny_roberta(folder: Path, seed: int = SEED) -> Path:

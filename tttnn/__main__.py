@@ -21,8 +21,9 @@ app.add_typer(index, name="index")
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
-Model = Annotated[str, typer.Option(help="Registry name, folder in Hugging Face format, or hub name.")]
+Model = Annotated[str, typer.Option(help="Registry name, folder in Hugging Face format, GGUF file, or hub name.")]
 Corpus = Annotated[str, typer.Option(help="'wheels' or a folder of JSON Lines in the Pile's layout.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad documents out, and say so.")]
 Embedder = Annotated[str, typer.Option(help="'lexical', 'lm:<model>', or a transformer's hub name or folder.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads for torch.")]
 Device = Annotated[str, typer.Option(help="A torch device.")]
@@ -62,11 +63,13 @@ def models() -> None:
     def name() -> Column:
         return Column("name", no_wrap=True)  # to be copied whole
 
-    lms = Table(name(), "parameters", "learning rate", "eps", "chunk", "context", "saw the domains", "licence", "here")
+    columns = "parameters", "learning rate", "chosen", "eps", "chunk", "context", "saw the domains", "licence", "here"
+    lms = Table(name(), *columns)
     lms.title = "language models"
     for entry in REGISTRY.values():
         tts = entry.settings
-        numbers = f"{tts.learning_rate:g}", f"{tts.eps:g}", str(tts.max_length), str(tts.context)
+        chosen = f"{entry.chosen_rate:g}" if entry.chosen_rate else ""  # by a sweep, beside the published rate
+        numbers = f"{tts.learning_rate:g}", chosen, f"{tts.eps:g}", str(tts.max_length), str(tts.context)
         words = entry.saw_domains, entry.licence, here(entry.embedded, entry.name)
         lms.add_row(entry.name, f"{entry.parameters / 1e6:,.1f} M", *numbers, *words)
     embedders = Table(name(), "parameters", "dimension", "tokens of a text", "licence", "here")
@@ -94,12 +97,14 @@ def fetch(names: Annotated[list[str] | None, typer.Argument(help="Of weights; de
 
 
 @app.command()
-def corpus(name: Annotated[str, typer.Argument(help="'wheels' or a folder.")] = "wheels") -> None:
+def corpus(
+    name: Annotated[str, typer.Argument(help="'wheels' or a folder.")] = "wheels", skip_bad: SkipBad = False
+) -> None:
     """Build or open a corpus and show its domains."""
     from tttnn.corpus import open_corpus
     from tttnn.retrieval import corpus_fingerprint
 
-    opened = open_corpus(name)
+    opened = open_corpus(name, skip_bad)
     for domain, by_split in opened.sizes().items():
         documents, size = (sum(counts) for counts in zip(*by_split.values(), strict=True))
         typer.echo(f"{domain:20s} {documents:8,d} documents {size:14,d} bytes")
@@ -110,14 +115,16 @@ def corpus(name: Annotated[str, typer.Argument(help="'wheels' or a folder.")] = 
 def build(
     corpus: Corpus = "wheels", embedder: Embedder = "lexical",
     kind: Annotated[str, typer.Option(help="Kind of index; 'auto' chooses by the number of documents.")] = "auto",
-    device: Device = "cpu", cluster: Cluster = None, workers: Workers = 2,
+    skip_bad: SkipBad = False, device: Device = "cpu", cluster: Cluster = None, workers: Workers = 2,
 ) -> None:  # fmt: skip
     """Build the index of a corpus' train split, or open the one that is there; an interrupted build goes on."""
     from tttnn.cluster import cluster as connected
+    from tttnn.corpus import open_corpus
     from tttnn.retrieval import open_retriever
 
+    opened = open_corpus(corpus, skip_bad)
     with connected(cluster, workers) if cluster else nullcontext():
-        retriever = open_retriever(corpus, embedder, kind=kind, device=device, workers=workers if cluster else None)
+        retriever = open_retriever(opened, embedder, kind=kind, device=device, workers=workers if cluster else None)
     typer.echo(f"{len(retriever):,d} documents, {retriever.embedder.dimension} dimensions: {retriever.index.folder}")
 
 
@@ -153,19 +160,22 @@ def evaluate(
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
     k: Annotated[int, typer.Option(help="Neighbours to train on.")] = 20,
     learning_rate: Rate = None, max_chunks: MaxChunks = None, precision: Precision = "float32", prefix: Prefix = None,
-    strategy: Strategy = "nearest", seed: Seed = 1216, threads: Threads = None, device: Device = "cpu",
+    strategy: Strategy = "nearest", seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None,
+    device: Device = "cpu",
 ) -> None:  # fmt: skip
     """Score one text before and after adapting on its k nearest neighbours."""
+    from tttnn.corpus import open_corpus
     from tttnn.experiment.checks import Asked
     from tttnn.parameters import number
+    from tttnn.ttt import Switches
 
     text = _read_text(file)
     k = int(number("k", k, least=1))
     asked = Asked(ks=[0, k], seed=seed, strategy=strategy)
-    switches = _switches(
-        prefix, learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, seed=asked.seed
+    switches = Switches(
+        prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, seed=asked.seed
     )
-    ttt = _loop(model, corpus, embedder, switches, threads, device, asked.strategy)
+    ttt = _loop(model, open_corpus(corpus, skip_bad), embedder, switches, threads, device, asked.strategy)
     result = ttt.evaluate(text, k)
     before, after = result.before.bits_per_byte, result.after.bits_per_byte
     typer.echo(_settings(ttt))
@@ -193,7 +203,8 @@ def run(
     ranks: Annotated[int, typer.Option(help="With --keep-optimizer: processes that a domain is dealt to.")] = 1,
     lora: Lora = None, seed: Seed = 1216, strategy: Strategy = "nearest",
     method: Annotated[str, typer.Option(help="What is done with them: see tttnn.baselines.")] = "ttt",
-    threads: Threads = None, device: Device = "cpu", cluster: Cluster = None, workers: Workers = 2,
+    skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu", cluster: Cluster = None,
+    workers: Workers = 2,
 ) -> None:  # fmt: skip
     """Evaluate test documents of a corpus; resumable, rows end as Parquet."""
     from tttnn.cluster import cluster as connected
@@ -202,19 +213,20 @@ def run(
     from tttnn.experiment import run as run_documents
     from tttnn.experiment.checks import Asked
     from tttnn.experiment.cluster import run_on_cluster
+    from tttnn.ttt import Switches
 
     asked = Asked(ks, per_domain, seed, split, max_bytes, domains, method, strategy)
-    switches = _switches(
-        prefix, learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout, keep_optimizer=keep_optimizer,
-        split_query=split_query, context=context, config_context=config_context, vocabulary=vocabulary,
-        precision=precision, weights=weights, ranks=ranks, lora=lora, seed=asked.seed,
+    switches = Switches(
+        prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout,
+        keep_optimizer=keep_optimizer, split_query=split_query, context=context, config_context=config_context,
+        vocabulary=vocabulary, precision=precision, weights=weights, ranks=ranks, lora=lora, seed=asked.seed,
     )  # fmt: skip
     out = asked.check_folder(out, switches)
-    opened = open_corpus(corpus)
+    opened = open_corpus(corpus, skip_bad)
     documents = asked.draw(opened)
 
     def make() -> TTT:
-        return _loop(model, corpus, embedder, switches, threads, device, strategy)
+        return _loop(model, opened, embedder, switches, threads, device, strategy)
 
     ttt = make()
     origin = about(opened, ttt.retriever, **asked.drawn)
@@ -234,7 +246,7 @@ def cost(
     sample: Annotated[int, typer.Option(help="The first so many of them, per domain, are counted.")] = 3,
     max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,2,3,5,7,10,15,20",
     max_chunks: MaxChunks = None, precision: Precision = "float32", prefix: Prefix = None, lora: Lora = None,
-    seed: Seed = 1216, threads: Threads = None, device: Device = "cpu",
+    seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
 ) -> None:  # fmt: skip
     """Estimate hours and memory of a run on this machine; nothing is trained on the documents counted."""
     from collections import Counter
@@ -248,13 +260,15 @@ def cost(
     from tttnn.experiment.provenance import device as machine
     from tttnn.experiment.provenance import peak_memory
     from tttnn.parameters import number
+    from tttnn.ttt import Switches
 
     asked = Asked(ks, per_domain, seed, split, max_bytes, domains)
     sample = int(number("sample", sample, least=1))
-    switches = _switches(prefix, max_chunks=max_chunks, precision=precision, lora=lora, seed=asked.seed)
+    switches = Switches(prefix=prefix, max_chunks=max_chunks, precision=precision, lora=lora, seed=asked.seed)
     busy = cpu_percent(1)  # this process sleeps meanwhile
-    documents = asked.draw(open_corpus(corpus))
-    ttt = _loop(model, corpus, embedder, switches, threads, device)
+    opened = open_corpus(corpus, skip_bad)
+    documents = asked.draw(opened)
+    ttt = _loop(model, opened, embedder, switches, threads, device)
     check_run(ttt.lm, ttt.retriever, switches, asked.ks)
     by_domain = groupby(documents, key=lambda document: document.domain)
     work = count_work(ttt, [document for _, own in by_domain for document in islice(own, sample)], max(asked.ks))
@@ -277,21 +291,22 @@ def variants(
     domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Documents drawn per domain.")] = 10,
     max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,5,20", max_chunks: MaxChunks = 1,
-    precision: Precision = "float32", prefix: Prefix = None, seed: Seed = 1216, threads: Threads = None,
-    device: Device = "cpu",
+    precision: Precision = "float32", prefix: Prefix = None, seed: Seed = 1216, skip_bad: SkipBad = False,
+    threads: Threads = None, device: Device = "cpu",
 ) -> None:  # fmt: skip
     """Evaluate test documents in named ways: controls, baselines and quirks of the published code."""
     from tttnn.corpus import open_corpus
     from tttnn.experiment import about
     from tttnn.experiment.checks import Asked, check_writable
     from tttnn.experiment.variants import checked_variants, run_variants
+    from tttnn.ttt import Switches
 
     chosen = checked_variants(names or [])
     asked = Asked(ks, per_domain, seed, split, max_bytes, domains)
-    switches = _switches(prefix, max_chunks=max_chunks, precision=precision, seed=asked.seed)
-    out, opened = check_writable(out), open_corpus(corpus)
+    switches = Switches(prefix=prefix, max_chunks=max_chunks, precision=precision, seed=asked.seed)
+    out, opened = check_writable(out), open_corpus(corpus, skip_bad)
     documents = asked.draw(opened)
-    ttt = _loop(model, corpus, embedder, switches, threads, device)
+    ttt = _loop(model, opened, embedder, switches, threads, device)
     rows = run_variants(ttt, documents, asked.ks, chosen, out, about(opened, ttt.retriever, **asked.drawn))
     failed = rows[rows["failure"] != ""].groupby("variant").size()
     _report(rows, out, "".join(f", {n} of {name} failed" for name, n in failed.items()))
@@ -304,7 +319,7 @@ def sweep(
     rates: Annotated[str, typer.Option(help="Learning rates, comma-separated.")] = "1e-4,2e-4,5e-4,1e-3,2e-3",
     per_domain: Annotated[int, typer.Option(help="Validation documents drawn per domain.")] = 3,
     max_bytes: MaxBytes = 6000, ks: Ks = "0,1,5,20", max_chunks: MaxChunks = None, prefix: Prefix = None,
-    seed: Seed = 1216, threads: Threads = None, device: Device = "cpu",
+    seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
     card: Annotated[bool, typer.Option("--card", help="Write sweep.json and the table of the model's card.")] = False,
 ) -> None:  # fmt: skip
     """Compare test-time learning rates on validation documents."""
@@ -314,12 +329,13 @@ def sweep(
     from tttnn.experiment.sweep import checked_rates, places_with_zero, record
     from tttnn.experiment.sweep import sweep as compare
     from tttnn.pretraining.card import best_rate, write_card
+    from tttnn.ttt import Switches
 
     asked, compared = Asked(places_with_zero(ks), per_domain, seed, "val", max_bytes), checked_rates(rates)
     folder = _card_folder(model) if card else None
-    out, opened = check_writable(out), open_corpus(corpus)
+    out, opened = check_writable(out), open_corpus(corpus, skip_bad)
     documents = asked.draw(opened)
-    ttt = _loop(model, corpus, embedder, _switches(prefix, max_chunks=max_chunks), threads, device)
+    ttt = _loop(model, opened, embedder, Switches(prefix=prefix, max_chunks=max_chunks), threads, device)
     table = compare(ttt, documents, compared, asked.ks, out, about(opened, ttt.retriever, **asked.drawn))
     typer.echo(table.pivot(index="learning_rate", columns="k", values="ratio").to_string(float_format="%.4f"))
     drawn = {"per_domain": asked.per_domain, "max_bytes": asked.max_bytes, "seed": asked.seed}
@@ -344,14 +360,8 @@ def pretrain(
     train(settings, data, out, device=device, threads=threads)
 
 
-def _switches(prefix: str | None, **named: Any) -> Switches:
-    from tttnn.ttt import Switches
-
-    return Switches(**named, **({"prefix": prefix} if prefix else {}))
-
-
 def _loop(
-    model: str, corpus: str, embedder: str, switches: Switches, threads: int | None, device: str,
+    model: str, corpus: Any, embedder: str, switches: Switches, threads: int | None, device: str,
     strategy: str = "nearest",
 ) -> TTT:  # fmt: skip
     """Open a model and then, as it may take hours at first use, the index."""
@@ -383,13 +393,12 @@ def _read_text(file: Path) -> str:
 def _settings(ttt: TTT) -> str:
     """What a text is adapted and scored with, in words."""
     settings, switches, lm = ttt.lm.settings, ttt.switches, ttt.lm
-    before = getattr(ttt, "prefix_id", lm.prefix_id)
     most = f", at most {switches.max_chunks} a neighbour" if switches.max_chunks else ""
     return (
         f"{lm.name}: learning rate {switches.learning_rate or settings.learning_rate:g}, chunks of "
         f"{switches.max_length or settings.max_length} tokens{most}, context {switches.context or settings.context}, "
-        f"token before the text {lm.tokenizer.convert_ids_to_tokens(before)!r}, {switches.precision} "
-        f"({getattr(lm, 'settings_source', 'the registry')}, unless given)"
+        f"token before the text {lm.tokenizer.convert_ids_to_tokens(ttt.prefix_id)!r}, {switches.precision} "
+        f"({lm.settings_source}, unless given)"
     )
 
 

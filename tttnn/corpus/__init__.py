@@ -5,6 +5,7 @@ from pathlib import Path
 from tttnn.corpus.folder import Corpus
 from tttnn.corpus.jsonl import BadDocument, CorpusError, Document, read_jsonl, write_jsonl
 from tttnn.corpus.store import ConcatStore, TextStore
+from tttnn.errors import ParameterError
 
 __all__ = [
     "BadDocument",
@@ -39,7 +40,12 @@ def open_corpus(name_or_folder: str | Path, skip_bad: bool = False) -> Corpus:
     CorpusError
         If there is no such folder or it is not a corpus, or if a package that the embedded corpus reads is
         not installed.
+    ParameterError
+        If it is no text.
     """
+    if not isinstance(name_or_folder, (str, Path)):
+        kind = type(name_or_folder).__name__
+        raise ParameterError(f"corpus={name_or_folder!r} ({kind}): give the name of a corpus or folder as text")
     if name_or_folder == "wheels":
         from tttnn.corpus.wheels import (
             wheels_folder,  # it reads from a hundred packages: only when asked

@@ -42,7 +42,7 @@ LAYOUT = (
     "<domain>.<split>.jsonl files (split: train, val, test), or train/*.jsonl (or train.jsonl), val.jsonl and "
     "test.jsonl; each may end with .gz or .zst"
 )
-CURE = "Correct the line, or leave bad documents out: open_corpus(..., skip_bad=True)"
+CURE = "Correct the line, or leave bad documents out: --skip-bad, or open_corpus(..., skip_bad=True)"
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ def identity(ttt: TTT) -> dict[str, Any]:
         "model": lm.name,
         "weights": lm.weight_hash(),
         "tokenizer": tokenizer_hash(lm.tokenizer),
-        "prefix_id": getattr(ttt, "prefix_id", lm.prefix_id),
+        "prefix_id": ttt.prefix_id,
         # Scores at k = 0 alone need no retriever; one that is not ours may have a fingerprint only.
         "retriever": getattr(retriever, "identity", None) or getattr(retriever, "fingerprint", None),
         "switches": asdict(ttt.switches),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -152,18 +152,55 @@ class RowJournal:
     def _read(self) -> None:
         self._file.seek(0)
         good = 0
-        for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                break  # cut short by a kill
+        for number, length, entry in _entries(self._file, self.folder / JOURNAL):
             try:
-                self._take(_checked(json.loads(line)))
-            except (ValueError, RecursionError) as error:
-                raise RowsError(
-                    f"{self.folder / JOURNAL}, line {number}: not a result line: {error}. Remove that line, and its "
-                    "document is computed again; or give another folder"
-                ) from error
-            good += len(line)
+                self._take(entry)
+            except ValueError as error:
+                raise _damaged(self.folder / JOURNAL, number, error) from error
+            good += length
         self._file.truncate(good)
+
+
+def _entries(file: Iterable[bytes], path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """The complete lines of a journal: number, bytes, what it says."""
+    for number, line in enumerate(file, start=1):
+        if not line.endswith(b"\n"):
+            return  # cut short by a kill, or being written
+        try:
+            yield number, len(line), _checked(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise _damaged(path, number, error) from error
+
+
+def _damaged(path: Path, number: int, error: Exception) -> RowsError:
+    return RowsError(
+        f"{path}, line {number}: not a result line: {error}. Remove that line, and its document is computed again; or "
+        "give another folder"
+    )
+
+
+def read_journal(folder: str | Path) -> pd.DataFrame:
+    """Read the rows that a run has so far; a process that is adding to them is not disturbed.
+
+    Returns
+    -------
+    DataFrame
+        Columns COLUMNS, sorted by document, then k.
+
+    Raises
+    ------
+    RowsError
+        If the folder holds no `rows.jsonl`, or a complete line of it is damaged.
+    """
+    import pandas as pd
+
+    path = Path(folder) / JOURNAL
+    if not path.is_file():
+        raise RowsError(f"{path}: no such file; give the folder that a run writes to")
+    with path.open("rb") as file:
+        entries = [entry for _, _, entry in _entries(file, path)]
+    done = {tuple(entry["key"]): entry["rows"] for entry in entries if "key" in entry}
+    return pd.DataFrame([row for key in sorted(done) for row in done[key]], columns=COLUMNS)
 
 
 def read_rows(folder: str | Path) -> pd.DataFrame:

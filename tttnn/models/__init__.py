@@ -288,6 +288,8 @@ def _require_causal_linear_head(lm: LanguageModel) -> None:
     """Scores and losses apply the head to hidden states themselves; refuse models that do more, or that look ahead."""
     ids = torch.tensor([[lm.prefix_id] * 4, [lm.prefix_id] * 3 + [int(not lm.prefix_id)]], device=lm.device)  # (2, 4)
     expected = lm.model(input_ids=ids, use_cache=False).logits
+    if not expected.isfinite().all():
+        raise ModelError(f"{lm.name}: its outputs are no finite numbers: damaged weights; copy it again")
     hidden = lm.hidden(ids)
     ours = torch.nn.functional.linear(hidden, *lm.head)  # (2, 4, vocabulary)
     if not torch.allclose(ours, expected, rtol=1e-3, atol=1e-3):

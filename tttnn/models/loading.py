@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -25,6 +27,7 @@ LOADING_ERRORS = (
     OSError, ValueError, KeyError, IndexError, RuntimeError, TypeError, AttributeError, ZeroDivisionError, ImportError,
     SafetensorError, StrictDataclassError,
 )  # fmt: skip
+JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
 PROBE = "The quick brown fox jumps over the lazy dog: 1 + 2 = 3."
@@ -58,22 +61,38 @@ def load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
     if is_path(source):
         _check_folder(Path(source))
+        _check_json(Path(source))
     safe = {"trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(source, **safe)
         _check_config(source, config)
         tokenizer = AutoTokenizer.from_pretrained(source, **safe)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **safe
-        )
+        with _silent():
+            model, found = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
+                ignore_mismatched_sizes=True, **safe,
+            )  # fmt: skip
     except ModelError:
         raise
     except LOADING_ERRORS as error:
         raise ModelError(f"cannot load model '{source}': {cause(error)}{_hint(source)}") from error
-    _check_weights(source, found["missing_keys"], found["unexpected_keys"])
+    _check_weights(source, **found)
     _check_tokenizer(source, model, tokenizer)
     _fuse_activations(model)
     return model, tokenizer
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without transformers' report of missing and unexpected weights, which are refused here in a sentence."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def cause(error: Exception) -> str:
@@ -97,7 +116,9 @@ def _hint(source: str | Path) -> str:
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise ModelError(f"{folder}: no such folder, so no config.json; give a folder in Hugging Face format, a .gguf file, or a name")
+        raise ModelError(
+            f"{folder}: no such folder, so no config.json; give one in Hugging Face format, a .gguf file, or a name"
+        )
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
             raise ModelError(
@@ -114,6 +135,19 @@ def _check_folder(folder: Path) -> None:
         )
 
 
+def _check_json(folder: Path) -> None:
+    """Name the file that is damaged, which transformers' own errors do not always."""
+    for path in (folder / name for name in JSON_FILES):
+        if not path.is_file():
+            continue
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{path}: not JSON in UTF-8 ({error}); copy it again") from error
+        if not isinstance(found, dict):
+            raise ModelError(f"{path}: holds a {type(found).__name__} where a mapping is needed; copy it again")
+
+
 def _check_config(source: str | Path, config: PretrainedConfig) -> None:
     quantised = getattr(config, "quantization_config", None)
     if quantised:
@@ -124,18 +158,30 @@ def _check_config(source: str | Path, config: PretrainedConfig) -> None:
         )
 
 
-def _check_weights(source: str | Path, missing: Collection[str], unexpected: Collection[str]) -> None:
+def _check_weights(
+    source: str | Path,
+    missing_keys: Collection[str],
+    unexpected_keys: Collection[str],
+    mismatched_keys: Collection[tuple[str, Sequence[int], Sequence[int]]],
+    **_: Any,
+) -> None:
     """Refuse weights other than the configuration's: transformers would make up the missing and leave out the rest."""
-    unexpected = sorted(name for name in unexpected if not re.search(BUFFERS, name))
+    unexpected = sorted(name for name in unexpected_keys if not re.search(BUFFERS, name))
+    if mismatched_keys:
+        name, stored, wanted = sorted(mismatched_keys)[0]
+        raise ModelError(
+            f"{source}: config.json makes {name} {tuple(wanted)}, but it is stored as {tuple(stored)}; take the "
+            "config.json that belongs to the weights"
+        )
     for prefix, program in WRAPPERS.items():
-        if missing and unexpected and all(name.startswith(prefix) for name in unexpected):
+        if missing_keys and unexpected and all(name.startswith(prefix) for name in unexpected):
             raise ModelError(
                 f"{source}: its weights are called {prefix}..., as {program} wraps them; save the model inside "
                 f"(model.{prefix}save_pretrained)"
             )
-    if missing:
-        first = sorted(missing)[0]
-        raise ModelError(f"{source}: {len(missing)} weights are missing, the first is {first}; copy it again")
+    if missing_keys:
+        first = sorted(missing_keys)[0]
+        raise ModelError(f"{source}: {len(missing_keys)} weights are missing, the first is {first}; copy it again")
     if unexpected:
         raise ModelError(
             f"{source}: config.json has no place for {len(unexpected)} of its weights, the first is {unexpected[0]}, "

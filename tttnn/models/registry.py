@@ -282,14 +282,14 @@ def _swept_rate(folder: Path, weights: Callable[[], str]) -> float | None:
     path = folder / SWEEP
     if not path.is_file():
         return None
-    sweep = read_json(path)
     try:
+        sweep = read_json(path)
         if sweep.get("weights") not in (None, weights()):
             log.warning("%s: is of other weights than those beside it, and not used", path)
             return None
         return best_rate(sweep)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise TTTNNError(f"{path}: not what `python -m tttnn sweep --card` writes ({error!r}); remove it") from error
+        raise TTTNNError(f"{path}: not what `python -m tttnn sweep --card` writes ({error}); remove it") from error
 
 
 def best_rate(sweep: dict[str, Any]) -> float:

@@ -2,17 +2,20 @@
 
 A run has a folder, and in it one folder for each model with its rows and where they come from: what
 ``python -m tttnn run --out <run>/<model>`` writes. A folder of one's own is read like an archived one.
+
+:func:`keep` puts a run there. It may be unfinished: what it has so far is shown, and called again it adds the rest.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tttnn.experiment.rows import read_rows
-from tttnn.files import read_json
+from tttnn.experiment.rows import JOURNAL, TABLE, RowsError, read_journal, read_rows
+from tttnn.files import read_json, write_json, writing
 from tttnn.models.registry import find_entry
 from tttnn.report.published import PILE_SETS
 
@@ -24,34 +27,48 @@ FOLDER = Path(__file__).parent / "archive"
 
 @dataclass(frozen=True)
 class Archive:
-    """The finished run of one model.
+    """The run of one model.
 
     Attributes
     ----------
     rows : DataFrame
         Of :func:`tttnn.experiment.run`.
     facts : dict
-        Where they come from: settings, commit, versions, device, corpus, start and end.
+        Where they come from: settings, commit, versions, device, corpus, start and end (None: unfinished when its rows
+        were taken); of a run in parts also `parts`, with what differs between them.
     """
 
     rows: pd.DataFrame
     facts: dict[str, Any]
+
+    @property
+    def documents(self) -> pd.Series:
+        """Number of documents evaluated, by domain."""
+        return self.rows.groupby("domain")["document"].nunique()
 
     def summary(self) -> dict[str, str]:
         """The facts a reader asks for first, in words."""
         settings, about = self.facts["settings"], self.facts["about"]
         drawn = about["drawn"]
         limit = f" of at most {drawn['max_bytes']:,} bytes" if drawn["max_bytes"] else ""
+        taken = self.documents
+        short = "" if (taken == drawn["per_domain"]).all() else "; here so far: "
+        short += ", ".join(f"{count} of {domain}" for domain, count in taken.items()) if short else ""
         switched = {name: value for name, value in settings["switches"].items() if value not in (None, False, 0.0)}
+        calls = self.facts.get("calls") or [about]  # runs of earlier versions were made by one
+
+        def all_of(name: str) -> str:
+            return ", ".join(dict.fromkeys(call[name] for call in calls))
+
         return {
             "model": settings["model"],
-            "documents": f"{drawn['per_domain']} a domain, drawn from {drawn['split']}{limit}",
+            "documents": f"{drawn['per_domain']} a domain, drawn from {drawn['split']}{limit}{short}",
             "index": f"{about['index']['documents']:,} documents, embedder {about['index']['embedder']}",
             "settings": ", ".join(f"{name}={value}" for name, value in settings["settings"].items()),
             "switches": ", ".join(f"{name}={value}" for name, value in switched.items()),
-            "commit": about["commit"],
-            "device": about["device"],
-            "run": f"{self.facts['start']} to {self.facts['end']}",
+            "commit": all_of("commit"),
+            "device": all_of("device"),
+            "run": f"{self.facts['start']} to {self.facts['end'] or 'a time before it had finished'}",
             "corpus fingerprint": about["corpus"]["fingerprint"][:16],
             "weights": settings["weights"][:16],
         }
@@ -69,12 +86,12 @@ def archived(run: str, model: str) -> Archive:
 
     Raises
     ------
-    ValueError
+    RowsError
         If there is no such run, or not with this model; the message lists what there is.
     """
     folders = _folders(run)
     if model not in folders:
-        raise ValueError(f"no archived rows of {model!r} in {run!r}: there are {', '.join(archived_models(run))}")
+        raise RowsError(f"no archived rows of {model!r} in {run!r}: there are {', '.join(archived_models(run))}")
     rows = read_rows(folders[model]).replace({"domain": PILE_SETS, "neighbour_domain": PILE_SETS})
     return Archive(rows, read_json(folders[model] / "run.json"))
 
@@ -84,7 +101,7 @@ def archived_models(run: str) -> list[str]:
 
     Raises
     ------
-    ValueError
+    RowsError
         If there is no such run; the message lists those there are. If it has two runs of a model.
     """
     return sorted(_folders(run), key=lambda name: (find_entry(name).parameters or math.inf, name))
@@ -95,12 +112,70 @@ def archived_rows(run: str) -> pd.DataFrame:
 
     Raises
     ------
-    ValueError
+    RowsError
         If there is no such run; the message lists those there are.
     """
     import pandas as pd
 
     return pd.concat([archived(run, model).rows for model in archived_models(run)], ignore_index=True)
+
+
+def keep(folders: Sequence[str | Path], run: str) -> Path:
+    """Take the rows that a run has so far into the archive, in place of those kept from it before.
+
+    For maintainers, in a checkout:
+    ``python -c "from tttnn.report.archive import keep; keep(['results/nearest'], 'real/nearest')"``.
+
+    Parameters
+    ----------
+    folders : sequence of path
+        What ``python -m tttnn run --out`` writes, finished or not; several are parts of one run, which differ in
+        their documents only.
+    run : str
+        Its name in the archive, such as ``real/nearest``.
+
+    Returns
+    -------
+    Path
+        The folder of the run in the archive.
+
+    Raises
+    ------
+    RowsError
+        If a folder is no run's, there are no rows yet, parts have other settings, or a document is in two of them.
+    """
+    import pandas as pd
+
+    for folder in folders:
+        if not (Path(folder) / "run.json").is_file():
+            raise RowsError(f"{Path(folder) / 'run.json'}: no such file; give folders that a run writes to")
+    parts = [read_json(Path(folder) / "run.json") for folder in folders]
+    if any(part["settings"] != parts[0]["settings"] for part in parts):
+        raise RowsError(f"{', '.join(map(str, folders))}: runs with other settings; keep each under a name of its own")
+    rows = pd.concat([_rows_so_far(Path(folder)) for folder in folders], ignore_index=True)
+    if rows.empty:
+        raise RowsError(f"{', '.join(map(str, folders))}: no document is finished yet")
+    twice = rows[rows.duplicated(["domain", "document", "k"])]
+    if len(twice):
+        raise RowsError(f"{twice['domain'].iloc[0]} {twice['document'].iloc[0]} is in two of the folders; give one")
+    place = FOLDER / run / parts[0]["settings"]["model"]
+    place.mkdir(parents=True, exist_ok=True)
+    with writing(place / TABLE) as partial:
+        rows.to_parquet(partial, index=False)
+    write_json(place / "run.json", _joined(parts))
+    return place
+
+
+def _rows_so_far(folder: Path) -> pd.DataFrame:
+    return read_journal(folder) if (folder / JOURNAL).is_file() else read_rows(folder)
+
+
+def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The facts of a run that was made in parts: those of the first, its first start and its last end."""
+    ends = [part["end"] for part in parts]
+    span = {"start": min(part["start"] for part in parts), "end": None if None in ends else max(ends)}
+    rest = [{name: part[name] for name in ("about", "start", "end")} for part in parts]
+    return parts[0] | span | ({"parts": rest} if len(parts) > 1 else {})
 
 
 def _folders(run: str) -> dict[str, Path]:
@@ -109,9 +184,9 @@ def _folders(run: str) -> dict[str, Path]:
     for path in sorted((place if place.is_dir() else Path(run)).glob("**/run.json")):
         model = read_json(path)["settings"]["model"]
         if model in folders:
-            raise ValueError(f"{run}: {folders[model]} and {path.parent} are both runs of {model}; keep one there")
+            raise RowsError(f"{run}: {folders[model]} and {path.parent} are both runs of {model}; keep one there")
         folders[model] = path.parent
     if not folders:
         known = ", ".join(sorted(path.name for path in FOLDER.iterdir()))
-        raise ValueError(f"no archived run {run!r}: there are {known or 'none'}; a folder must hold run.json files")
+        raise RowsError(f"no archived run {run!r}: there are {known or 'none'}; a folder must hold run.json files")
     return folders

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tttnn.report.figures import PALETTE, Figure, figure
+from tttnn.report.figures import PALETTE, Figure, colours, figure
 from tttnn.report.timings import LOOPS
 
 if TYPE_CHECKING:
@@ -266,15 +266,17 @@ def ratio_curves_chart(curves: pd.DataFrame, name: str, alt_text: str) -> Figure
     domains, models, origins = (curves[c].drop_duplicates().tolist() for c in ("domain", "model", "origin"))
     panels = min(len(domains), 3)
     columns = ["domain", "model", "origin", "k", "ratio"]
-    shown = {"scale": alt.Scale(domain=models), "title": "model"}
+    shown = {"title": "model"}
+    hue = shown | {"scale": alt.Scale(domain=models, range=colours(models))}
+    shown |= {"scale": alt.Scale(domain=models)}
     dash = {"scale": alt.Scale(domain=origins, range=[[1, 0], [6, 3]]), "title": "run"}
     lines = alt.Chart().mark_line().encode(
         x=alt.X("k:Q", title="neighbours, k", axis=alt.Axis(tickMinStep=1, format="d")),
         y=alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)),
-        color=alt.Color("model:N", **shown), strokeDash=alt.StrokeDash("origin:N", **dash),
+        color=alt.Color("model:N", **hue), strokeDash=alt.StrokeDash("origin:N", **dash),
     )  # fmt: skip
     points = alt.Chart().mark_point(size=40, filled=True).encode(
-        x="k:Q", y="ratio:Q", color=alt.Color("model:N", **shown), shape=alt.Shape("model:N", **shown),
+        x="k:Q", y="ratio:Q", color=alt.Color("model:N", **hue), shape=alt.Shape("model:N", **shown),
         tooltip=["domain:N", "model:N", "k:Q", alt.Tooltip("ratio:Q", format=".1%", title="after / before")],
     )  # fmt: skip
     chart = alt.layer(lines, points, data=curves[columns]).properties(width=520 // panels, height=230).facet(
@@ -308,6 +310,7 @@ def interval_chart(
     columns = [*([panels] if panels else []), "domain", "series", "value", "low", "high"]
     data = table[columns]
     series = data["series"].drop_duplicates().tolist()
+    hue = {"scale": alt.Scale(domain=series, range=colours(series)), "title": None}
     shown = {"scale": alt.Scale(domain=series), "title": None}
     place = {
         "y": alt.Y("domain:N", sort=data["domain"].drop_duplicates().tolist(), title=None),
@@ -315,10 +318,10 @@ def interval_chart(
     }
     x = alt.X("value:Q", title=title, axis=alt.Axis(format=number, tickCount=5), scale=alt.Scale(zero=False))
     bars = alt.Chart().transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=0.6).encode(
-        x="low:Q", x2="high:Q", color=alt.Color("series:N", **shown), **place
+        x="low:Q", x2="high:Q", color=alt.Color("series:N", **hue), **place
     )  # fmt: skip
     points = alt.Chart().mark_point(size=80, filled=True).encode(
-        x=x, color=alt.Color("series:N", **shown), shape=alt.Shape("series:N", **shown), **place,
+        x=x, color=alt.Color("series:N", **hue), shape=alt.Shape("series:N", **shown), **place,
         tooltip=["domain:N", "series:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "low", "high"))],
     )  # fmt: skip
     lines = pd.DataFrame({"at": list(marks), "meaning": list(marks.values())})
@@ -333,6 +336,48 @@ def interval_chart(
         facet = alt.Facet(f"{panels}:N", sort=order, title=None)
         chart = chart.properties(width=480 // len(order)).facet(facet, columns=len(order))
     named = {"value": title, "low": "95 % low", "high": "95 % high"}
+    return figure(chart, name, alt_text, data.rename(columns=named))
+
+
+def compared_chart(gains: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """Bits per byte of several models before and after, a line for each in a row per domain, and deflate's.
+
+    Parameters
+    ----------
+    gains : DataFrame
+        Of :func:`tttnn.report.comparisons.by_model` with a column deflate (bits/byte); models and domains in the order
+        of the rows.
+    """
+    import altair as alt
+
+    columns = ["domain", "model", "documents", "deflate", "before", "after", "ratio", "low", "high"]
+    data = gains[columns]
+    domains, models = (data[column].drop_duplicates().tolist() for column in ("domain", "model"))
+    place = {
+        "y": alt.Y("domain:N", sort=domains, title=None),
+        "yOffset": alt.YOffset("model:N", sort=models, scale=alt.Scale(paddingOuter=0.5)),
+        "color": alt.Color("model:N", scale=alt.Scale(domain=models, range=colours(models)), title=None,
+                           legend=alt.Legend(symbolOpacity=1)),
+    }  # fmt: skip
+    shape = alt.Shape("model:N", scale=alt.Scale(domain=models), title=None)
+    bits = (alt.Tooltip(f"{column}:Q", format=".3f") for column in ("deflate", "before", "after"))
+    percent = alt.Tooltip("ratio:Q", format=".1%", title="after / before")
+    tooltip = ["domain:N", "model:N", "documents:Q", *bits, percent]
+    x = alt.X("before:Q", title="bits per byte, before (hollow) and after (filled); grey bar: deflate",
+              scale=alt.Scale(zero=True))  # fmt: skip
+    lines = alt.Chart(data).mark_rule(strokeWidth=2, opacity=0.5).encode(x=x, x2="after:Q", **place)
+    first = alt.Chart(data).mark_point(size=70, filled=False, strokeWidth=2).encode(x=x, shape=shape, **place)
+    last = alt.Chart(data).mark_point(size=70, filled=True).encode(x="after:Q", shape=shape, tooltip=tooltip, **place)
+    label = "format(datum.ratio * 100, '.0f') + ' %'"
+    texts = alt.Chart(data).transform_calculate(label=label, at="min(datum.before, datum.after)").mark_text(
+        align="right", dx=-9
+    ).encode(x="at:Q", text="label:N", **{key: place[key] for key in ("y", "yOffset")})  # fmt: skip
+    floor = alt.Chart(data.drop_duplicates("domain")).mark_tick(color=PALETTE[6], thickness=3, size=34).encode(
+        x="deflate:Q", y=place["y"]
+    )  # fmt: skip
+    rows = {"step": max(40, 20 * len(models)), "for": "position"}
+    chart = alt.layer(floor, lines, first, last, texts).properties(height=rows)
+    named = UNITS | {"deflate": "deflate (bits/byte)"}
     return figure(chart, name, alt_text, data.rename(columns=named))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tttnn.report.statistics import before_after, curve, ends, interval, resampled_sums
+from tttnn.experiment.rows import RowsError
+from tttnn.report.statistics import RESAMPLES, SEED, before_after, curve, ends, interval, resampled_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,7 +15,7 @@ DOCUMENT = ["domain", "document", "bytes"]
 ENDS = ["before_first", "after_first", "before_second", "after_second"]
 
 
-def by_model(rows: pd.DataFrame, k: int) -> pd.DataFrame:
+def by_model(rows: pd.DataFrame, k: int, resamples: int = RESAMPLES, seed: int = SEED) -> pd.DataFrame:
     """Corpus values before and after k neighbours, by domain for each model.
 
     Parameters
@@ -22,6 +23,8 @@ def by_model(rows: pd.DataFrame, k: int) -> pd.DataFrame:
     rows : DataFrame
         Of :func:`tttnn.experiment.run`, of several models.
     k : int
+    resamples, seed : int
+        Of the bootstrap.
 
     Returns
     -------
@@ -31,7 +34,8 @@ def by_model(rows: pd.DataFrame, k: int) -> pd.DataFrame:
     """
     import pandas as pd
 
-    parts = [before_after(part, k).assign(model=name) for name, part in rows.groupby("model", sort=False)]
+    models = rows.groupby("model", sort=False)
+    parts = [before_after(part, k, resamples=resamples, seed=seed).assign(model=name) for name, part in models]
     return pd.concat(parts, ignore_index=True)
 
 
@@ -53,14 +57,14 @@ def paired_gains(first: pd.DataFrame, second: pd.DataFrame, k: int) -> pd.DataFr
 
     Raises
     ------
-    ValueError
+    RowsError
         If the two share no document scored at 0 and k.
     """
     import pandas as pd
 
     pairs = ends(first, k, DOCUMENT).merge(ends(second, k, DOCUMENT), on=DOCUMENT, suffixes=("_first", "_second"))
     if not len(pairs):
-        raise ValueError(f"no document was scored by both models at k = 0 and at k = {k}")
+        raise RowsError(f"no document was scored by both models at k = 0 and at k = {k}")
     return pd.DataFrame([{"domain": name} | _gains(part) for name, part in pairs.groupby("domain", sort=True)])
 
 

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tttnn.report.statistics import RESAMPLES, SEED, Interval, resampled_sums
+from tttnn.report.deflate import deflate_of
+from tttnn.report.statistics import RESAMPLES, SEED, Interval, ends, resampled_sums
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MODELS = MappingProxyType({
     "main": "gpt2-xs-general", "small": "gpt2-xxs-general", "large": "gpt2-xs-general", "trained": "gpt2-xs-pile",
-    "reasoning": "qwen2-xs-reasoning",
+    "reasoning": "qwen2-xs-reasoning", "real": "smollm2-135m",
 })  # fmt: skip
 UNSEEN = ("arxiv", "dm-mathematics", "europarl", "github")  # what "main" did not see and "trained" did, by the registry
 LEAST = 5  # documents a domain must have for an interval to mean anything
@@ -69,15 +70,18 @@ class Evidence:
     Attributes
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, all models in one frame.
+        Of :func:`tttnn.experiment.run`, all models in one frame. A column `run` names the run of rows from elsewhere.
     run : str
-        Its name, for the column ``origin``.
+        The name of all others, for the column ``origin``.
     k : int
         Neighbours trained on.
     memory : DataFrame, optional
         Rows of :func:`tttnn.experiment.footprint.footprint` on documents of a few characters.
     models : mapping of str to str
-        Which model plays which part: main, small, large, trained (saw the domains), reasoning.
+        Which model plays which part: main, small, large, trained (saw the domains), reasoning, real (pre-trained by
+        others at full scale).
+    deflate : DataFrame, optional
+        Of :func:`tttnn.report.deflate.archived_deflate`; without it no model counts as worse than deflate.
     unseen : sequence of str
         Domains that the main model did not see in pre-training and the trained one did.
     resamples, seed : int
@@ -89,6 +93,7 @@ class Evidence:
     k: int = 20
     memory: pd.DataFrame | None = None
     models: Mapping[str, str] = field(default_factory=lambda: MODELS)
+    deflate: pd.DataFrame | None = None
     unseen: Sequence[str] = UNSEEN
     resamples: int = RESAMPLES
     seed: int = SEED
@@ -136,6 +141,20 @@ class Evidence:
             raise Untestable("no document has all the scores")
         return names, resampled_sums([groups[name] for name in names], self.resamples, self.seed)
 
+    def documents(self, role: str) -> dict[str, int]:
+        """How many documents of each domain a model has at 0 and k; none if it has no rows."""
+        rows = self.rows[self.rows["model"] == self.models[role]]
+        return ends(rows, self.k)["domain"].value_counts().to_dict()
+
+    def beaten(self, role: str, domain: str) -> str:
+        """How the model as it is compares with deflate on a domain, in words; empty unless it needs more bits."""
+        rows = self.of(role).query("domain == @domain and k == 0 and nats.notna()", local_dict={"domain": domain})
+        (floor,) = deflate_of(rows, self.deflate, [domain])
+        bits = rows["nats"].sum() / rows["bytes"].sum() / np.log(2)
+        if floor is None or bits <= floor:
+            return ""
+        return f"{self.models[role]} starts at {bits:.2f} bits/byte on {domain}, and deflate needs {floor:.2f}"
+
     def _nats(self, role: str, k: int) -> pd.Series:
         rows = self.of(role)
         scored = rows[(rows["k"] == k) & rows["nats"].notna()].set_index(["domain", "document"])
@@ -145,5 +164,8 @@ class Evidence:
 
     def origin(self, *roles: str, domains: Sequence[str] = ()) -> str:
         """Run, models and domains in words."""
-        models = " and ".join(dict.fromkeys(self.models[role] for role in roles))
-        return " / ".join([self.run, models, ", ".join(domains) or "all domains"])
+        models = list(dict.fromkeys(self.models[role] for role in roles))
+        rows = self.rows[self.rows["model"].isin(models)]
+        rows = rows[rows["domain"].isin(domains)] if domains else rows
+        runs = rows["run"].fillna(self.run).unique() if "run" in rows else [self.run]
+        return " / ".join([" and ".join(runs), " and ".join(models), ", ".join(domains) or "all domains"])

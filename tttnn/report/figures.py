@@ -12,7 +12,9 @@ import base64
 import html
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from tttnn.report.tables import table
@@ -27,6 +29,13 @@ STATIC_WIDTH = 620  # pixels, for the PNG; in the book a chart takes the width o
 # Okabe and Ito's colours for colour-blind readers, without black and yellow, which vanish in one of the two
 # modes; then grey and brown, which need their second channel.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C6D31"]
+
+# A model keeps its colour through the book.
+MODEL_COLOURS = {
+    "smollm2-135m": "#0072B2", "gpt2-xs-general": "#D55E00", "gpt2-xs-pile": "#009E73",
+    "qwen2-xs-reasoning": "#CC79A7", "gpt2-xxs-general": "#E69F00", "gpt2-s-general": "#56B4E9",
+    "GPT-2": "#7F7F7F", "GPT-Neo": "#8C6D31",
+}  # fmt: skip
 
 # No colours for text and axes here: charts.js adds those of the page's light or dark mode.
 THEME: dict[str, Any] = {
@@ -147,6 +156,13 @@ def figure(chart: alt.TopLevelMixin, name: str, alt: str, data: pd.DataFrame | N
     if data is None and isinstance(getattr(chart, "data", None), pd.DataFrame):
         data = chart.data
     return Figure(chart, _house_style(spec, name, alt), name, alt, data)
+
+
+def colours(names: Sequence[str]) -> list[str]:
+    """Return a colour for each series: a model's own where it has one, then those of the palette that are left."""
+    own = [MODEL_COLOURS.get(name.partition(",")[0]) for name in names]  # "gpt2, in words of the chart"
+    left = cycle([c for c in PALETTE if c not in own] or PALETTE)
+    return [colour or next(left) for colour in own]
 
 
 def _house_style(spec: dict[str, Any], name: str, alt: str) -> dict[str, Any]:

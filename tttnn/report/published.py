@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tttnn.errors import TTTNNError
+
 if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = Path(__file__).parent / "published"
+SEVEN = ("wikipedia", "arxiv", "books", "enron", "dm-mathematics", "europarl", "github")  # the report's, by our names
 PILE_NAMES = {"books": "books3"}  # where a domain here is named otherwise than the Pile's that it stands for
 PILE_SETS = {
     "ArXiv": "arxiv", "BookCorpus2": "bookcorpus2", "Books3": "books", "DM Mathematics": "dm-mathematics",
@@ -36,14 +39,14 @@ def published_curves(run: str = "gpt2") -> pd.DataFrame:
 
     Raises
     ------
-    ValueError
+    TTTNNError
         If there is no such run.
     """
     import pandas as pd
 
     curves = pd.read_csv(FOLDER / "hardt_sun_2024.csv")
     if run not in set(curves["run"]):
-        raise ValueError(f"no published run {run!r}: there are {', '.join(curves['run'].unique())}")
+        raise TTTNNError(f"no published run {run!r}: there are {', '.join(curves['run'].unique())}")
     curves = curves[curves["run"] == run].drop(columns="run").reset_index(drop=True)
     before = curves[curves["k"] == 0].set_index("task")["bits_per_byte"]
     return curves.assign(ratio=curves["bits_per_byte"] / curves["task"].map(before))

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tttnn.report.archive import FOLDER, archived
+from tttnn.experiment.rows import RowsError
+from tttnn.report.archive import FOLDER, archived, archived_models
 from tttnn.report.statistics import before_after, ends, interval, resampled_sums
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def archived_variants(run: str, model: str, names: Iterable[str] | None = None) 
 
     Raises
     ------
-    ValueError
+    RowsError
         If a variant is not there, or none has this model.
     """
     import pandas as pd
@@ -38,8 +39,24 @@ def archived_variants(run: str, model: str, names: Iterable[str] | None = None) 
         names = sorted(path.parent.parent.name for path in Path(place).glob(f"*/{model}/run.json"))
     parts = [archived(f"{run}/{name}", model).rows.assign(variant=name) for name in names]
     if not parts:
-        raise ValueError(f"no variants of {model!r} in {run!r}")
+        raise RowsError(f"no variants of {model!r} in {run!r}")
     return pd.concat(parts, ignore_index=True)
+
+
+def variant_models(run: str) -> list[str]:
+    """Names of the models that have at least one variant in an archived run, in alphabetical order.
+
+    Raises
+    ------
+    RowsError
+        If there is no such run; the message lists those there are.
+    """
+    place = FOLDER / run if (FOLDER / run).is_dir() else Path(run)
+    variants = sorted(path.name for path in place.glob("*") if path.is_dir())
+    if not variants:
+        known = ", ".join(sorted(path.name for path in FOLDER.iterdir()))
+        raise RowsError(f"no archived run {run!r}: there are {known}; a folder must hold a folder for each variant")
+    return sorted({model for name in variants for model in archived_models(f"{run}/{name}")})
 
 
 def footing(rows: pd.DataFrame, k: int, labels: Mapping[str, str] | None = None) -> pd.DataFrame:

@@ -355,8 +355,9 @@ def _folder_name(
 def corpus_fingerprint(corpus: Corpus) -> str:
     """Return the corpus's fingerprint, remembered as long as no file changes its size or modification time."""
     files = [path for split in corpus.splits for path in corpus.files(split)]
-    stamps = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    place = hashlib.sha256(os.fsencode(corpus.folder) + b" without bad documents" * corpus.skip_bad).hexdigest()[:16]
+    stamps = [[ascii(str(path)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    skipping = b" without bad documents" * corpus.skip_bad
+    place = hashlib.sha256(os.fsencode(corpus.folder) + skipping).hexdigest()[:16]
     memo = home() / "fingerprints" / f"{place}.json"
     if memo.exists():
         known = read_json(memo)

@@ -1,0 +1,224 @@
+"""A folder is the model that it holds, with its own settings, or it is refused with the true cause."""
+
+import json
+import logging
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny_gpt2, tiny_gpt_neo, tiny_llama, tiny_roberta
+
+from tttnn.errors import ParameterError, TTTNNError
+from tttnn.models import CHECKPOINTS, REGISTRY, ModelError, TTTSettings, load_model
+from tttnn.models.registry import SWEEP
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tiny_gpt2(tmp_path / "mine")
+
+
+def edit(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return folder
+
+
+def rename(folder, change):
+    path = folder / "model.safetensors"
+    save_file({change(name): weight for name, weight in load_file(path).items()}, path, {"format": "pt"})
+    return folder
+
+
+def swept(folder, rate, **more):
+    ratios = {"1e-05": {"0": 1.0, "5": 0.9}, f"{rate:g}": {"0": 1.0, "5": 0.8}}
+    (folder / SWEEP).write_text(json.dumps({"ks": [0, 5], "ratio_to_k0": ratios} | more))
+
+
+# ------------------------------------------------------------------------------------------------- settings
+
+
+def test_a_copy_of_a_registered_model_has_the_settings_it_has_by_name(tmp_path):
+    name = "gpt2-xxs-general"
+    by_name, by_folder = load_model(name), load_model(shutil.copytree(CHECKPOINTS / name, tmp_path / "renamed"))
+    assert by_folder.settings == by_name.settings and by_name.settings_source == f"registry entry {name}"
+    assert SWEEP in by_folder.settings_source
+
+
+def test_the_order_is_argument_sweep_registry_and_gpt2_with_a_warning(folder, caplog):
+    assert load_model(folder).settings.learning_rate == 2e-5
+    assert "not in the registry" in caplog.text and "learning rate 2e-05" in caplog.text
+    caplog.clear()
+    edit(folder, _name_or_path="EleutherAI/gpt-neo-1.3B")
+    lm = load_model(folder)
+    assert lm.settings.learning_rate == 5e-6 and lm.settings_source == "registry entry EleutherAI/gpt-neo-1.3B"
+    assert "has 39,808 weights instead of 1,315,575,808" in caplog.text
+    swept(folder, 3e-4, weights=lm.weight_hash())
+    assert load_model(folder).settings.learning_rate == 3e-4
+    given = load_model(folder, settings=TTTSettings(learning_rate=7e-5, max_length=16), context=32)
+    assert given.settings == TTTSettings(7e-5, max_length=16, context=32) and given.settings_source == "given"
+
+
+@pytest.mark.parametrize("name", ["gpt-neo-1.3B", "GPT-Neo-1.3B"])
+def test_a_folder_called_like_a_registered_model_gets_its_settings(name, tmp_path):
+    lm = load_model(tiny_gpt_neo(tmp_path / name))
+    assert (lm.settings.learning_rate, lm.settings.max_length) == (5e-6, 64)
+
+
+def test_a_sweep_of_other_weights_is_not_used_and_a_damaged_one_named(folder, caplog):
+    swept(folder, 3e-4, weights="0" * 64)
+    assert load_model(folder).settings.learning_rate == 2e-5
+    assert "is of other weights" in caplog.text
+    for damaged in ('{"ks": []', "[]", '{"ks": [5]}'):
+        (folder / SWEEP).write_text(damaged)
+        with pytest.raises(TTTNNError, match=r"sweep\.json"):
+            load_model(folder)
+
+
+def test_registered_models_say_nothing(caplog):
+    load_model("gpt2-xxs-general")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_the_rate_chosen_for_smollm2_stands_beside_the_published_one():
+    entry = REGISTRY["smollm2-135m"]
+    assert (entry.settings.learning_rate, entry.chosen_rate, entry.parameters) == (2e-5, 1e-4, 134_515_008)
+
+
+def test_the_working_directory_has_a_name(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert load_model(".").name == "mine"
+
+
+def test_a_home_directory_is_found(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load_model("~/mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"learning_rate": 0}, {"learning_rate": "fast"}, {"eps": -1}, {"max_length": 1}, {"max_length": 2.5},
+     {"context": 0}, {"prefix": "BOS"}, {"prefix": None}],
+)  # fmt: skip
+def test_settings_are_checked_by_name(bad):
+    with pytest.raises(ParameterError, match=f"^{next(iter(bad))}="):
+        TTTSettings(**bad)
+
+
+def test_settings_spelt_in_text_are_numbers():
+    assert TTTSettings(learning_rate="2e-5", max_length="512") == TTTSettings(2e-5, max_length=512)
+
+
+# -------------------------------------------------------------------------------------------------- weights
+
+
+def test_weights_without_a_place_are_refused_like_missing_ones(folder):
+    with pytest.raises(ModelError, match=r"no place for \d+ of its weights, the first is transformer\.h\.1"):
+        load_model(edit(folder, n_layer=1))
+    with pytest.raises(ModelError, match="12 weights are missing"):
+        load_model(edit(folder, n_layer=3))
+    with pytest.raises(ModelError, match=r"makes transformer\.wpe\.weight \(32, 32\), but it is stored as \(64, 32\)"):
+        load_model(edit(folder, n_layer=2, n_positions=32))
+
+
+def test_buffers_of_older_checkpoints_are_passed_over(folder):
+    path = folder / "model.safetensors"
+    more = {"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64), "transformer.h.0.attn.masked_bias": torch.ones(1)}
+    before = load_model(folder).weight_hash()
+    save_file(load_file(path) | more, path, {"format": "pt"})
+    assert load_model(folder).weight_hash() == before
+
+
+@pytest.mark.parametrize(("prefix", "program"), [("_orig_mod.", "torch.compile"), ("module.", "DataParallel")])
+def test_wrapped_names_are_called_that(folder, prefix, program):
+    with pytest.raises(ModelError, match=f"as {program} wraps them"):
+        load_model(rename(folder, lambda name: prefix + name))
+
+
+def test_pickled_weights_are_refused_with_a_conversion_that_works(folder):
+    expected = load_model(folder).weight_hash()
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"in pytorch_model\.bin.*use_safetensors=False") as refused:
+        load_model(folder)
+    code = str(refused.value).partition('python -c "')[2].rstrip('"')
+    exec(code, {})
+    assert load_model(folder).weight_hash() == expected
+
+
+def test_adapters_alone_are_called_that(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="adapters without the model"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["gptq", "bitsandbytes", "awq", "compressed-tensors", "torchao", "fp8"])
+def test_quantised_weights_are_refused(folder, method):
+    with pytest.raises(ModelError, match=rf"quantised \({method}\).*float32, float16 or bfloat16"):
+        load_model(edit(folder, quantization_config={"quant_method": method}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("n_layer", "2"), ("n_embd", 32.0), ("resid_pdrop", "0.1"), ("layer_norm_epsilon", "1e-5"), ("n_layer", None),
+     ("n_head", 0), ("model_type", "nope"), ("model_type", None), ("activation_function", "nix"), ("auto_map", 3)],
+)  # fmt: skip
+def test_configurations_of_another_type_name_the_folder(folder, key, value):
+    with pytest.raises(ModelError, match="mine"):
+        load_model(edit(folder, **{key: value}))
+
+
+def test_the_field_of_a_configuration_is_named(folder):
+    with pytest.raises(ModelError, match=r"config\.json: Field 'n_layer' expected int, got str \(value: '2'\)"):
+        load_model(edit(folder, n_layer="2"))
+
+
+def test_models_that_are_no_causal_language_models_are_refused(tmp_path):
+    with pytest.raises(ModelError):
+        load_model(tiny_roberta(tmp_path / "roberta"))
+
+
+def test_weights_that_are_no_numbers_are_refused(folder):
+    path = folder / "model.safetensors"
+    save_file({name: weight * torch.nan for name, weight in load_file(path).items()}, path, {"format": "pt"})
+    with pytest.raises(ModelError, match="no finite numbers"):
+        load_model(folder)
+
+
+# ------------------------------------------------------------------------------------------------ tokenizer
+
+
+@pytest.mark.parametrize("gone", [["tokenizer.json"], ["tokenizer.json", "tokenizer_config.json"]])
+def test_a_missing_tokenizer_is_not_made_up(folder, gone):
+    for name in gone:
+        (folder / name).unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("damage", [b"", b'{"a', b"[1]", b"\xff\xfe{\0}\0"])
+def test_damaged_files_are_named(folder, name, damage):
+    (folder / name).write_bytes(damage)
+    with pytest.raises(ModelError, match=name.replace(".", r"\.")):
+        load_model(folder)
+
+
+def test_a_model_without_any_token_to_stand_before_a_text_is_refused(folder):
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in config.items() if not key.endswith("os_token")}))
+    with pytest.raises(ModelError, match="no token for the beginning or end"):
+        load_model(folder)
+
+
+def test_special_tokens_that_a_text_quotes_are_text(tmp_path):
+    lm = load_model(tiny_llama(tmp_path))
+    for quoted in ("</s>", "a <s> b", "<s></s>"):
+        ids = lm.encode(quoted)
+        assert not {0, 1} & set(ids) and lm.tokenizer.decode(ids) == quoted
+
+
+def test_a_model_prints_in_one_line(folder):
+    assert "\n" not in repr(load_model(folder)) and "39,808 weights on cpu" in repr(load_model(folder))

@@ -1,0 +1,69 @@
+"""Which archived rows stand for the real model, and what is said to be missing."""
+
+import pandas as pd
+import pytest
+
+from tttnn.report.archive import FOLDER, archived
+from tttnn.report.published import SEVEN
+from tttnn.report.real_model import (
+    CHOSEN_RATE,
+    ENOUGH,
+    LABELS,
+    MODEL,
+    PUBLISHED_RATE,
+    fullest,
+    prefix_effect,
+    rates,
+    real_rows,
+    unfinished,
+)  # fmt: skip
+
+
+def rows(counts, k=20):
+    """Rows at 0 and k of so many documents by (variant, domain)."""
+    made = [
+        {"variant": variant, "domain": domain, "document": n, "k": at, "nats": 1.0, "model": MODEL}
+        for (variant, domain), count in counts.items() for n in range(count) for at in (0, k)
+    ]  # fmt: skip
+    return pd.DataFrame(made)
+
+
+def test_the_fullest_condition_of_each_domain_stands_for_it():
+    found = fullest(rows({("ours", "books"): 2, ("theirs", "books"): 3, ("ours", "enron"): 2, ("theirs", "enron"): 2,
+                          ("other", "enron"): 9}), ["ours", "theirs", "missing"], 20)  # fmt: skip
+    assert found.groupby("domain")["variant"].unique().map(list).to_dict() == {"books": ["theirs"], "enron": ["ours"]}
+
+
+def test_documents_that_lack_the_last_score_do_not_count():
+    begun = rows({("ours", "books"): 4}).query("k == 0 or document == 0")
+    kept = fullest(pd.concat([begun, rows({("theirs", "books"): 2})]), ["ours", "theirs"], 20)
+    assert set(kept["variant"]) == {"theirs"}
+    assert fullest(begun, ["theirs"], 20).empty
+
+
+def test_what_is_missing_is_named_with_its_number():
+    found = rows({("ours", "books"): ENOUGH, ("ours", "enron"): 3})
+    assert unfinished(found, 20, ["books", "enron", "github"]) == f"enron (3 of {ENOUGH}), github (none of {ENOUGH})"
+    assert unfinished(found, 20, ["books"]) == ""
+
+
+@pytest.mark.parametrize("conditions", [PUBLISHED_RATE, CHOSEN_RATE])
+def test_the_shipped_rows_name_the_condition_they_come_from(conditions):
+    kept = real_rows(20, conditions)
+    assert set(kept["domain"]) <= set(SEVEN) and set(kept["model"]) == {MODEL}
+    assert set(kept["run"]) <= {f"real/{name}" for name in conditions}
+    assert set(conditions) <= set(LABELS)
+
+
+def test_the_rate_called_chosen_is_the_best_of_the_sweep():
+    tried = rates()
+    best = tried.loc[tried["k = 20"].idxmin(), "learning_rate"]
+    for name in set(CHOSEN_RATE) & {path.name for path in (FOLDER / "real").iterdir()}:
+        assert archived(f"real/{name}", MODEL).facts["settings"]["switches"]["learning_rate"] == best
+    assert tried.attrs["split"] == "val" and tried.attrs["documents"] == 12
+
+
+def test_the_token_before_a_text_changes_little_and_two_machines_agree():
+    found = prefix_effect()
+    assert set(found["domain"]) == {"books", "wikipedia"}
+    assert (found["change"].abs() < 0.005).all() and (found["apart"] < 1e-5).all()

@@ -1,0 +1,119 @@
+"""What deflate makes of the documents that models are scored on: the floor below which a base model explains nothing.
+
+A model that needs more bits per byte than a general compressor knows less of a text than the text says about itself.
+Its gain from neighbours is then mostly what any text of the kind would have brought, so that no headline rests on it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tttnn.experiment import draw_documents
+from tttnn.files import read_json
+from tttnn.report.archive import FOLDER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tttnn.corpus import Corpus
+
+LEVEL = 9  # zlib's best compression
+FILE = "deflate.json"
+COLUMNS = ("domain", "document", "bytes", "deflated")
+
+
+def deflate_bits_per_byte(text: str) -> float:
+    """Bits per byte of one text by deflate (zlib, level 9, without header), nothing else known.
+
+    Raises
+    ------
+    ValueError
+        If the text is empty.
+    """
+    if not text:
+        raise ValueError("an empty text has no bits per byte")
+    return 8 * _deflated(text) / len(text.encode())
+
+
+def _deflated(text: str) -> int:
+    """Bytes of the deflated text."""
+    squeeze = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return len(squeeze.compress(text.encode()) + squeeze.flush())
+
+
+def measure(corpus: Corpus, per_domain: int, seed: int, split: str = "test") -> dict[str, Any]:
+    """What an archived run keeps about deflate, since a corpus's text is not in the package.
+
+    Parameters
+    ----------
+    corpus, per_domain, seed, split
+        As the run's documents were drawn: see :func:`tttnn.experiment.draw_documents`.
+
+    Returns
+    -------
+    dict
+        JSON values: where the numbers come from, and `documents`, rows in the order of COLUMNS (sizes in bytes).
+    """
+    drawn = draw_documents(corpus, per_domain, seed, split)
+    return {
+        "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
+        "drawn": {"per_domain": per_domain, "split": split, "seed": seed},
+        "compressor": f"deflate, level {LEVEL}, one document at a time (zlib {zlib.ZLIB_RUNTIME_VERSION})",
+        "documents": [[d.domain, d.number, len(d.text.encode()), _deflated(d.text)] for d in drawn],
+    }
+
+
+def archived_deflate(run: str) -> pd.DataFrame | None:
+    """Sizes of an archived run's documents before and after deflate.
+
+    Returns
+    -------
+    DataFrame or None
+        Columns COLUMNS; None where the run has no such table, as a folder of one's own.
+    """
+    import pandas as pd
+
+    path = FOLDER / run / FILE
+    return pd.DataFrame(read_json(path)["documents"], columns=COLUMNS) if path.is_file() else None
+
+
+def deflate_of(rows: pd.DataFrame, sizes: pd.DataFrame | None, domains: Sequence[str]) -> list[float | None]:
+    """Bits per byte by deflate over the very documents of `rows`, for each of `domains`; None where not all are known.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Columns domain and document; a document may have several rows.
+    sizes : DataFrame or None
+        Of :func:`archived_deflate`.
+    domains : sequence of str
+    """
+    if sizes is None:
+        return [None] * len(domains)
+    key = ["domain", "document"]
+    known = rows[key].drop_duplicates().merge(sizes, on=key, how="left")
+    sums = known.groupby("domain")[["bytes", "deflated"]].sum(min_count=1)
+    whole = known.groupby("domain")["bytes"].apply(lambda column: column.notna().all())
+    bits = (8 * sums["deflated"] / sums["bytes"]).where(whole)
+    return [None if domain not in bits or bits[domain] != bits[domain] else float(bits[domain]) for domain in domains]
+
+
+def beside_deflate(gains: pd.DataFrame, rows: pd.DataFrame, sizes: pd.DataFrame | None) -> pd.DataFrame:
+    """Add deflate's bits per byte to a table of gains, over the documents that each line rests on.
+
+    Parameters
+    ----------
+    gains : DataFrame
+        Of :func:`tttnn.report.comparisons.by_model`.
+    rows : DataFrame
+        What it was made from.
+    sizes : DataFrame or None
+        Of :func:`archived_deflate`.
+    """
+    bits = [
+        deflate_of(rows[(rows["model"] == line.model) & (rows["domain"] == line.domain)], sizes, [line.domain])[0]
+        for line in gains.itertuples()
+    ]
+    return gains.assign(deflate=bits)

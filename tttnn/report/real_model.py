@@ -1,0 +1,103 @@
+"""The real model's archived runs: which rows stand for it, and what is missing from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tttnn.files import read_json
+from tttnn.report.archive import FOLDER
+from tttnn.report.published import SEVEN
+from tttnn.report.statistics import ends
+from tttnn.report.variants import archived_variants
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RUN = "real"
+MODEL = "smollm2-135m"
+ENOUGH = 10  # documents of a domain from which a published figure is judged
+# Conditions of the archived run, each learning rate's in the order of preference where both have as many documents.
+PUBLISHED_RATE = ("nearest", "nearest-h200")
+CHOSEN_RATE = ("nearest-rate-1e-4", "nearest-rate-1e-4-h200")
+CONTROLS = ("random-domain", "random")
+LABELS = {
+    "nearest": "nearest", "nearest-h200": "nearest, on an H200",
+    "nearest-rate-1e-4": "nearest, chosen rate", "nearest-rate-1e-4-h200": "nearest, chosen rate, on an H200",
+    "random-domain": "drawn at random from the domain", "random": "drawn at random from the corpus",
+}  # fmt: skip
+
+
+def fullest(rows: pd.DataFrame, conditions: Sequence[str], k: int) -> pd.DataFrame:
+    """For each domain, the rows of the condition with most documents; of equal ones, the first.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of :func:`tttnn.report.variants.archived_variants`.
+    conditions : sequence of str
+        Those that may stand for one another; one that has no rows is passed over.
+    k : int
+        Only documents scored at 0 and k count.
+    """
+    import pandas as pd
+
+    kept = []
+    for _, part in rows[rows["variant"].isin(conditions)].groupby("domain", sort=True):
+        own = {name: part[part["variant"] == name] for name in conditions}
+        kept.append(max(own.values(), key=lambda rows: len(ends(rows, k))))  # the first of equal ones
+    return pd.concat(kept, ignore_index=True) if kept else rows.iloc[:0]
+
+
+def real_rows(k: int, conditions: Sequence[str] = PUBLISHED_RATE, run: str = RUN, model: str = MODEL) -> pd.DataFrame:
+    """The rows that stand for the real model: see :func:`fullest`, with the run and condition in column `run`."""
+    rows = fullest(archived_variants(run, model), conditions, k)
+    return rows.assign(run=run + "/" + rows["variant"])
+
+
+def unfinished(rows: pd.DataFrame, k: int, domains: Sequence[str] = SEVEN, enough: int = ENOUGH) -> str:
+    """Name the domains that have fewer documents than a figure needs, in words; empty if there is none."""
+    counts = ends(rows, k)["domain"].value_counts()
+    short = [(name, int(counts.get(name, 0))) for name in domains if counts.get(name, 0) < enough]
+    return ", ".join(f"{name} ({count or 'none'} of {enough})" for name, count in short)
+
+
+def prefix_effect(run: str = RUN) -> pd.DataFrame:
+    """How much the token before a text matters: by domain, of the real model as it is.
+
+    Returns
+    -------
+    DataFrame
+        One row a domain: documents, change (nats with the end-of-sequence token before the text / with the
+        beginning-of-sequence token - 1), apart (largest difference to the row of the other machine, which has the
+        former, as a share of it).
+    """
+    import pandas as pd
+
+    rows = pd.DataFrame(read_json(FOLDER / run / "prefix.json")["rows"])
+    rows["apart"] = (rows["eos"] / rows["h200"] - 1).abs()
+    sums = rows.groupby("domain")[["bos", "eos"]].sum()
+    each = rows.groupby("domain")
+    made = {"documents": each.size(), "change": sums["eos"] / sums["bos"] - 1, "apart": each["apart"].max()}
+    return pd.DataFrame(made).reset_index()
+
+
+def rates(run: str = RUN) -> pd.DataFrame:
+    """Learning rates tried on validation documents, of which the chosen one is the best.
+
+    Returns
+    -------
+    DataFrame
+        One row a rate: learning_rate, and after / before (sum of nats) at each k > 0 in a column named "k = ...".
+        `attrs` holds the other facts of the sweep, such as the number of documents.
+    """
+    import pandas as pd
+
+    facts = read_json(FOLDER / run / "sweep.json")
+    ratios = facts.pop("ratio_to_k0")
+    made = pd.DataFrame([
+        {"learning_rate": float(rate), **{f"k = {k}": ratio for k, ratio in by_k.items() if k != "0"}}
+        for rate, by_k in ratios.items()
+    ])  # fmt: skip
+    made.attrs = facts
+    return made.sort_values("learning_rate", ignore_index=True)
