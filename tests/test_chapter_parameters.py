@@ -43,7 +43,7 @@ MISSPELT = {
     "last": [21],
     **{key: [0] for key in ("threads", "per_domain", "resamples", "planned", "shown", "scored_twice")},
     **{key: [0] for key in ("real_k", "real_rate", "real_tokens")},
-    **{key: [0, "0.0"] for key in ("calibration", "disk_speed", "read_time")},
+    **{key: [0, "0.0"] for key in ("disk_speed", "read_time")},
     "usable": [0, 1.5, "75 %"],
     **{key: [[4], [4, 4], [0, 4]] for key in ("copies", "short_documents", "memory_documents")},
 }
@@ -81,7 +81,9 @@ def test_a_chapter_s_own_parameters_are_understood_as_they_are(chapter):
 @pytest.mark.parametrize(("chapter", "name", "kind"), EVERY)
 def test_every_parameter_refuses_other_types_and_what_is_not_there(chapter, name, kind):
     assert name in MISSPELT or name in FREE or kind in (int, float, list[int], dict[str, float])
-    for wrong in [*WRONG[kind], *MISSPELT.get(name, [])]:
+    # Chapter 0 has no live run, and says itself of which models there are no rows.
+    absent = chapter.startswith("00") and name in ARCHIVED
+    for wrong in [*WRONG[kind], *([""] if absent else MISSPELT.get(name, []))]:
         with pytest.raises(ParameterError) as refused:
             given(chapter, **{name: wrong})
         assert str(refused.value).startswith((f"{name}=", f"{name}[")), f"{wrong!r}: {refused.value}"

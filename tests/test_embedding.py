@@ -1,6 +1,7 @@
 """Embedders: the same text has the same vector wherever it stands; a fingerprint changes with any change."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from sklearn.preprocessing import normalize
 from tiny import CONTEXT, LINES, WIDTH, tiny_gpt2, tiny_gpt_neo, tiny_qwen2, tiny_roberta
-from transformers import AutoModel, AutoTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import AutoModel, AutoTokenizer, BartConfig, CLIPConfig
 
 from tttnn.embedding import (
     EMBEDDERS,
@@ -74,7 +76,7 @@ def test_the_whole_context_can_be_used_and_no_more(checkpoint):
             TransformerEmbedder(checkpoint, max_length=wrong)
 
 
-@pytest.mark.parametrize("name", EMBEDDERS)
+@pytest.mark.parametrize("name", [name for name, entry in EMBEDDERS.items() if not entry.packaged])
 def test_a_registered_embedder_gets_its_settings_from_the_hub_s_cache(name, tmp_path, monkeypatch):
     """A random checkpoint of the same architecture lies where the hub's would, and no network is there."""
     monkeypatch.setattr(tiny, "CONTEXT", 512)
@@ -161,12 +163,130 @@ def test_missing_weights_are_not_replaced_by_random_ones(tmp_path):
         TransformerEmbedder(tmp_path)
 
 
+def test_weights_without_a_place_are_not_left_out(checkpoint):
+    """A configuration of fewer layers, as when the file of another model was copied over it."""
+    config = read_json(checkpoint / "config.json")
+    layers = next(name for name in ("n_layer", "num_layers", "num_hidden_layers") if name in config)
+    change = {layers: 1} | ({"attention_types": [[["global"], 1]]} if "attention_types" in config else {})
+    change |= {"layer_types": config["layer_types"][:1]} if "layer_types" in config else {}
+    change |= {"attention_layers": ["global"]} if "attention_layers" in config else {}
+    write_json(checkpoint / "config.json", config | change)
+    with pytest.raises(EmbeddingError, match=r"no place for \d+ of the weights, e.g. .*1.*another model's"):
+        TransformerEmbedder(checkpoint)
+
+
+def test_heads_and_poolers_are_of_no_use(checkpoint):
+    before = TransformerEmbedder(checkpoint)
+    tensors = load_file(checkpoint / "model.safetensors")
+    prefix = next(name.partition(".")[0] for name in tensors if not name.startswith("lm_head"))
+    heads = ("classifier.dense.weight", "score.weight", f"{prefix}.pooler.dense.weight")
+    save_file(tensors | {name: torch.ones(3) for name in heads}, checkpoint / "model.safetensors", {"format": "pt"})
+    assert TransformerEmbedder(checkpoint).fingerprint == before.fingerprint
+
+
+def test_weights_that_are_not_numbers_are_noticed(tmp_path):
+    tensors = load_file(tiny_roberta(tmp_path) / "model.safetensors")
+    tensors["roberta.embeddings.word_embeddings.weight"][70] = torch.nan
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    embedder = TransformerEmbedder(tmp_path)
+    broken = embedder._tokenizer.decode([70])
+    with pytest.raises(EmbeddingError, match="the vector of text 1 of 2 is not finite"):
+        embedder.embed(["The", broken])
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_a_folder_without_a_tokenizer(maker, tmp_path):
+    """Transformers makes an empty one up, by the config's architecture."""
+    maker(tmp_path)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).unlink()
+    with pytest.raises(EmbeddingError, match=r"no tokenizer there.*same vector: copy tokenizer\.json"):
+        load_embedder(tmp_path)
+
+
+def test_a_tokenizer_that_knows_none_of_the_words(tmp_path):
+    """A vocabulary of words that no text has, as of another language; and white space, which such a tokenizer drops."""
+    words = {word: number for number, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "ξένος", "λόγος"])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    tokenizer.save(str(tiny_roberta(tmp_path) / "tokenizer.json"))
+    embedder = load_embedder(tmp_path)
+    with pytest.raises(EmbeddingError, match="its tokenizer knows no word of 5 texts"):
+        embedder.embed(LINES)
+    with pytest.raises(EmbeddingError, match=r"text 1 of 2 has no token \(white space.*leave it out"):
+        embedder.embed(["λόγος", " \n"])
+    assert embedder.embed(["λόγος", "another"]).shape == (2, WIDTH)
+
+
+def test_a_tokenizer_of_another_model(tmp_path):
+    tensors = load_file(tiny_roberta(tmp_path) / "model.safetensors")
+    for name in ("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight", "lm_head.bias"):
+        if name in tensors:
+            tensors[name] = tensors[name][:10].clone()
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    write_json(tmp_path / "config.json", {**read_json(tmp_path / "config.json"), "vocab_size": 10})
+    with pytest.raises(EmbeddingError, match="but 10 are known; is it another's tokenizer"):
+        load_embedder(tmp_path).embed(LINES)
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (BartConfig(d_model=8, encoder_layers=1, decoder_layers=1), "bart is an encoder with a decoder"),
+        (CLIPConfig(), "a clip model gives no hidden states of a text"),
+    ],
+)
+def test_models_whose_hidden_states_are_no_embedding(config, message, tmp_path):
+    config.save_pretrained(tmp_path)
+    with pytest.raises(EmbeddingError, match=message):
+        load_embedder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"hidden_size": "32"}, {"num_attention_heads": 0}, {"model_type": "none"}, {"vocab_size": -1}, {"hidden_act": 5}],
+)
+def test_configurations_that_make_no_model(change, tmp_path):
+    write_json(tmp_path / "config.json", read_json(tiny_roberta(tmp_path) / "config.json") | change)
+    with pytest.raises(EmbeddingError):
+        load_embedder(tmp_path)
+
+
+def test_adapters_are_to_be_merged_first(tmp_path):
+    write_json(tiny_roberta(tmp_path) / "adapter_config.json", {"peft_type": "LORA"})
+    with pytest.raises(EmbeddingError, match="merge it into the weights first"):
+        load_embedder(tmp_path)
+
+
 def test_pickled_weights_are_refused(tmp_path):
     tensors = load_file(tiny_gpt2(tmp_path) / "model.safetensors")
     torch.save(tensors, tmp_path / "pytorch_model.bin")
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(EmbeddingError, match=r"model\.safetensors"):
         TransformerEmbedder(tmp_path)
+
+
+def test_weights_under_other_names_and_of_other_shapes(tmp_path):
+    tensors = load_file(tiny_roberta(tmp_path) / "model.safetensors")
+    renamed = {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EmbeddingError, match=r"the names in the file begin with '_orig_mod\.', as torch\.compile"):
+        TransformerEmbedder(tmp_path)
+    write_json(tiny_roberta(tmp_path) / "config.json", read_json(tmp_path / "config.json") | {"intermediate_size": 48})
+    with pytest.raises(EmbeddingError, match=r"6 weights missing or misshapen.*config\.json is another"):
+        TransformerEmbedder(tmp_path)
+
+
+def test_folders_are_found_from_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tiny_roberta(tmp_path / "roberta")
+    assert load_embedder("~/roberta").name == "roberta"
+    for name in ("~/no-such", "/no/such", "./no-such"):
+        with pytest.raises(EmbeddingError, match="there is no such folder"):
+            load_embedder(name)
+    with pytest.raises(EmbeddingError, match="the embedder's name is empty"):
+        load_embedder(" ")
 
 
 def test_unknown_names_say_what_to_do(tmp_path, monkeypatch):
@@ -255,11 +375,41 @@ def test_words_unknown_to_the_corpus_do_not_count(lexical):
 
 def test_lexical_round_trip(lexical, tmp_path):
     lexical.save(tmp_path / "e")
+    lexical.save(tmp_path / "e")  # as another process may have done meanwhile
     again = LexicalEmbedder.load(tmp_path / "e")
     assert (again.fingerprint, again.dimension, again.name) == (lexical.fingerprint, 64, "lexical")
     np.testing.assert_array_equal(again.embed(TEXTS), lexical.embed(TEXTS))
-    with pytest.raises(FileExistsError, match="remove it"):
-        lexical.save(tmp_path / "e")
+
+
+def test_an_embedder_is_not_saved_over_anything_else(lexical, tmp_path):
+    LexicalEmbedder.fit(LINES).save(tmp_path / "other")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for taken in ("other", "empty", "file"):
+        with pytest.raises(FileExistsError, match="is there already, and is not this embedder: remove it first"):
+            lexical.save(tmp_path / taken)
+
+
+def test_two_processes_save_the_same_embedder_at_once(lexical, tmp_path, monkeypatch):
+    """The other one comes first, while this one's files are written: it stays, and only an equal one may."""
+    from scipy import sparse
+
+    def race(other):
+        def save_npz(path, *args, **options):
+            other.save(tmp_path / "e")
+            write(path, *args, **options)
+
+        write = sparse.save_npz
+        with monkeypatch.context() as patch:
+            patch.setattr("scipy.sparse.save_npz", lambda *args, **options: (patch.undo(), save_npz(*args, **options)))
+            lexical.save(tmp_path / "e")
+
+    race(lexical)
+    assert LexicalEmbedder.load(tmp_path / "e").fingerprint == lexical.fingerprint
+    shutil.rmtree(tmp_path / "e")
+    with pytest.raises(FileExistsError, match="not this embedder"):
+        race(LexicalEmbedder.fit(LINES))
+    assert [each.name for each in tmp_path.iterdir()] == ["e"]
 
 
 def test_lexical_fingerprint_sees_settings_and_texts(lexical):
@@ -308,6 +458,11 @@ def test_lexical_is_fitted_once(tmp_path):
     for texts, problem in (([], "no text to fit"), ([" "], "no words to fit")):
         with pytest.raises(EmbeddingError, match=problem):
             LexicalEmbedder.fit(texts)
+    with pytest.raises(EmbeddingError, match=r"text 1 of those to fit on holds a lone surrogate \(U\+D800"):
+        LexicalEmbedder.fit(["a", "b \ud800"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EmbeddingError, match="remove it and fit again"):
+        load_embedder("lexical", lambda: LINES, tmp_path / "empty")
     with pytest.raises(EmbeddingError, match="dimension=0"):
         LexicalEmbedder.fit(LINES, dimension=0)
 
@@ -325,6 +480,17 @@ def test_empty_texts_have_no_vector(embedder):
         embedder.embed(["a", "", "b"])
     with pytest.raises(TypeError, match="not one text"):
         embedder.embed("abc")
+    with pytest.raises(EmbeddingError, match="text 1 of 2 is NoneType, not str"):
+        embedder.embed(["a", None])
+
+
+def test_half_characters_are_named(embedder):
+    for text in ("\ud83d", "half of a smiley: \ude00"):
+        with pytest.raises(EmbeddingError, match=r"text 1 of 2 holds a lone surrogate \(U\+D.*leave it out"):
+            embedder.embed(["a", text])
+        mended = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        assert np.isfinite(embedder.embed([mended])).all()
+    assert np.isfinite(embedder.embed(["a \0 b", "\U0001f600"])).all()
 
 
 def test_no_texts(embedder):

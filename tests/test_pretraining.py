@@ -35,11 +35,10 @@ from tttnn.pretraining import (
 )
 from tttnn.pretraining import train as train_module
 from tttnn.pretraining.data import Windows, held_out_files, locate, make_tokenizer, split_of, training_files
-from tttnn.pretraining.masking import PADDING, hide
 from tttnn.pretraining.reasoning import PROBLEMS, solutions, write_solutions
 from tttnn.pretraining.settings import Source, TokenizerSettings
 from tttnn.pretraining.train import build_model, learning_rate
-from tttnn.pretraining.validation import bits_per_unit, model_class, read_validation
+from tttnn.pretraining.validation import read_validation
 
 SHIPPED = sorted(Path(train_module.__file__).with_name("settings").glob("*.json"))
 GPT2 = {"model_type": "gpt2", "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
@@ -97,12 +96,6 @@ def tiny(**changes: object) -> Settings:
     return Settings(**(values | changes))
 
 
-def tiny_masked(**changes: object) -> Settings:
-    special = TokenizerSettings(entries=300, every=1, special=["<|endoftext|>", "<pad>", "<mask>"])
-    values = {"architecture": ROBERTA, "objective": "masked", "tokenizer": special, "masked_share": 0.2}
-    return tiny(**(values | changes))
-
-
 def weights_hash(folder: Path) -> str:
     return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
 
@@ -122,14 +115,14 @@ def test_shipped_settings_load_and_name_only_train_files(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_architectures_have_the_size_of_their_rung(path: Path) -> None:
-    from transformers import AutoConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = load_settings(path)
     with torch.device("meta"):
         config = AutoConfig.for_model(**settings.architecture, vocab_size=settings.tokenizer.entries)
-        model = model_class(settings).from_config(config)
+        model = AutoModelForCausalLM.from_config(config)
     rungs = {"xxs": (1e6, 2e6), "xs": (2e6, 4e6), "s": (8e6, 10e6), "m": (20e6, 25e6)}
-    least, most = (4e6, 8e6) if settings.objective == "masked" else rungs[settings.name.split("-")[1]]
+    least, most = rungs[settings.name.split("-")[1]]
     assert least <= sum(parameter.numel() for parameter in model.parameters()) <= most
 
 
@@ -145,10 +138,7 @@ def test_shipped_architectures_have_the_size_of_their_rung(path: Path) -> None:
         ({"tokens": "many"}, "wrong type"),
         ({"batch_tokens": 100}, "batch_tokens"),
         ({"precision": "float8"}, "precision"),
-        ({"objective": "mask"}, "objective"),
-        ({"objective": "masked"}, "belong together"),
-        ({"architecture": {"model_type": "roberta"}}, "belong together"),
-        ({"masked_share": 1.5}, "masked_share"),
+        ({"objective": "masked"}, "objective"),
         ({"architecture": {}}, "model_type"),
         ({"warmup_tokens": 10**9}, "warmup_tokens"),
     ],
@@ -294,7 +284,7 @@ def test_validation_counts_the_bytes_of_the_tokens_it_scores(bpe, tmp_path: Path
     assert (found.targets >= 0).sum() == sum(map(len, ids))
     whole = cut >= max(len(bpe.encode(text).ids) for text in texts)
     limit = sum(len(text.encode()) for text in texts)
-    assert found.units == limit if whole else 0 < found.units < limit
+    assert found.size == limit if whole else 0 < found.size < limit
 
 
 # The whole run
@@ -326,11 +316,10 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 CAUSAL = tiny(architecture=GPT2 | {"resid_pdrop": 0.1, "attn_pdrop": 0.1, "embd_pdrop": 0.1})
-MASKED = tiny_masked()  # RoBERTa's dropout is 0.1 unless a config says otherwise
 
 
 @pytest.mark.parametrize(
-    ("started", "kills"), [(CAUSAL, [1]), (CAUSAL, [7]), (CAUSAL, [3, 4, 11]), (MASKED, [3, 4, 11])]
+    ("started", "kills"), [(CAUSAL, [1]), (CAUSAL, [7]), (CAUSAL, [3, 4, 11])]
 )
 def test_killed_and_resumed_run_ends_with_the_same_bits(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: Settings, kills: list[int]
@@ -473,65 +462,17 @@ def test_model_folder_loads_and_its_card_tells_the_run(data: Path, tmp_path: Pat
     assert figures["data"]["held_out_texts_compared"] == 8
 
 
-# The masked objective
+def test_an_encoder_is_refused(data: Path, bpe) -> None:
+    """Transformers builds a causal language model of any encoder, which then sees what it has to predict."""
+    with pytest.raises(SettingsError, match="a roberta model sees the tokens that follow; take a decoder"):
+        build_model(tiny(architecture=ROBERTA), data, bpe)
 
 
-@given(
-    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=5), share=st.floats(0.01, 0.99), seed=st.integers(0, 9)
-)
-def test_a_share_of_each_window_is_hidden_and_nothing_else_changes(
-    lengths: list[int], share: float, seed: int
-) -> None:
-    rows = np.full((len(lengths), 12), PADDING)
-    for row, length in zip(rows, lengths, strict=True):
-        row[:length] = np.arange(10, 10 + length)
-    inputs, targets = hide(rows, share, 5, [seed])
-    hidden = targets != PADDING
-    assert hidden.sum(axis=1).tolist() == [max(1, round(share * length)) for length in lengths]
-    assert (inputs[hidden] == 5).all() and (targets[hidden] == rows[hidden]).all()
-    assert (inputs[~hidden] == rows[~hidden]).all() and not hidden[rows == PADDING].any()
-    again, other = hide(rows, share, 5, [seed])[0], hide(np.arange(400).reshape(1, -1), 0.5, 5, [seed + 10])[0]
-    assert np.array_equal(inputs, again)
-    assert not np.array_equal(other, hide(np.arange(400).reshape(1, -1), 0.5, 5, [seed])[0])
-
-
-def test_masked_model_learns_and_its_folder_is_an_embedder(data: Path, tmp_path: Path) -> None:
-    from tttnn.embedding import load_embedder
-
-    settings = tiny_masked(tokens=150 * 64, precision="bfloat16")
-    figures = pretrain(settings, data, tmp_path / "run", "cpu", 1)
-    folder = tmp_path / "run" / "model"
-    before = figures["curve"][0]["validation_bits_per_masked_token"]["toy"]
-    after = figures["validation_bits_per_masked_token"]
-    assert after["toy"] < 0.8 * before
-    assert validate(load_settings(folder / "settings.json"), data, folder) == pytest.approx(after, abs=1e-6)
-    embedder = load_embedder(folder)
-    assert embedder.max_length == settings.context and embedder.dimension == 16
-    assert (embedder._tokenizer.pad_token, embedder._tokenizer.mask_token) == ("<pad>", "<mask>")
-    texts = ["the cat sees the 海", "our house likes a dög " * 9]
-    vectors = embedder.embed(texts)
-    assert np.isfinite(vectors).all() and np.abs(vectors[0] - vectors[1]).max() > 1e-3
-    np.testing.assert_allclose(vectors[0], embedder.embed(texts[:1])[0], atol=1e-5)  # padding is not seen
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "20% of each window's tokens" in card and f"{after['toy']:.4f}" in card
-    assert "Bits per masked token" in card and "Bits per byte" not in card
-
-
-def test_masked_validation_is_the_loss_of_the_hidden_tokens_and_sees_no_padding(data: Path, bpe) -> None:
-    tokenizer = make_tokenizer(tiny_masked().tokenizer, tiny().train, data, data / "tokenizer.json")
-    settings = tiny_masked()
-    model = build_model(settings, data, tokenizer).eval()
-    source = dataclasses.replace(settings.validation[0], tokens=50)  # the last window is short
-    text = read_validation(source, data, tokenizer, settings)
-    total = 0.0
-    for inputs, targets in zip(text.inputs, text.targets, strict=True):
-        alone = torch.from_numpy(inputs[inputs != PADDING])[None]  # (1, length)
-        logits = model(input_ids=alone).logits[0].log_softmax(-1)
-        total -= sum(logits[i, targets[i]].item() for i in np.flatnonzero(targets != PADDING))
-    assert bits_per_unit(model, text, settings) == pytest.approx(total / text.units / math.log(2), rel=1e-5)
-    assert (text.inputs == PADDING).any()
-    with pytest.raises(ValueError, match="<mask>"):
-        read_validation(settings.validation[0], data, bpe, settings)
+def test_settings_of_before_with_an_objective_are_read(tmp_path: Path) -> None:
+    """Files of models that are there already name the only objective."""
+    old = json.loads(json.dumps(dataclasses.asdict(tiny()))) | {"objective": "causal", "masked_share": 0.15}
+    write_json(tmp_path / "settings.json", old)
+    assert load_settings(tmp_path / "settings.json") == tiny()
 
 
 def test_same_seed_same_start(data: Path, bpe) -> None:

@@ -22,6 +22,8 @@ from transformers import (
     Qwen2ForCausalLM,
     RobertaConfig,
     RobertaForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 VOCABULARY = 384
@@ -137,6 +139,16 @@ def tiny_roberta(folder: Path, seed: int = SEED) -> Path:
         eos_token_id=2,
     )
     return _save(folder, RobertaForMaskedLM, config, tokenizer, special, seed)
+
+
+def tiny_t5(folder: Path, seed: int = SEED) -> Path:
+    """T5, encoder and decoder, whose positions have no end."""
+    tokenizer = _byte_level_tokenizer(["<pad>", "</s>", "<unk>"])
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    config = T5Config(
+        vocab_size=VOCABULARY, d_model=WIDTH, d_kv=WIDTH // HEADS, d_ff=2 * WIDTH, num_layers=LAYERS, num_heads=HEADS
+    )
+    return _save(folder, T5ForConditionalGeneration, config, tokenizer, special, seed)
 
 
 def _byte_level_tokenizer(special_tokens: list[str]) -> Tokenizer:

@@ -18,15 +18,15 @@ from zipfile import BadZipFile
 import numpy as np
 from tqdm import tqdm
 
-from tttnn.embedding.base import EmbeddingError, refuse_empty
-from tttnn.files import read_json, write_json, writing_folder
+from tttnn.embedding.base import CARD, EmbeddingError, check_texts, refuse_surrogates, save_card
+from tttnn.files import read_json
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 NAME = "lexical"
 BATCH_CHARACTERS = 1 << 22  # text held in memory at a time, counted in characters
-CARD, IDF, PROJECTION = "embedder.json", "idf.npy", "projection.npz"
+IDF, PROJECTION = "idf.npy", "projection.npz"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class LexicalEmbedder:
         Raises
         ------
         EmbeddingError
-            If there are no words, or the dimension is not between 1 and the number of features.
+            If there are no words, a text is no Unicode, or the dimension is not between 1 and the number of features.
         """
         settings = LexicalSettings(dimension=dimension, seed=seed)
         if not 1 <= dimension <= settings.features:
@@ -112,6 +112,8 @@ class LexicalEmbedder:
         counter = _counter(settings)
         count, document_frequency = 0, np.zeros(settings.features, dtype=np.int64)
         for batch in _batches(texts):
+            for number, text in enumerate(batch, count):
+                refuse_surrogates(text, f"text {number} of those to fit on")
             count += len(batch)
             document_frequency += np.bincount(counter.transform(batch).indices, minlength=settings.features)
         if not count:
@@ -137,9 +139,9 @@ class LexicalEmbedder:
         Raises
         ------
         EmbeddingError
-            If a text is empty.
+            If a text is empty or no Unicode.
         """
-        refuse_empty(texts)
+        check_texts(texts)
         parts = [np.empty((0, self.dimension), dtype=np.float32)]
         for batch in _batches(tqdm(texts, desc="embedding", unit=" texts", disable=not progress)):
             parts.append(self._embed_batch(batch))
@@ -155,20 +157,20 @@ class LexicalEmbedder:
     def save(self, folder: str | Path) -> None:
         """Write weights (``.npy``), projection (``.npz``) and settings (JSON) into a new folder, atomically.
 
+        If an embedder of the same fingerprint is there already, as another process may have saved it, it stays.
+
         Raises
         ------
         FileExistsError
-            If the folder is there already.
+            If anything else is there already.
         """
         from scipy.sparse import save_npz
 
-        if Path(folder).exists():
-            raise FileExistsError(f"{folder} is there already: remove it first")
-        with writing_folder(folder) as partial:
+        def files(partial: Path) -> None:
             np.save(partial / IDF, self._idf)
             save_npz(partial / PROJECTION, self._projection, compressed=False)
-            card = {"name": self.name, "fingerprint": self.fingerprint, "settings": asdict(self.settings)}
-            write_json(partial / CARD, card)
+
+        save_card(folder, self, asdict(self.settings), files)
 
     @classmethod
     def load(cls, folder: str | Path) -> LexicalEmbedder:
@@ -176,16 +178,15 @@ class LexicalEmbedder:
 
         Raises
         ------
-        FileNotFoundError
-            If there is no embedder in `folder`.
         EmbeddingError
-            If its files are damaged: their fingerprint is not the one that was saved.
+            If there is no embedder in `folder`, or its files are damaged: their fingerprint is not the one that was
+            saved.
         """
         from scipy.sparse import csr_matrix, load_npz
 
         folder = Path(folder)
-        card = read_json(folder / CARD)
         try:
+            card = read_json(folder / CARD)
             settings = LexicalSettings(**card["settings"])
             idf = np.load(folder / IDF, allow_pickle=False)
             embedder = cls(settings, idf, csr_matrix(load_npz(folder / PROJECTION)))

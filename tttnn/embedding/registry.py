@@ -28,6 +28,8 @@ class EmbedderEntry:
         Hub name of the tokenizer, where the checkpoint brings none.
     revision : str
         Of the hub's repository.
+    packaged : bool
+        Whether a Python package ships the weights: :mod:`tttnn.fetch` takes them out of it on first use.
     """
 
     name: str
@@ -38,6 +40,7 @@ class EmbedderEntry:
     source: str
     tokenizer: str = ""
     revision: str = "main"
+    packaged: bool = False
 
     @property
     def embedded(self) -> bool:
@@ -48,6 +51,16 @@ class EmbedderEntry:
 EMBEDDERS = {
     entry.name: entry
     for entry in (
+        EmbedderEntry(
+            "all-minilm-l6-v2",
+            22_565_376,
+            384,
+            256,
+            "Apache-2.0",
+            "Reimers & Gurevych (2019): sentence-transformers/all-MiniLM-L6-v2, trained on a billion sentence pairs; "
+            "mean of the last hidden states, length one, as its own files say",
+            packaged=True,
+        ),
         EmbedderEntry(
             "socialfoundations/roberta-large-pile-lr2e-5-bs16-8gpu-1700000",
             354_310_144,

@@ -1,7 +1,8 @@
-"""Mean-pooled last hidden state of a transformer, the embedding of the published work.
+"""Pooled last hidden states of a transformer; by default their mean, the embedding of the published work.
 
 Hardt and Sun (2024), section 3: RoBERTa fine-tuned on the Pile, the text cut at the encoder's 512 tokens,
-hidden states averaged over the tokens, vectors not normalised. Other encoders and decoders work the same way.
+hidden states averaged over the tokens, vectors not normalised. Other encoders and decoders work the same way, and
+folders of the sentence-transformers library as their own files say.
 """
 
 from __future__ import annotations
@@ -9,25 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tttnn.embedding.base import EmbeddingError, refuse_empty
-from tttnn.files import write_json, writing_folder
+from tttnn.embedding.base import EmbeddingError, check_texts, refuse_surrogates, save_card
+from tttnn.embedding.checkpoint import load_checkpoint, longest_input
+from tttnn.embedding.pooling import pool
+from tttnn.embedding.sentence import Recipe, hub_folder, read_recipe
+from tttnn.files import expand
 from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
+from tttnn.models.layers import FastLayers
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-LONGEST = 512  # tokens of a text that the published index looks at
-CARD = "embedder.json"
 POOLING = "mean of the last hidden states"
 DTYPES = ("float32", "float16", "bfloat16")
 # Parts of a config that do not change the vectors, or that change with the library's version.
@@ -35,15 +37,18 @@ NO_MATTER = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transfor
 
 
 class TransformerEmbedder:
-    """Text -> tokens, the first `max_length` of them -> hidden states -> their mean.
+    """Text -> tokens, the first `max_length` of them -> hidden states -> their mean, or what the folder asks for.
+
+    A folder with ``modules.json`` is embedded as ``SentenceTransformer(folder).encode(texts)`` does: its pooling,
+    dense layers, normalising, length, lower case and default prompt. Queries and documents are embedded alike.
 
     Parameters
     ----------
     name_or_folder : str or Path
         Hub name, or a folder with ``config.json``, ``*.safetensors`` and tokenizer files.
     max_length : int, optional
-        Tokens of a text that count, special tokens included; the rest is cut off. By default what model and
-        tokenizer allow, at most 512.
+        Tokens of a text that count, prompt and special tokens included; the rest is cut off. By default what model
+        and tokenizer allow, at most 512, or what a sentence-transformers folder says.
     device : str
         A torch device.
     batch_tokens : int
@@ -52,22 +57,26 @@ class TransformerEmbedder:
         For manifests and tables; by default the hub name, or the folder's own name.
     dtype : str
         What the model computes in: "float32", or "float16" or "bfloat16", which a GPU does several times as
-        fast. Means are float32. Vectors differ by about 1e-3, so the fingerprint is another one.
+        fast. Pooling is float32. Vectors differ by about 1e-3, so the fingerprint is another one.
     tokenizer : str or Path, optional
         Hub name or folder of the tokenizer, where the model's own place has none.
     revision : str
         Of the hub's repository.
+    prompt : str, optional
+        Stands before every text, for models that were trained with one (``"query: "``); by default the folder's own
+        default prompt. ``""`` for none.
 
     Attributes
     ----------
     name, dimension, fingerprint
-        See `Embedder`. The fingerprint covers weights, config, tokenizer, `max_length` and pooling.
+        See `Embedder`. The fingerprint covers weights, config, tokenizer, `max_length`, `prompt` and pooling.
+    prompt : str
 
     Raises
     ------
     EmbeddingError
-        If the model cannot be loaded, lacks weights, `max_length` is more than it allows, or there is no such
-        `dtype`.
+        If the model cannot be loaded, lacks weights or a tokenizer, its folder asks for what is not supported,
+        `max_length` is more than it allows or no more than prompt and special tokens take, or there is no such `dtype`.
     NotEnoughMemory
         If the weights do not fit. Of a large model, the memory it will take is logged first.
     """
@@ -82,23 +91,41 @@ class TransformerEmbedder:
         dtype: str = "float32",
         tokenizer: str | Path | None = None,
         revision: str = "main",
+        prompt: str | None = None,
     ):
         if dtype not in DTYPES:
             raise EmbeddingError(f"dtype='{dtype}': must be {', '.join(DTYPES)}")
-        is_folder = Path(name_or_folder).is_dir()
-        self.name = name or (Path(name_or_folder).resolve().name if is_folder else str(name_or_folder))
-        folder = Path(name_or_folder) if is_folder else cached_folder(str(name_or_folder), revision)
-        announce(self.name, parameter_count(folder) if folder else 0, device, adapting=False)
-        self._tokenizer, self._model = _load(name_or_folder, tokenizer, revision)
-        self._model = self._model.to(device).eval()
-        self.dimension = int(self._model.config.hidden_size)
-        self.max_length = _checked_length(max_length, _limit(self._model, self._tokenizer))
         if batch_tokens < 1:
             raise EmbeddingError(f"batch_tokens={batch_tokens}: must be at least 1")
+        if not str(name_or_folder).strip():
+            raise EmbeddingError("the embedder's name is empty: give one of a folder or of the hub")
+        name_or_folder = expand(name_or_folder)
+        is_folder = Path(name_or_folder).is_dir()
+        self.name = name or (Path(name_or_folder).resolve().name if is_folder else str(name_or_folder))
+        folder = Path(name_or_folder) if is_folder else hub_folder(str(name_or_folder), revision)
+        self._recipe = read_recipe(folder) if folder else Recipe()
+        source = folder / self._recipe.transformer if folder else name_or_folder
+        place = source if folder else cached_folder(str(name_or_folder), revision)
+        announce(self.name, parameter_count(place) if place else 0, device, adapting=False)
+        self._tokenizer, self._model = load_checkpoint(source, tokenizer, revision)
+        if self._recipe.lower_case:
+            _lower_case(self._tokenizer, source)
+        self._model = self._model.to(device).eval()
+        self._head = self._recipe.head.to(device).eval()
+        self.max_length = _checked_length(max_length, self._recipe, longest_input(self._model, self._tokenizer))
         self.batch_tokens = batch_tokens
+        self.prompt = _checked_prompt(prompt, self._recipe)
         # Before the tokenizer is first used: a call writes its truncation into it.
-        self.fingerprint = _fingerprint(self._model, self._tokenizer, self.max_length, dtype)
+        self.fingerprint = self._fingerprint(dtype)
         self._model = self._model.to(getattr(torch, dtype))
+        # The tokens of no text at all: whatever has no others has nothing that its vector could depend on.
+        self._blank = self._tokenizer([self.prompt], verbose=False)["input_ids"][0]
+        if len(self._blank) >= self.max_length:
+            raise EmbeddingError(
+                f"max_length={self.max_length}: prompt and special tokens take {len(self._blank)}, which leaves none "
+                "for the text"
+            )
+        self.dimension = self._pooled(torch.zeros(1, 1, self._model.config.hidden_size, device=device)).shape[1]
 
     @torch.inference_mode()
     def embed(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
@@ -119,46 +146,59 @@ class TransformerEmbedder:
         Raises
         ------
         EmbeddingError
-            If a text is empty, or has no token.
+            If a text is empty, no Unicode, or has no token beside prompt and special tokens, if the tokenizer knows
+            no token of any of the texts, or if a vector is not finite.
         """
-        refuse_empty(texts)
+        check_texts(texts)
         tokens = self._tokenize(texts)
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         with tqdm(total=len(texts), desc="embedding", unit=" texts", disable=not progress) as bar:
             for rows in _batches([len(ids) for ids in tokens], self.batch_tokens):
                 vectors[rows] = self._embed_batch([tokens[row] for row in rows])
                 bar.update(len(rows))
+        if not (finite := np.isfinite(vectors).all(axis=1)).all():
+            raise EmbeddingError(
+                f"{self.name}: the vector of text {np.argmin(finite)} of {len(texts)} is not finite: its weights are "
+                "damaged, or too large for this dtype"
+            )
         return vectors
 
     def save(self, folder: str | Path) -> None:
         """Write a card (JSON) that names this embedder into a new folder; the weights stay where they are.
 
+        If the card of an embedder of the same fingerprint is there already, it stays.
+
         Raises
         ------
         FileExistsError
-            If the folder is there already.
+            If anything else is there already.
         """
-        if Path(folder).exists():
-            raise FileExistsError(f"{folder} is there already: remove it first")
-        settings = {"max_length": self.max_length, "pooling": POOLING}
-        card = {"name": self.name, "fingerprint": self.fingerprint, "settings": settings}
-        with writing_folder(folder) as partial:
-            write_json(partial / CARD, card)
+        settings = {"max_length": self.max_length, **self._pooling_facts()}
+        save_card(folder, self, settings, files=lambda partial: None)
 
     def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
         encoded = self._tokenizer(
-            list(texts),
+            [self.prompt + text for text in texts],
             truncation=True,
             max_length=self.max_length,
             padding=False,
             return_attention_mask=False,
             verbose=False,
         )["input_ids"]
+        size = self._model.get_input_embeddings().weight.shape[0]
         for position, ids in enumerate(encoded):
-            if not ids:
-                raise EmbeddingError(f"text {position} of {len(texts)} has no token, so it has no vector")
+            if ids == self._blank:
+                raise EmbeddingError(
+                    f"text {position} of {len(texts)} has no token (white space or control characters only?), so it "
+                    "has no vector: leave it out"
+                )
+            if max(ids) >= size:
+                raise EmbeddingError(f"{self.name}: token {max(ids)}, but {size} are known; is it another's tokenizer?")
+        silent, start = set(self._tokenizer.all_special_ids), self._prompt_length()
+        if all(silent.issuperset(ids[start:]) for ids in encoded):
+            raise EmbeddingError(f"{self.name}: its tokenizer knows no word of {len(texts)} texts; is it another's?")
         return encoded
 
     def _embed_batch(self, tokens: list[list[int]]) -> np.ndarray:
@@ -170,19 +210,54 @@ class TransformerEmbedder:
             ids[row, : len(each)] = torch.tensor(each)
             mask[row, : len(each)] = 1
         ids, mask = ids.to(self._model.device), mask.to(self._model.device)
-        return _mean(self._hidden(ids, mask), mask).cpu().numpy()
+        hidden = self._hidden(ids, mask)
+        if not self._recipe.pool_prompt:
+            mask[:, : self._prompt_length()] = 0
+        return self._pooled(hidden, mask).cpu().numpy()
 
     def _hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Last hidden states (n, longest, dimension)."""
+        """Last hidden states (n, longest, width)."""
         # Only decoders keep a cache of keys and values, which nobody needs here.
         no_cache = {"use_cache": False} if hasattr(self._model.config, "use_cache") else {}
-        return self._model(input_ids=ids, attention_mask=mask, **no_cache).last_hidden_state
+        with FastLayers():
+            return self._model(input_ids=ids, attention_mask=mask, **no_cache).last_hidden_state
 
+    def _pooled(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(n, longest, width), (n, longest) -> (n, dimension)."""
+        mask = torch.ones(hidden.shape[:2], device=hidden.device) if mask is None else mask
+        return self._head(torch.cat([pool(hidden, mask, pooling) for pooling in self._recipe.poolings], dim=-1))
 
-def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens that are not padding: (n, longest, dimension), (n, longest) -> (n, dimension)."""
-    weights = mask.unsqueeze(-1).float()  # (n, longest, 1)
-    return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
+    def _prompt_length(self) -> int:
+        """Tokens of the prompt, as sentence-transformers counts them: without a special one at the end."""
+        if not self.prompt:
+            return 0
+        return len(self._blank) - (self._blank[-1] in self._tokenizer.all_special_ids)
+
+    def _fingerprint(self, dtype: str) -> str:
+        settings = {
+            **self._pooling_facts(),
+            "max_length": self.max_length,
+            "config": _config_facts(self._model.config),
+            "tokenizer": _tokenizer_facts(self._tokenizer),
+        }
+        if dtype != DTYPES[0]:  # the default is not named, as it was when there was no other
+            settings["dtype"] = dtype
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+        weights = self._model.state_dict(), self._head.state_dict(prefix="head.")
+        for name, tensor in (each for part in weights for each in sorted(part.items())):
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def _pooling_facts(self) -> dict[str, Any]:
+        """What follows the hidden states, and the prompt; defaults are not named, as when there was nothing else."""
+        recipe = self._recipe
+        facts: dict[str, Any] = {"pooling": POOLING if recipe.poolings == ("mean",) else recipe.poolings}
+        if len(recipe.head):
+            facts["head"] = [layer.key for layer in recipe.head]
+        if self.prompt:
+            facts |= {"prompt": self.prompt, "pool_prompt": recipe.pool_prompt}
+        return facts
 
 
 def _batches(lengths: Sequence[int], budget: int) -> Iterator[np.ndarray]:
@@ -196,88 +271,32 @@ def _batches(lengths: Sequence[int], budget: int) -> Iterator[np.ndarray]:
         start += rows
 
 
-def _load(
-    source: str | Path, tokenizer: str | Path | None, revision: str
-) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    from safetensors import SafetensorError
-    from transformers import AutoModel, AutoTokenizer
+def _lower_case(tokenizer: PreTrainedTokenizerBase, source: str | Path) -> None:
+    """Let a tokenizer put texts into lower case before all else, as sentence-transformers does."""
+    from tokenizers import normalizers
 
-    words, version = (tokenizer, "main") if tokenizer else (source, revision)
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(words, revision=version, trust_remote_code=False)
-            model, info = AutoModel.from_pretrained(
-                source,
-                revision=revision,
-                dtype=torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise EmbeddingError(
-            f"cannot load the embedder '{source}': {reason}\n"
-            "Give 'lexical', 'lm:<embedded model>', a folder with config.json, model.safetensors and "
-            "tokenizer files, or a hub name; a hub name needs the network once."
-        ) from error
-    wrong = [name for name in info["missing_keys"] if not name.startswith("pooler.")]
-    wrong += map(str, info["mismatched_keys"])
-    if wrong:
-        raise EmbeddingError(f"{source}: {len(wrong)} weights missing or misshapen, e.g. {min(wrong)}")
-    if hasattr(model, "pooler"):
-        model.pooler = None  # not used here, and random where the checkpoint has none
-    return tokenizer, model
+    if not tokenizer.is_fast:
+        raise EmbeddingError(f"{source}: do_lower_case is not supported without a tokenizer.json")
+    backend = tokenizer.backend_tokenizer
+    others = [] if backend.normalizer is None else [backend.normalizer]
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *others])
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the report on heads that are not loaded: none is wanted, and what is missing is checked."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-
-
-def _limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The longest input in tokens that model and tokenizer allow."""
-    positions = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
-    padding = getattr(positions, "padding_idx", None)
-    limit = int(getattr(model.config, "max_position_embeddings", None) or LONGEST)
-    if padding is not None:
-        limit -= padding + 1  # RoBERTa counts positions from the one after its padding
-    return min(limit, tokenizer.model_max_length)
-
-
-def _checked_length(asked: int | None, limit: int) -> int:
+def _checked_length(asked: int | None, recipe: Recipe, limit: int) -> int:
     if asked is None:
-        return min(limit, LONGEST)
+        return min(limit, recipe.max_length or limit)
     if not 1 <= asked <= limit:
         raise EmbeddingError(f"max_length={asked}: this model takes 1 to {limit} tokens")
     return asked
 
 
-def _fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int, dtype: str) -> str:
-    settings = {
-        "pooling": POOLING,
-        "max_length": max_length,
-        "config": _config_facts(model.config),
-        "tokenizer": _tokenizer_facts(tokenizer),
-    }
-    if dtype != DTYPES[0]:  # the default is not named, as it was when there was no other
-        settings["dtype"] = dtype
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
+def _checked_prompt(asked: str | None, recipe: Recipe) -> str:
+    if asked in recipe.prompts:
+        raise EmbeddingError(f"prompt={asked!r} is a prompt's name: give its text, prompt={recipe.prompts[asked]!r}")
+    if not isinstance(asked, str | None):
+        raise EmbeddingError(f"prompt={asked!r}: must be a text")
+    refuse_surrogates(asked or "", f"prompt={asked!r}")
+    return recipe.prompt if asked is None else asked
 
 
 def _config_facts(config: PretrainedConfig) -> dict:

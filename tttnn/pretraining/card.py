@@ -10,18 +10,12 @@ from typing import TYPE_CHECKING, Any
 from tttnn.files import read_json, write_json, writing, writing_folder
 from tttnn.models.registry import best_rate
 from tttnn.pretraining.data import end_of_text
-from tttnn.pretraining.masking import MASK, PAD
 from tttnn.pretraining.settings import Settings, load_settings, settings_as_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODEL_FIGURES, SWEEP = "training.json", "sweep.json"
-MEASURED = {
-    "bits_per_byte": "Bits per byte: the sum of bits over the sum of bytes",
-    "bits_per_masked_token": "Bits per masked token: the sum of bits over the number of hidden tokens, the same ones "
-    "each time",
-}
 
 
 def export(
@@ -58,12 +52,9 @@ def export(
     with writing_folder(folder) as partial:
         model.config.use_cache = True
         model.to(torch.bfloat16).save_pretrained(partial)
-        roles = {"bos_token": end, "eos_token": end}
-        if settings.objective == "masked":
-            roles |= {"pad_token": PAD, "mask_token": MASK}
-        others = [token for token in special if token not in roles.values()]
+        others = [token for token in special if token != end]
         PreTrainedTokenizerFast(
-            tokenizer_file=str(tokenizer_file), additional_special_tokens=others, **roles
+            tokenizer_file=str(tokenizer_file), additional_special_tokens=others, bos_token=end, eos_token=end
         ).save_pretrained(partial)
         shutil.copyfile(tokenizer_file, partial / "tokenizer.json")
         write_json(partial / "settings.json", settings_as_json(settings))
@@ -123,7 +114,6 @@ def _architecture(settings: Settings, figures: dict[str, Any]) -> str:
 def _training(settings: Settings, figures: dict[str, Any]) -> str:
     start = "mean of " * (len(settings.init) > 1) + " and ".join(f"`{each}`" for each in settings.init)
     start = f"{start}, trained before; see above" if start else "random weights"
-    masked = settings.objective == "masked"
     rows = [
         ("tokens seen", f"{figures['tokens']:,} in {figures['steps']:,} steps of {settings.batch_tokens:,}"),
         ("epochs of the data", f"{figures['tokens'] / _total(figures, 'tokens'):.2f}"),
@@ -133,16 +123,13 @@ def _training(settings: Settings, figures: dict[str, Any]) -> str:
         ("learning rate", f"{settings.learning_rate} after {settings.warmup_tokens:,} tokens of warm-up, "
                           f"cosine to {settings.final_fraction:.0%} of it"),
         ("gradient norm clipped at", str(settings.clip)),
-        ("training loss", f"{figures['training_loss']:.3f} nats per {'masked ' * masked}token at the end (smoothed)"),
+        ("training loss", f"{figures['training_loss']:.3f} nats per token at the end (smoothed)"),
         ("time", f"{figures['hours']:.2f} hours, validation included"),
         ("device", f"{figures['device']}, {figures['threads']} CPU thread(s)"),
         ("precision", f"{figures['precision']} matrix products, float32 weights; shipped as bfloat16"),
         ("seed", str(settings.seed)),
         ("versions", ", ".join(f"{name} {version}" for name, version in figures["versions"].items())),
     ]  # fmt: skip
-    if masked:
-        hidden = f"{settings.masked_share:.0%} of each window's tokens, drawn anew at each step"
-        rows.insert(0, ("objective", f"predict hidden tokens from both sides: {hidden}, each replaced by `{MASK}`"))
     return _table(("what", "value"), rows)
 
 
@@ -164,7 +151,7 @@ def _data(settings: Settings, figures: dict[str, Any]) -> str:
 
 def _validation(settings: Settings, figures: dict[str, Any]) -> str:
     seen = {source.domain for source in settings.train}
-    measured = f"validation_{settings.measure}"
+    measured = "validation_bits_per_byte"
     columns = [figures["curve"][i][measured] for i in (0, -1)] + [figures[measured]]
     rows = []
     for each in settings.validation:
@@ -176,7 +163,7 @@ def _validation(settings: Settings, figures: dict[str, Any]) -> str:
         rows.append(told + tuple(_rounded(values, each.domain) for values in columns))
     head = ("domain", "seen in training", "documents in the run", "at step 0", "at the last step", "shipped")
     return (
-        f"{_table(head, rows)}\n\n{MEASURED[settings.measure]}, on the first "
+        f"{_table(head, rows)}\n\nBits per byte: the sum of bits over the sum of bytes, on the first "
         "documents of a domain, each cut at so many tokens; windows of "
         f"{settings.context} tokens without overlap, float32 arithmetic, the end-of-text token before each "
         "document. *Shipped* is this folder's bfloat16 weights on the first "

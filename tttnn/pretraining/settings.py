@@ -12,8 +12,8 @@ from tttnn.errors import TTTNNError
 from tttnn.files import expand, read_json
 
 PRECISIONS = ("auto", "float32", "bfloat16")
-MEASURES = {"causal": "bits_per_byte", "masked": "bits_per_masked_token"}  # of validation, by objective
-ENCODERS = ("roberta",)
+# Keys of older files, for an objective that is no more: with this value they change nothing.
+FORMER = {"objective": "causal", "masked_share": 0.15}
 
 
 class SettingsError(TTTNNError):
@@ -85,11 +85,6 @@ class Settings:
     context : int
         Tokens per training window.
     train, validation : list of Source
-    objective : str
-        "causal": predict the next token; "masked": hide tokens and predict them from both sides, for an encoder
-        such as "roberta". That needs "<pad>" and "<mask>" among the tokenizer's special tokens.
-    masked_share : float
-        Of the tokens, how many are hidden from a masked model.
     tokenizer : TokenizerSettings
     tokens : int
         Tokens to train on; a multiple of `batch_tokens` is trained on, rounded down.
@@ -127,8 +122,6 @@ class Settings:
     validation: list[Source]
     tokens: int
     context: int = 512
-    objective: str = "causal"
-    masked_share: float = 0.15
     tokenizer: TokenizerSettings = field(default_factory=TokenizerSettings)
     batch_tokens: int = 2048
     micro_batch: int = 4
@@ -153,11 +146,6 @@ class Settings:
         return self.tokens // self.batch_tokens
 
     @property
-    def measure(self) -> str:
-        """What validation measures: "bits_per_byte", or "bits_per_masked_token"."""
-        return MEASURES[self.objective]
-
-    @property
     def validation_batch(self) -> int:
         """Windows per forward pass without gradients, where whole logits are held."""
         return min(self.micro_batch, 16)
@@ -168,10 +156,6 @@ class Settings:
         _require(bool(self.train), "train is empty: name at least one source")
         _require(isinstance(self.init, list), f"init must be a list of folders, not {self.init!r}")
         _require("model_type" in self.architecture, 'architecture needs "model_type", for example "gpt2"')
-        _require(self.objective in MEASURES, f"objective must be one of {list(MEASURES)}, not {self.objective}")
-        fits = (self.architecture["model_type"] in ENCODERS) == (self.objective == "masked")
-        _require(fits, f'objective "masked" and architectures {ENCODERS} belong together')
-        _require(0 < self.masked_share < 1, f"masked_share must be between 0 and 1, not {self.masked_share}")
         _require(self.precision in PRECISIONS, f"precision must be one of {PRECISIONS}, not {self.precision}")
         _require(0 <= self.final_fraction <= 1, f"final_fraction must be 0 to 1, not {self.final_fraction}")
         _require(0 <= self.warmup_tokens < self.tokens, "warmup_tokens must be at least 0 and below tokens")
@@ -218,12 +202,12 @@ def settings_as_json(settings: Settings) -> dict[str, Any]:
 def _from_json(cls: type, values: Any, where: str) -> Any:
     _require(isinstance(values, dict), f"{where}: expected an object, found {type(values).__name__}")
     fields = {each.name: each for each in dataclasses.fields(cls)}
+    values = {key: value for key, value in values.items() if cls is not Settings or FORMER.get(key) != value}
     for key in values:
         _require(key in fields, f"{where}: unknown key {key!r}; known are {', '.join(fields)}")
     for name, each in fields.items():
         optional = each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
         _require(optional or name in values, f"{where}: {name!r} is missing")
-    values = dict(values)
     for name in ("train", "validation"):
         if name in values:
             sources = enumerate(values[name])

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,12 +21,10 @@ from tttnn.models.cross_entropy import mean_cross_entropy
 from tttnn.pretraining.card import export
 from tttnn.pretraining.checkpoint import read_checkpoint, save_checkpoint
 from tttnn.pretraining.data import Windows, cache_tokens, end_of_text, locate, make_tokenizer
-from tttnn.pretraining.masking import PAD, PADDING, hide, mask_id
 from tttnn.pretraining.settings import Settings, SettingsError, load_settings, settings_as_json
 from tttnn.pretraining.validation import (
     ValidationText,
-    bits_per_unit,
-    model_class,
+    bits_per_byte,
     read_validation,
     validate_model,
 )
@@ -114,20 +111,29 @@ def build_model(settings: Settings, data: Path, tokenizer: Tokenizer) -> PreTrai
     Raises
     ------
     SettingsError
-        If a checkpoint of `settings.init` is of another shape than the architecture.
+        If the architecture is an encoder, or a checkpoint of `settings.init` is of another shape.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
-    end, kind = end_of_text(tokenizer), model_class(settings)
+    end = end_of_text(tokenizer)
     fields = {"bos_token_id": end, "eos_token_id": end, "use_cache": False} | settings.architecture
-    if settings.objective == "masked":
-        fields["pad_token_id"] = tokenizer.token_to_id(PAD)
     config = AutoConfig.for_model(**fields, vocab_size=tokenizer.get_vocab_size())
     torch.manual_seed(settings.seed)
-    model = kind.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    _require_causal(model.eval())
     if settings.init:
         _load_mean(model, [locate(each, data) for each in settings.init])
     return model.train()
+
+
+@torch.no_grad()
+def _require_causal(model: PreTrainedModel) -> None:
+    """Refuse a model that sees the tokens it has to predict: transformers builds encoders as "causal", too."""
+    ids = torch.tensor([[0, 1, 2], [0, 1, 3]], device=model.device)  # alike but for the last token
+    first, second = model(input_ids=ids).logits[:, :2]  # (2, vocabulary) each
+    if not torch.allclose(first, second, atol=1e-5):
+        kind = model.config.model_type
+        raise SettingsError(f"architecture: a {kind} model sees the tokens that follow; take a decoder, such as gpt2")
 
 
 @torch.no_grad()
@@ -182,7 +188,6 @@ class Run:
     optimizer: torch.optim.Optimizer
     windows: Windows
     validation: list[ValidationText]
-    mask_id: int | None
     summary: dict[str, Any]
     counters: dict[str, Any]
 
@@ -191,7 +196,6 @@ class Run:
         """Prepare data and model; read back the last state if the folder has one."""
         file = out / "tokenizer.json"
         tokenizer = make_tokenizer(settings.tokenizer, settings.train, data, file)
-        mask = mask_id(tokenizer) if settings.objective == "masked" else None
         tokens, summary = cache_tokens(settings, data, tokenizer, file, out)
         validation = [
             read_validation(each, data, tokenizer, settings) for each in settings.validation
@@ -206,7 +210,7 @@ class Run:
                 raise SettingsError(f"{out}: the data changed since the run began: choose another --out")
             counters = saved
         _trim_log(out / LOG, counters["step"] if (out / STATE).exists() else -1)
-        return cls(settings, out, device, model, optimizer, windows, validation, mask, summary, counters)
+        return cls(settings, out, device, model, optimizer, windows, validation, summary, counters)
 
     def train(self) -> None:
         """Run the steps that are left; checkpoint by wall time, validate at even distances."""
@@ -237,7 +241,7 @@ class Run:
                     saved = time.monotonic()
 
     def _step(self, trunk: torch.nn.Module, step: int) -> float:
-        """One optimizer step; returns the mean training loss in nats per predicted token."""
+        """One optimizer step; returns the mean training loss in nats per token."""
         settings = self.settings
         torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout, too, is a function of seed and step
         for group in self.optimizer.param_groups:
@@ -257,28 +261,20 @@ class Run:
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """What the model reads in a step and what it has to predict, both int64 of shape (batch, context)."""
         rows = self.windows[step]  # (batch, context + 1)
-        inputs, targets = rows[:, :-1], rows[:, 1:]
-        if self.settings.objective == "masked":
-            seed = [self.settings.seed, step]
-            inputs, targets = hide(inputs, self.settings.masked_share, self.mask_id, seed)
-        return torch.from_numpy(inputs).to(self.device), torch.from_numpy(targets).to(self.device)
+        return torch.from_numpy(rows[:, :-1]).to(self.device), torch.from_numpy(rows[:, 1:]).to(self.device)
 
     def _loss(self, trunk: torch.nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood of the targets, both (micro, context), in nats."""
         dtype = matmul_dtype(self.settings.precision, self.device)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             hidden = trunk(input_ids=inputs).last_hidden_state  # (micro, context, width)
-            if self.settings.objective == "masked":
-                wanted = targets != PADDING
-                logits = self.model.lm_head(hidden[wanted])  # (masked, vocabulary)
-                return F.cross_entropy(logits.float(), targets[wanted])
         head = self.model.get_output_embeddings().weight
         return mean_cross_entropy(hidden.float().flatten(0, 1), head, None, targets.flatten(), dtype)
 
     def _validate(self) -> None:
         settings = self.settings
-        figures = {text.domain: bits_per_unit(self.model, text, settings) for text in self.validation}
-        self._log(**{f"validation_{settings.measure}": figures})
+        figures = {text.domain: bits_per_byte(self.model, text, settings) for text in self.validation}
+        self._log(validation_bits_per_byte=figures)
 
     def _log(self, **values: Any) -> None:
         step = self.counters["step"]
@@ -290,8 +286,7 @@ class Run:
         """Measure the weights as they will be shipped, and write the model with its card."""
         settings, steps, tokenizer = self.settings, self.counters["step"], self.out / "tokenizer.json"
         self.model.to(torch.bfloat16).to(torch.float32)  # what is measured is what is shipped
-        measured = f"validation_{settings.measure}"
-        curve = [entry for entry in _read_log(self.out / LOG) if measured in entry]
+        curve = [entry for entry in _read_log(self.out / LOG) if "validation_bits_per_byte" in entry]
         figures = {
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "vocabulary": self.model.config.vocab_size,
@@ -304,7 +299,7 @@ class Run:
             "threads": torch.get_num_threads(),
             "precision": str(matmul_dtype(settings.precision, self.device)).removeprefix("torch."),
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
-            measured: validate_model(self.model, settings, data, tokenizer),
+            "validation_bits_per_byte": validate_model(self.model, settings, data, tokenizer),
             "curve": curve,
             "data": self.summary,
         }

@@ -1,4 +1,4 @@
-"""Bits per byte on held-out text, per domain; for a masked model, bits per masked token."""
+"""Bits per byte on held-out text, per domain."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from tttnn.pretraining.data import end_of_text, find_files, texts
-from tttnn.pretraining.masking import PADDING, VALIDATION_SEED, hide, mask_id
 from tttnn.pretraining.settings import Settings, Source
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedModel
+
+PADDING = -100  # the target that cross_entropy leaves out
+
 
 @dataclass(frozen=True)
 class ValidationText:
@@ -31,21 +33,20 @@ class ValidationText:
     domain : str
     inputs, targets : np.ndarray of int64, shape (n, context)
         What the model reads, and what it has to predict in each place; `PADDING` where there is nothing.
-    units : int
-        What the bits are divided by: UTF-8 bytes that the targets stand for, or masked tokens.
+    size : int
+        UTF-8 bytes that the targets stand for.
     """
 
     domain: str
     inputs: np.ndarray
     targets: np.ndarray
-    units: int
+    size: int
 
 
 def read_validation(source: Source, data: Path, tokenizer: Tokenizer, settings: Settings) -> ValidationText:
     """Tokenize the first documents of a domain's validation files, each cut at `source.tokens` tokens.
 
-    The end-of-text id conditions the first token of a document, as in lm-evaluation-harness. From a masked model
-    the same tokens are hidden each time.
+    The end-of-text id conditions the first token of a document, as in lm-evaluation-harness.
     """
     rows, size, context = [], 0, settings.context
     for text in itertools.islice(texts(find_files(source.files, data)), source.documents):
@@ -57,16 +58,12 @@ def read_validation(source: Source, data: Path, tokenizer: Tokenizer, settings: 
             row = ids[start : start + context + 1]
             rows.append(row + [PADDING] * (context + 1 - len(row)))
     windows = np.array(rows, dtype=np.int64)  # (n, context + 1): each window with the token before it
-    inputs, targets = windows[:, :-1], windows[:, 1:]
-    if settings.objective == "masked":
-        inputs, targets = hide(inputs, settings.masked_share, mask_id(tokenizer), [VALIDATION_SEED])
-        size = int((targets != PADDING).sum())
-    return ValidationText(source.domain, inputs, targets, size)
+    return ValidationText(source.domain, windows[:, :-1], windows[:, 1:], size)
 
 
 @torch.no_grad()
-def bits_per_unit(model: PreTrainedModel, text: ValidationText, settings: Settings) -> float:
-    """Summed negative log-likelihood of the targets over the text's units, in bits.
+def bits_per_byte(model: PreTrainedModel, text: ValidationText, settings: Settings) -> float:
+    """Summed negative log-likelihood of the targets over the text's bytes, in bits.
 
     Parameters
     ----------
@@ -74,7 +71,7 @@ def bits_per_unit(model: PreTrainedModel, text: ValidationText, settings: Settin
         Scored in the precision of the ambient autocast, on its own device; its mode is left as it was.
     text : ValidationText
     settings : Settings
-        For the objective and the windows per forward pass.
+        For the windows per forward pass.
     """
     was_training = model.training
     model.eval()
@@ -83,12 +80,11 @@ def bits_per_unit(model: PreTrainedModel, text: ValidationText, settings: Settin
         inputs, targets = (
             torch.from_numpy(each[i : i + batch]).to(model.device) for each in (text.inputs, text.targets)
         )  # (batch, context)
-        # Padding comes last, so that only a model which looks ahead must be kept from seeing it.
-        mask = {"attention_mask": (inputs != PADDING).long()} if settings.objective == "masked" else {}
-        logits = model(input_ids=inputs.clamp(min=0), **mask).logits.float()  # (batch, context, vocabulary)
+        # Padding comes last, where a causal model does not see it.
+        logits = model(input_ids=inputs.clamp(min=0)).logits.float()  # (batch, context, vocabulary)
         nats += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
     model.train(was_training)
-    return nats / text.units / math.log(2)
+    return nats / text.size / math.log(2)
 
 
 def validate(
@@ -109,20 +105,12 @@ def validate(
     Returns
     -------
     dict
-        Domain -> bits per byte (for a masked model, bits per masked token) on its first
-        `settings.final_documents` validation documents.
+        Domain -> bits per byte on its first `settings.final_documents` validation documents.
     """
-    kind = model_class(settings)
-    model = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).to(device)
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).to(device)
     return validate_model(model, settings, Path(data), Path(folder) / "tokenizer.json")
-
-
-def model_class(settings: Settings) -> type:
-    """The transformers class that loads and builds models of this objective."""
-    import transformers
-
-    names = {"causal": "AutoModelForCausalLM", "masked": "AutoModelForMaskedLM"}
-    return getattr(transformers, names[settings.objective])
 
 
 def validate_model(
@@ -134,4 +122,4 @@ def validate_model(
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     sources = [dataclasses.replace(each, documents=settings.final_documents) for each in settings.validation]
     found = (read_validation(source, data, tokenizer, settings) for source in sources)
-    return {text.domain: bits_per_unit(model, text, settings) for text in found}
+    return {text.domain: bits_per_byte(model, text, settings) for text in found}

@@ -24,12 +24,15 @@ from tttnn.report.variants import variant_models
 INJECTED = "# Parameters"  # how the cell begins that papermill puts behind the chapter's own
 # The numbers of all chapters: those above 0, and those where 0 has a meaning.
 ABOVE_ZERO = {
-    "adapt_documents", "adapt_k", "calibration", "compare_documents", "compare_k", "compare_queries", "copies",
+    "adapt_documents", "adapt_k", "compare_documents", "compare_k", "compare_queries", "copies",
     "disk_speed", "k", "last", "machine_memory", "memory_documents", "per_domain", "per_domain_cut", "pile_bytes",
     "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "resamples", "scored_twice",
     "real_k", "real_rate", "real_tokens", "searches", "servers", "short_documents", "shown", "threads", "usable",
 }  # fmt: skip
-MAY_BE_ZERO = {"adapt_bytes", "adapt_chunks", "learning_rate", "max_bytes", "max_chunks", "near_exact", "seed", "seeds"}
+MAY_BE_ZERO = {
+    "adapt_bytes", "adapt_chunks", "calibration", "learning_rate", "max_bytes", "max_chunks", "near_exact", "seed",
+    "seeds",
+}  # fmt: skip
 MAY_BE_EMPTY = {"bench", "compare_embedders", "domains", "mathematics", "others"}
 SEVERAL = {"copies", "memory_documents", "short_documents"}  # sizes whose growth is measured
 MOST = {"seed": 2**32 - 1, "seeds": 2**32 - 1, "threads": 1024, "usable": 1}
@@ -226,20 +229,23 @@ KNOWN = ABOVE_ZERO | MAY_BE_ZERO | MAY_BE_EMPTY | ARCHIVED | RUNS | {REAL_RUN, R
 
 
 def _check_runs(values: dict[str, Any]) -> None:
-    """Each model that a chapter reads rows of is in each of its runs."""
+    """Each model that a chapter reads rows of is in each of its runs, up to the last neighbour that it looks at."""
+    live = "corpus" in values
+    asked = ARCHIVED if live else set()  # the chapter without a live run says itself of which models there are no rows
     for run in (name for name in values if name in {*RUNS, REAL_RUN}):
         try:
             models = (archived_models if run == "archived_run" else variant_models)(values[run])
         except ValueError as error:
             raise ParameterError(f"{run}={values[run]!r}: {error}") from error
-        for name in (name for name in values if name in ({REAL_MODEL} if run == REAL_RUN else ARCHIVED)):
+        for name in (name for name in values if name in ({REAL_MODEL} if run == REAL_RUN else asked)):
             names(name, [values[name]], models)
-    # Without a corpus nothing is run live, and k is that of the archived run.
-    last = "last" if "last" in values else "k" if "corpus" not in values else ""
+    last = "last" if "last" in values else "" if live else "k"
     for place in _places(values) if last else ():
-        ks = sorted(map(int, archived(place, values["main"]).rows["k"].unique()))
+        models = archived_models(place)
+        model = values["main"] if values["main"] in models else models[0]
+        ks = sorted(map(int, archived(place, model).rows["k"].unique()))
         if values[last] not in ks:
-            raise ParameterError(f"{last}={values[last]}: {place} has rows of {values['main']} at k = {ks}")
+            raise ParameterError(f"{last}={values[last]}: {place} has rows of {model} at k = {ks}")
 
 
 def _places(values: dict[str, Any]) -> list[str]:
