@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -231,7 +231,7 @@ class Rule:
     about: str
     choose: Callable[[Selection, Query], Sequence[Neighbour]]
     value: tuple[float, float] | None = None
-    most: Callable[[Selection], int] = len
+    most: Callable[[Selection], int] = field(default_factory=lambda: len)  # as a default, Sphinx would list it twice
 
     def parse(self, strategy: str, value: str) -> float:
         """Return the value of a strategy's name, if it is in range."""
