@@ -30,12 +30,12 @@ NO_MODEL = ["gpt2-xs-generall", "/no/such/folder", "./gpt2", "lm:gpt2-xs-general
 NO_RUN = ["seven-domain", "/no/such/folder"]
 # What nobody may give for a parameter of a name.
 MISSPELT = {
-    **dict.fromkeys(("model", "twin", "reasoning_model"), NO_MODEL),
+    **dict.fromkeys(("model", "twin", "reasoning_model", "real"), NO_MODEL),
     "ladder": [[name] for name in NO_MODEL],
-    "embedder": ["lexicl", "lm:gpt2", "/no/such/folder", ""],
+    **{key: ["lexicl", "lm:gpt2", "/no/such/folder", ""] for key in ("embedder", "real_embedder")},
     "compare_embedders": [["lexicl"], ["lexical", "lm:gpt3"]],
-    **dict.fromkeys(("archived_run", "variants_run", "validation_run"), NO_RUN),
-    **{key: ["gpt2-xs-generall", "gpt2", ""] for key in ("main", "small", "large", "trained", "reasoning")},
+    **dict.fromkeys(("archived_run", "variants_run", "validation_run", "real_run"), NO_RUN),
+    **{key: ["gpt2-xs-generall", "gpt2", ""] for key in (*ARCHIVED, "real_main")},
     "corpus": ["wheel", "/no/such/folder", ""],
     "device": ["gpu", "cuda:99", "cpu:1", "meta", ""],
     "case": ["githb", ""],
