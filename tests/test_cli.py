@@ -5,12 +5,14 @@ import random
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from tiny import LINES, tiny_gpt2
 
-from tttnn.__main__ import main
+from tttnn.__main__ import _report, main
 from tttnn.corpus import Document, write_jsonl
 from tttnn.embedding import EMBEDDERS
+from tttnn.errors import ParameterError
 from tttnn.experiment import read_rows
 from tttnn.files import read_json
 from tttnn.models import REGISTRY, load_model
@@ -179,10 +181,11 @@ def test_the_bytes_of_a_file_are_what_is_scored(place):
     assert "learning rate 2e-05, chunks of 64 tokens, context 64, token before the text '<|endoftext|>'" in done.stdout
 
 
-def test_a_run_of_failures_only_is_an_error(place):
-    common = ["--corpus", place / "corpus", "--model", place / "model", "--ks", "0,2", "--out", place / "failed"]
-    done = tttnn("run", *common, "--strategy", "random-domain", "--per-domain", 1, home=place / "home")
-    assert done.returncode == 1 and "none of 1 documents could be evaluated; the first: 2 random" in done.stderr
+def test_a_run_of_failures_only_is_an_error(capsys):
+    _report(pd.DataFrame({"failure": ["", "no neighbour"]}), "rows")
+    assert capsys.readouterr().out == "2 rows in rows, 1 documents failed\n"
+    with pytest.raises(ParameterError, match="none of 1 documents could be evaluated; the first: no neighbour"):
+        _report(pd.DataFrame({"failure": ["no neighbour"]}), "rows")
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt(), SystemExit(130)])
