@@ -19,6 +19,7 @@ app = typer.Typer(help="Test-time training on nearest neighbours.", no_args_is_h
 index = typer.Typer(help="Build and verify indexes.", no_args_is_help=True)
 app.add_typer(index, name="index")
 
+LOOKED_AT = 4000  # characters of a validation text that `repair` scores
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 Model = Annotated[str, typer.Option(help="Registry name, folder in Hugging Face format, GGUF file, or hub name.")]
@@ -358,6 +359,36 @@ def pretrain(
     from tttnn.pretraining import pretrain as train
 
     train(settings, data, out, device=device, threads=threads)
+
+
+@app.command()
+def repair(
+    train: Annotated[Path, typer.Argument(help="JSON Lines of general prose to train on.")],
+    validation: Annotated[Path, typer.Argument(help="JSON Lines of other prose, to see when the loss is flat.")],
+    out: Annotated[Path, typer.Option(help="Folder for the state and the finished model; continues there.")],
+    model: Model = "smollm2-135m", learning_rate: Rate = None, max_chunks: MaxChunks = 1,
+    precision: Precision = "float32", every: Annotated[int, typer.Option(help="Texts between two looks.")] = 64,
+    most: Annotated[int, typer.Option(help="Texts to train on at most.")] = 4096,
+    looked_at: Annotated[int, typer.Option(help="Validation texts, the first of their file.")] = 24,
+    seed: Seed = 1216, threads: Threads = None, device: Device = "cpu",
+) -> None:  # fmt: skip
+    """Train a model on plain text until held-out loss is flat: the control for what any text would mend in it."""
+    from itertools import islice
+
+    from tttnn.corpus import read_jsonl
+    from tttnn.experiment.checks import check_writable
+    from tttnn.models import load_model
+    from tttnn.pretraining.repair import repair as train_until_flat
+    from tttnn.ttt import TTT, Switches
+
+    out = check_writable(out)
+    texts = [document.text for document in read_jsonl(train)]
+    others = [document.text[:LOOKED_AT] for document in islice(read_jsonl(validation), looked_at)]
+    switches = Switches(learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, seed=seed)
+    ttt = TTT(load_model(model, device, threads), None, switches)
+    found = train_until_flat(ttt, texts, others, out, every=every, most=most)
+    bits = [look[-1] for look in found["curve"]]
+    typer.echo(f"bits/byte {bits[0]:.4f} -> {min(bits):.4f} ({found['end']}): {out / 'model'}")
 
 
 def _loop(

@@ -208,6 +208,11 @@ class TTT:
         Needed by :meth:`evaluate` only; :meth:`adapt` takes texts.
     switches : Switches, optional
 
+    Attributes
+    ----------
+    optimizer : torch.optim.AdamW or None
+        Of the weights that a step changes; None while there are none, which is where adapters come and go.
+
     Examples
     --------
     >>> ttt = TTT(load_model("gpt2-xs-general"), open_retriever("wheels"))  # doctest: +SKIP
@@ -347,7 +352,7 @@ class TTT:
 
     def forget(self) -> None:
         """Begin with fresh AdamW moments, which a session does by itself unless `keep_optimizer`."""
-        self._optimizer = self._new_optimizer() if self._parameters else None
+        self.optimizer = self._new_optimizer() if self._parameters else None
 
     def _step(self, k: int, neighbour: str, scorer: Scorer, wanted: set[int]) -> Step:
         start = self._clock()
@@ -397,10 +402,10 @@ class TTT:
         with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
             hidden = self.lm.hidden(seen)[0]  # (tokens or, with dropout, tokens - 1, width)
         loss = mean_cross_entropy(hidden.float(), *self.lm.head, ids[0, 1:], dtype)
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, self.switches.clip)
-        self._optimizer.step()
+        self.optimizer.step()
         self._round()
         return loss.detach()
 

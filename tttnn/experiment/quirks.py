@@ -156,6 +156,6 @@ class EmptySteps(TTT):
         loss = super().update(chunk)
         for parameter in self._parameters:
             parameter.grad = torch.zeros_like(parameter)
-        self._optimizer.step()
+        self.optimizer.step()
         self._round()
         return loss

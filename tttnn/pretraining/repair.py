@@ -102,7 +102,7 @@ def _train(
 ) -> None:
     counters = {"texts": 0, "steps": 0, "curve": []}
     if (out / STATE).exists():
-        counters = read_checkpoint(out / STATE, ttt.lm.model, ttt._optimizer)
+        counters = read_checkpoint(out / STATE, ttt.lm.model, ttt.optimizer)
     with tqdm(total=len(texts), initial=counters["texts"], desc=f"{ttt.lm.name}: repair", unit="text") as bar:
         while True:
             if counters["texts"] % every == 0 and (not counters["curve"] or counters["texts"]):
@@ -122,8 +122,8 @@ def _look(ttt: TTT, scorers: Sequence[Scorer], counters: dict[str, Any], out: Pa
     counters["curve"].append((counters["texts"], counters["steps"], total.bits_per_byte))
     log.info("%s: %.4f bits per byte after %d texts", ttt.lm.name, total.bits_per_byte, counters["texts"])
     if total.bits_per_byte == min(bits for *_, bits in counters["curve"]):
-        save_checkpoint(out / BEST, ttt.lm.model, ttt._optimizer, counters)
-    save_checkpoint(out / STATE, ttt.lm.model, ttt._optimizer, counters)
+        save_checkpoint(out / BEST, ttt.lm.model, ttt.optimizer, counters)
+    save_checkpoint(out / STATE, ttt.lm.model, ttt.optimizer, counters)
     write_json(out / RUN, read_json(out / RUN) | {"curve": counters["curve"]})
 
 
@@ -133,7 +133,7 @@ def _flat(curve: Sequence[tuple[int, int, float]], patience: int) -> bool:
 
 
 def _export(ttt: TTT, out: Path) -> None:
-    read_checkpoint(out / BEST, ttt.lm.model, ttt._optimizer)
+    read_checkpoint(out / BEST, ttt.lm.model, ttt.optimizer)
     with writing_folder(out / "model") as folder:
         ttt.lm.model.save_pretrained(folder)
         ttt.lm.tokenizer.save_pretrained(folder)
