@@ -129,7 +129,7 @@ def keep(folders: Sequence[str | Path], run: str) -> Path:
     Parameters
     ----------
     folders : sequence of path
-        What ``python -m tttnn run --out`` writes, finished or not; several are parts of one run, which differ in
+        What ``python -m tttnn run`` writes, finished or not; several are parts of one run, which differ in
         their documents only.
     run : str
         Its name in the archive, such as ``real/nearest``.
