@@ -18,7 +18,7 @@ UsageError = typer.BadParameter.__base__
 MissingParameter = next(each for each in typer.BadParameter.__subclasses__() if each.__name__ == "MissingParameter")
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
-    [ROOT / "README.md", *ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.md"), *ROOT.glob("tttnn/**/*.md")]
+    [path for place in ("", "book/", "notebooks/", "tttnn/**/", ".github/**/") for path in ROOT.glob(f"{place}*.md")]
     + [path for folder in ("tttnn", "book", "bench") for path in (ROOT / folder).rglob("*.py")]
 )
 FENCED = re.compile(r"^```(?:bash|sh|console)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
