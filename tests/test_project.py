@@ -92,14 +92,30 @@ def test_make_installs_from_the_lock():
     assert "make test" in read(".ci/run")
 
 
+def test_hooks_before_a_commit_are_those_of_the_lock():
+    """No hook is fetched from elsewhere, and none runs another version than `make` installed."""
+    repositories = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"]
+    assert [repository["repo"] for repository in repositories] == ["local"]
+    for hook in repositories[0]["hooks"]:
+        assert hook["language"] == "system" and hook["entry"].startswith(".venv/bin/")
+
+
 @pytest.mark.parametrize("command", ["make book", "make test", "papermill notebooks/", "hf download"])
 def test_readme_shows_the_commands(command):
     assert command in read("README.md")
 
 
-def test_readme_links_exist():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", read("README.md")):
-        assert (ROOT / target).exists(), f"README.md points to {target}, which does not exist"
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_exist(page):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", read(page)):
+        assert (ROOT / target).exists(), f"{page} points to {target}, which does not exist"
+
+
+def test_the_changelog_knows_this_version():
+    version = tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    headings = re.findall(r"^## (.+)$", read("CHANGELOG.md"), re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    assert headings[1].startswith(f"{version} - ")
 
 
 def test_citation_names_the_report():
