@@ -106,7 +106,7 @@ def run(
     ------
     RowsError
         If the folder belongs to a run with other settings, model, corpus or split, another process writes there, or
-        it holds a part of a run that keeps the optimizer: its moments are not kept, so it cannot go on.
+        it holds a part or more of a run that keeps the optimizer: its moments are not kept, so it cannot go on.
     ParameterError
         If there is no document or no such method, or one of `ks` cannot be had.
     """
@@ -119,7 +119,7 @@ def run(
     place = TemporaryDirectory() if folder is None else nullcontext(folder)
     with place as name, RowJournal(Path(name).expanduser()) as journal:
         todo = [document for key, document in by_key.items() if key not in journal]
-        if ttt.switches.keep_optimizer and len(todo) < len(by_key):
+        if ttt.switches.keep_optimizer and len(todo) < len(by_key) and (todo or len(journal) > len(by_key)):
             raise RowsError(f"{folder}: a run that keeps the optimizer cannot go on; give another folder")
         with recorded(journal, settings, about, bool(todo)):
             finished = (evaluate or _one_by_one)(ttt, todo, places, method)
