@@ -64,6 +64,30 @@ def test_adapting_on_similar_text_helps_and_weights_come_back(lm):
     assert lm.weight_hash() == before
 
 
+def test_weights_come_back_whatever_became_of_the_model_since_the_last_loop(tmp_path):
+    lm = load_model(tiny_gpt2(tmp_path))
+    bits(TTT(lm, switches=FAST), ks=[1])
+    lm.model.double()  # as a copy in float32 they would lose digits
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            parameter += 1e-12
+    before = lm.weight_hash()
+    bits(TTT(lm, switches=FAST), ks=[1])
+    assert lm.weight_hash() == before
+
+
+def test_a_model_under_another_name_keeps_no_copy_in_common(tmp_path):
+    lm = load_model(tiny_gpt2(tmp_path))
+    bits(TTT(lm, switches=FAST), ks=[1])
+    before, other = lm.weight_hash(), replace(lm, name="other")
+    outer, inner = TTT(lm, switches=FAST), TTT(other, switches=FAST)
+    with outer.session():
+        outer.train([lm.encode(TEXT)[:32]])
+        with inner.session():
+            inner.train([lm.encode(TEXT)[:32]])
+    assert lm.weight_hash() == before
+
+
 def test_weights_come_back_when_the_iterator_is_dropped_or_fails(gpt2):
     before = gpt2.weight_hash()
     ttt = TTT(gpt2, switches=FAST)

@@ -69,7 +69,7 @@ class LanguageModel:
     prefix_id: int
     adapting: bool = False
     settings_source: str = "given"
-    _copy: list[Tensor] = field(default_factory=list)
+    _copy: list[Tensor] = field(default_factory=list, init=False, compare=False)
 
     def __repr__(self) -> str:
         settings = self.settings
@@ -156,7 +156,8 @@ class LanguageModel:
     def restoring(self) -> Iterator[None]:
         """Put the weights back at the end, bit for bit, whatever was made of them in here; gradients are dropped."""
         parameters = list(self.model.parameters())
-        if not self._copy:  # made once, however many loops there are on this model
+        if not _are_alike(parameters, self._copy):  # made once for all loops, unless the model was changed meanwhile
+            self._copy = []  # given back before as much is taken again
             self._copy = [torch.empty_like(parameter, requires_grad=False) for parameter in parameters]
         _copy_all(parameters, self._copy)
         try:
@@ -165,6 +166,11 @@ class LanguageModel:
             _copy_all(self._copy, parameters)
             for parameter in parameters:
                 parameter.grad = None
+
+
+def _are_alike(tensors: list[Tensor], others: list[Tensor]) -> bool:
+    facts = [[(tensor.shape, tensor.dtype, tensor.device) for tensor in each] for each in (tensors, others)]
+    return facts[0] == facts[1]
 
 
 @torch.no_grad()
