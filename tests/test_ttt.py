@@ -287,6 +287,7 @@ def test_split_query_scores_only_the_second_half(gpt2):
         (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, []), "at least one"),
         (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, [-1]), "none negative"),
         (lambda ttt: ttt.adapt("", NEIGHBOURS, [1]), "empty text"),
+        (lambda ttt: ttt.adapt("ab\ud800", NEIGHBOURS, [1]), "character 2 of the text is a lone surrogate"),
         (lambda ttt: ttt.evaluate(TEXT), "needs a retriever"),
     ],
 )
@@ -299,7 +300,8 @@ def test_bad_calls_say_what_is_wrong_before_anything_runs(gpt2, call, message):
     "bad",
     [{"learning_rate": 0}, {"learning_rate": math.nan}, {"max_length": 1}, {"dropout": 1.0}, {"max_chunks": 0},
      {"context": -1}, {"precision": "float16"}, {"ranks": 0}, {"seed": -1}, {"seed": 1.5}, {"clip": "x"},
-     {"weight_decay": -1}, {"vocabulary": 0}, {"prefix": "boss"}],
+     {"weight_decay": -1}, {"vocabulary": 0}, {"prefix": "boss"}, {"keep_optimizer": "false"}, {"split_query": "no"},
+     {"config_context": 1}],
 )
 def test_bad_switches_name_the_parameter(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
