@@ -201,7 +201,8 @@ def _size(text: str) -> int:
     try:
         return len(text.encode("utf-8"))
     except UnicodeEncodeError as error:
-        raise DocumentError(f"character {error.start} of the text is a lone surrogate, which is no character") from error
+        message = f"character {error.start} of the text is a lone surrogate, which is no character"
+        raise DocumentError(message) from error
 
 
 def _batches(windows: Sequence[Window]) -> Iterator[list[Window]]:

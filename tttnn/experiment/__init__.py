@@ -26,6 +26,7 @@ from tttnn.experiment.drawing import DrawnDocument, draw_documents
 from tttnn.experiment.provenance import commit, device, versions
 from tttnn.experiment.record import asked_for, identity, recorded
 from tttnn.experiment.rows import Row, RowJournal, RowsError, read_rows
+from tttnn.files import expand
 from tttnn.index import DamagedIndex
 from tttnn.retrieval import corpus_fingerprint
 from tttnn.ttt import TTT, Step, split_halves
@@ -117,7 +118,7 @@ def run(
     about = about or {}
     settings = identity(ttt) | asked_for(about, method, places)
     place = TemporaryDirectory() if folder is None else nullcontext(folder)
-    with place as name, RowJournal(Path(name).expanduser()) as journal:
+    with place as name, RowJournal(Path(expand(name))) as journal:
         todo = [document for key, document in by_key.items() if key not in journal]
         if ttt.switches.keep_optimizer and len(todo) < len(by_key) and (todo or len(journal) > len(by_key)):
             raise RowsError(f"{folder}: a run that keeps the optimizer cannot go on; give another folder")

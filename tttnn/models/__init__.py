@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tttnn.device import find_device, use_threads
-from tttnn.files import read_json
+from tttnn.files import expand, read_json
 from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
 from tttnn.models.cross_entropy import mean_cross_entropy, token_nats
@@ -246,7 +246,7 @@ def _source(entry: ModelEntry, name: str | Path) -> str | Path:
 
         path = fetch(entry.name)
     elif is_path(name):
-        path = Path(name).expanduser()
+        path = Path(expand(name))
     else:
         return name
     file = find_gguf(path)
@@ -255,7 +255,7 @@ def _source(entry: ModelEntry, name: str | Path) -> str | Path:
 
 def _folder(name: str | Path) -> Path | None:
     """The folder that was given, or that a given file lies in."""
-    path = Path(name).expanduser()
+    path = Path(expand(name))
     return path if path.is_dir() else path.parent if path.is_file() else None
 
 
@@ -272,7 +272,7 @@ def _parameters(source: str | Path, entry: ModelEntry) -> int:
 
 def _short_name(name: str | Path) -> str:
     # Absolute, so that "." has a name; links keep the one they are given by.
-    return Path(os.path.abspath(Path(name).expanduser())).name if is_path(name) else str(name)
+    return Path(os.path.abspath(Path(expand(name)))).name if is_path(name) else str(name)
 
 
 def _fitting(lm: LanguageModel, context: int | None) -> TTTSettings:
