@@ -148,6 +148,20 @@ def test_parts_of_a_run_are_kept_as_one_with_the_facts_of_each(tmp_path, monkeyp
     assert kept.documents.to_dict() == {"letters": 2}
     assert (kept.facts["start"], kept.facts["end"]) == ("2026-01-01", "2026-02-02")
     assert [part["about"]["device"] for part in kept.facts["parts"]] == ["2026-02-01", "2026-01-01"]
+    assert kept.summary()["device"] == "2026-02-01, 2026-01-01"
+
+
+def test_the_facts_of_a_run_in_parts_name_the_commits_and_devices_of_all_calls(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "FOLDER", tmp_path / "archive")
+    parts = [begun(tmp_path / name, [number]) for number, name in enumerate("abc")]
+    for part, commits in zip(parts, (["1", "2"], ["2", "3"]), strict=False):  # the last is of an earlier version
+        facts = json.loads((part / "run.json").read_text())
+        calls = [{"commit": commit, "device": f"device {commit}"} for commit in commits]
+        write_json(part / "run.json", facts | {"calls": calls})
+    keep(parts, "mine")
+    summary = archived("mine", "m").summary()
+    assert summary["commit"] == "1, 2, 3, c"
+    assert summary["device"] == "device 1, device 2, device 3, 2026-01-01"
 
 
 def test_what_does_not_belong_together_is_not_kept(tmp_path, monkeypatch):

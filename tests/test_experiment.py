@@ -157,6 +157,16 @@ def test_a_run_that_keeps_the_optimizer_is_not_continued(ttt, tmp_path):
     run(kept, DOCUMENTS[:2], ks=[0, 1], folder=tmp_path)
     with pytest.raises(RowsError, match="cannot go on"):
         run(kept, DOCUMENTS, ks=[0, 1], folder=tmp_path)
+    with pytest.raises(RowsError, match="cannot go on"):  # its rows were made with the moments of the other one
+        run(kept, DOCUMENTS[1:2], ks=[0, 1], folder=tmp_path)
+
+
+def test_a_finished_run_that_keeps_the_optimizer_can_be_called_again(ttt, tmp_path):
+    kept = TTT(ttt.lm, FixedRetriever(), Switches(learning_rate=1e-2, max_length=16, keep_optimizer=True))
+    first = run(kept, DOCUMENTS[:2], ks=[0, 1], folder=tmp_path)
+    journal = (tmp_path / "rows.jsonl").read_bytes()
+    assert run(kept, DOCUMENTS[:2], ks=[0, 1], folder=tmp_path).equals(first)
+    assert (tmp_path / "rows.jsonl").read_bytes() == journal
 
 
 def test_damage_of_the_corpus_is_raised_not_recorded(ttt, tmp_path):

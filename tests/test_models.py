@@ -227,3 +227,8 @@ def test_the_fused_activation_gives_the_library_s_logits(tmp_path, make):
     assert kinds.count(NewGELUActivation) == kinds.count(torch.nn.GELU) == 2
     ids = torch.arange(40)[None]
     torch.testing.assert_close(ours(ids).logits, plain(ids).logits, atol=1e-6, rtol=1e-5)
+
+
+def test_a_folder_below_the_home_of_nobody_is_none():
+    with pytest.raises(ModelError, match="no such folder"):
+        load_model("~nobody-of-this-name/model")

@@ -189,3 +189,11 @@ def test_rows_keep_their_order_of_keys_as_json(tmp_path):
         journal.append(("m", "é", 1, "hash"), [{"k": 0, "failure": ""}])
     entry = json.loads((tmp_path / JOURNAL).read_text(encoding="utf-8"))
     assert entry == {"key": ["m", "é", 1, "hash"], "rows": [{"k": 0, "failure": ""}]}
+
+
+def test_a_folder_of_rows_without_a_journal_is_left_as_it_is(ttt, tmp_path):  # noqa: F811
+    run(ttt, DOCUMENTS, [0, 1], tmp_path)
+    (tmp_path / "rows.jsonl").unlink()
+    with pytest.raises(RowsError, match="put it back"):
+        run(ttt, DOCUMENTS, [0, 1], tmp_path)
+    assert not (tmp_path / "rows.jsonl").exists()

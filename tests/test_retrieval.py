@@ -80,6 +80,11 @@ def test_k_out_of_range(folder, k, message):
         open_retriever(folder).neighbours("vote", k)
 
 
+@pytest.mark.parametrize("k", ["3", 3.0])
+def test_a_number_of_neighbours_may_be_text(folder, k):
+    assert len(open_retriever(folder).neighbours("vote", k)) == 3
+
+
 @pytest.mark.parametrize("query", ["", " \n\t"])
 def test_empty_query(folder, query):
     with pytest.raises(ValueError, match="query 0 of 1 is empty"):

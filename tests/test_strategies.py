@@ -115,6 +115,10 @@ def test_too_few_documents_are_an_error(retriever, query):
         ids(retriever, "random", query, 101)
 
 
+def test_half_a_character_stops_no_strategy_that_does_not_embed_it(retriever):
+    assert len(ids(retriever, "random", "half a \ud800", "3")) == 3
+
+
 def test_each_strategy_has_a_fingerprint_of_its_own(retriever):
     named = [name if rule.value is None else f"{name}:1" for name, rule in STRATEGIES.items()]
     prints = {Selection(retriever, name).fingerprint for name in named}

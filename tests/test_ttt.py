@@ -64,6 +64,30 @@ def test_adapting_on_similar_text_helps_and_weights_come_back(lm):
     assert lm.weight_hash() == before
 
 
+def test_weights_come_back_whatever_became_of_the_model_since_the_last_loop(tmp_path):
+    lm = load_model(tiny_gpt2(tmp_path))
+    bits(TTT(lm, switches=FAST), ks=[1])
+    lm.model.double()  # as a copy in float32 they would lose digits
+    with torch.no_grad():
+        for parameter in lm.model.parameters():
+            parameter += 1e-12
+    before = lm.weight_hash()
+    bits(TTT(lm, switches=FAST), ks=[1])
+    assert lm.weight_hash() == before
+
+
+def test_a_model_under_another_name_keeps_no_copy_in_common(tmp_path):
+    lm = load_model(tiny_gpt2(tmp_path))
+    bits(TTT(lm, switches=FAST), ks=[1])
+    before, other = lm.weight_hash(), replace(lm, name="other")
+    outer, inner = TTT(lm, switches=FAST), TTT(other, switches=FAST)
+    with outer.session():
+        outer.train([lm.encode(TEXT)[:32]])
+        with inner.session():
+            inner.train([lm.encode(TEXT)[:32]])
+    assert lm.weight_hash() == before
+
+
 def test_weights_come_back_when_the_iterator_is_dropped_or_fails(gpt2):
     before = gpt2.weight_hash()
     ttt = TTT(gpt2, switches=FAST)
@@ -263,6 +287,7 @@ def test_split_query_scores_only_the_second_half(gpt2):
         (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, []), "at least one"),
         (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, [-1]), "none negative"),
         (lambda ttt: ttt.adapt("", NEIGHBOURS, [1]), "empty text"),
+        (lambda ttt: ttt.adapt("ab\ud800", NEIGHBOURS, [1]), "character 2 of the text is a lone surrogate"),
         (lambda ttt: ttt.evaluate(TEXT), "needs a retriever"),
     ],
 )
@@ -275,7 +300,8 @@ def test_bad_calls_say_what_is_wrong_before_anything_runs(gpt2, call, message):
     "bad",
     [{"learning_rate": 0}, {"learning_rate": math.nan}, {"max_length": 1}, {"dropout": 1.0}, {"max_chunks": 0},
      {"context": -1}, {"precision": "float16"}, {"ranks": 0}, {"seed": -1}, {"seed": 1.5}, {"clip": "x"},
-     {"weight_decay": -1}, {"vocabulary": 0}, {"prefix": "boss"}],
+     {"weight_decay": -1}, {"vocabulary": 0}, {"prefix": "boss"}, {"keep_optimizer": "false"}, {"split_query": "no"},
+     {"config_context": 1}],
 )
 def test_bad_switches_name_the_parameter(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

@@ -411,9 +411,10 @@ def _loop(
 def _read_text(file: Path) -> str:
     """The text of a file as its bytes are, line ends included; a byte-order mark is none of it."""
     from tttnn.errors import ParameterError
+    from tttnn.files import expand
 
     try:
-        text = file.expanduser().read_bytes().decode("utf-8-sig")
+        text = expand(file).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ParameterError(f"{file}: byte {error.start} is not UTF-8: convert it, for example with iconv") from error
     if not text.strip():
@@ -436,9 +437,10 @@ def _settings(ttt: TTT) -> str:
 def _card_folder(model: str) -> Path:
     """Where a model's card is."""
     from tttnn.errors import ParameterError
+    from tttnn.files import expand
     from tttnn.models import CHECKPOINTS, find_entry
 
-    folder = CHECKPOINTS / model if find_entry(model).embedded else Path(model).expanduser()
+    folder = CHECKPOINTS / model if find_entry(model).embedded else Path(expand(model))
     if not (folder / "settings.json").is_file():
         raise ParameterError(f"card: {folder} has no settings.json, from which a card is written")
     return folder

@@ -16,3 +16,8 @@ class ParameterError(TTTNNError):
 
 class DocumentError(TTTNNError):
     """One document cannot be evaluated; a run records why and goes on with the others."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says first; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

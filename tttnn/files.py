@@ -63,7 +63,7 @@ def home() -> Path:
         ``$TTTNN_HOME`` if it is set, otherwise ``~/.cache/tttnn``. The folder need not exist yet.
     """
     chosen = os.environ.get(HOME_VARIABLE)
-    return Path(chosen).expanduser().absolute() if chosen else Path.home() / ".cache" / "tttnn"
+    return Path(expand(chosen)).absolute() if chosen else Path.home() / ".cache" / "tttnn"
 
 
 def expand(path: AnyPath) -> AnyPath:

@@ -8,7 +8,7 @@ from tttnn.files import read_json
 
 WHOLE, INDEX = WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 # Names of tensors that older checkpoints hold beside the weights: causal masks, positions, rotary frequencies.
-BUFFERS = r"(\.(attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq|position_ids)$"
+BUFFERS = r"(\.(attn|attention)\.(masked_)?bias|\.inv_freq|position_ids)$"
 
 
 def weight_files(folder: str | Path) -> list[Path]:

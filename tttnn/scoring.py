@@ -128,7 +128,7 @@ class Scorer:
     ParameterError
         If the context is longer than the model's, or no number.
     DocumentError
-        If the text is empty, or holds a token that a cut vocabulary cannot score.
+        If the text is empty, or holds half a character or a token that a cut vocabulary cannot score.
     """
 
     def __init__(
@@ -142,6 +142,7 @@ class Scorer:
         self.context = lm.settings.context if context is None else number("context", context, least=1, whole=True)
         if self.context > lm.positions:
             raise ParameterError(f"context={self.context}: {lm.name} takes at most {lm.positions} tokens")
+        self._bytes = _size(text)
         self.tokens = lm.encode(text)
         if not self.tokens:
             raise DocumentError("cannot score an empty text: bits per byte need at least one token")
@@ -151,7 +152,6 @@ class Scorer:
         self._lm = lm
         self._vocabulary = vocabulary
         self._windows = list(rolling_windows(self.tokens, self.prefix_id, self.context))
-        self._bytes = len(text.encode("utf-8"))
         self._words = len(re.split(r"\s+", text))
 
     @property
@@ -194,6 +194,15 @@ class Scorer:
         weight, bias = self._lm.head
         cut = slice(self._vocabulary)
         return token_nats(kept, weight[cut], None if bias is None else bias[cut], targets)  # (tokens,)
+
+
+def _size(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    try:
+        return len(text.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        message = f"character {error.start} of the text is a lone surrogate, which is no character"
+        raise DocumentError(message) from error
 
 
 def _batches(windows: Sequence[Window]) -> Iterator[list[Window]]:

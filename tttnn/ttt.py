@@ -23,6 +23,7 @@ from tttnn.models import LanguageModel, mean_cross_entropy
 from tttnn.models.lora import adapter_size, adapters, forked_rng
 from tttnn.models.products import bfloat16_is_fast
 from tttnn.models.registry import check_prefix, understand
+from tttnn.parameters import number
 from tttnn.scoring import Score, Scorer
 
 if TYPE_CHECKING:
@@ -118,16 +119,17 @@ class Switches:
         for name in ("learning_rate", "eps", "clip"):
             if getattr(self, name) is not None:
                 understand(self, name, positive=True)
-        least = {"max_length": 2, "context": 1, "max_chunks": 1, "vocabulary": 1, "ranks": 1, "seed": 0}
+        least = {"max_length": 2, "context": 1, "max_chunks": 1, "vocabulary": 1, "lora": 1, "ranks": 1, "seed": 0}
         for name, smallest in least.items():  # a chunk needs two tokens to predict one
             if getattr(self, name) is not None:
                 understand(self, name, least=smallest, whole=True)
         for name in ("weight_decay", "dropout"):
             understand(self, name, least=0)
+        for name in ("keep_optimizer", "config_context", "split_query"):  # the text "false" would count as true
+            if not isinstance(value := getattr(self, name), bool):
+                raise ParameterError(f"{name}={value!r} ({type(value).__name__}): must be true or false")
 
     def _check_lora(self) -> None:
-        if not isinstance(self.lora, int) or self.lora < 1:
-            raise ParameterError(f"lora={self.lora}: a rank is a whole number of at least 1")
         if self.keep_optimizer:
             raise ParameterError(
                 f"lora={self.lora} and keep_optimizer: adapters are dropped after each document, and AdamW's moments "
@@ -261,6 +263,7 @@ class TTT:
         """
         if self.retriever is None:
             raise ParameterError("evaluate needs a retriever: TTT(lm, open_retriever(...)), or call adapt with texts")
+        k = int(number("k", k, least=1, whole=True))
         query, scored = split_halves(text) if self.switches.split_query else (text, text)
         neighbours = self.retriever.neighbours(query, k)
         wanted = {0, k, *(ks or ())}

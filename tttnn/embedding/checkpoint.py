@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from tttnn.embedding.base import EmbeddingError
+from tttnn.errors import first_line
+from tttnn.hub import BUFFERS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-# Ends of names that old checkpoints hold and that are no weights.
-BUFFERS = ("position_ids", "attn.bias", "attention.bias", "masked_bias", "inv_freq")
 
 
 def load_checkpoint(
@@ -62,8 +62,8 @@ def load_checkpoint(
     except EmbeddingError:
         raise
     except (*damaged, ImportError, SafetensorError, StrictDataclassError) as error:
-        reason = (str(error).strip().splitlines() or [""])[0]
-        reason = reason if " " in reason else f"{type(error).__name__} {reason}"
+        kind, reason = type(error).__name__, first_line(error)
+        reason = reason if " " in reason or reason == kind else f"{kind} {reason}"  # a KeyError names a key only
         raise EmbeddingError(
             f"cannot load the embedder '{source}': {reason}\n"
             "Give 'lexical', 'lm:<embedded model>', a folder with config.json, model.safetensors and "
@@ -133,7 +133,7 @@ def _without_place(model: PreTrainedModel, unexpected: Iterable[str]) -> Iterato
     for name in unexpected:
         inner = name.removeprefix(prefix)
         part = inner.partition(".")[0]
-        if (part in parts or (inner != name and part != "pooler")) and not inner.endswith(BUFFERS):
+        if (part in parts or (inner != name and part != "pooler")) and not re.search(BUFFERS, name):
             yield name
 
 

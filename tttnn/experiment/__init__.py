@@ -26,6 +26,7 @@ from tttnn.experiment.drawing import DrawnDocument, draw_documents
 from tttnn.experiment.provenance import commit, device, versions
 from tttnn.experiment.record import asked_for, identity, recorded
 from tttnn.experiment.rows import Row, RowJournal, RowsError, read_rows
+from tttnn.files import expand
 from tttnn.index import DamagedIndex
 from tttnn.retrieval import corpus_fingerprint
 from tttnn.ttt import TTT, Step, split_halves
@@ -106,7 +107,7 @@ def run(
     ------
     RowsError
         If the folder belongs to a run with other settings, model, corpus or split, another process writes there, or
-        it holds a part of a run that keeps the optimizer: its moments are not kept, so it cannot go on.
+        it holds a part or more of a run that keeps the optimizer: its moments are not kept, so it cannot go on.
     ParameterError
         If there is no document or no such method, or one of `ks` cannot be had.
     """
@@ -117,9 +118,9 @@ def run(
     about = about or {}
     settings = identity(ttt) | asked_for(about, method, places)
     place = TemporaryDirectory() if folder is None else nullcontext(folder)
-    with place as name, RowJournal(Path(name).expanduser()) as journal:
+    with place as name, RowJournal(Path(expand(name))) as journal:
         todo = [document for key, document in by_key.items() if key not in journal]
-        if ttt.switches.keep_optimizer and len(todo) < len(by_key):
+        if ttt.switches.keep_optimizer and len(todo) < len(by_key) and (todo or len(journal) > len(by_key)):
             raise RowsError(f"{folder}: a run that keeps the optimizer cannot go on; give another folder")
         with recorded(journal, settings, about, bool(todo)):
             finished = (evaluate or _one_by_one)(ttt, todo, places, method)

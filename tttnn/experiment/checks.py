@@ -15,6 +15,7 @@ from tttnn.errors import ParameterError
 from tttnn.experiment.drawing import DrawnDocument, draw_documents
 from tttnn.experiment.record import asked_for, check_belongs
 from tttnn.experiment.rows import RowJournal, RowsError
+from tttnn.files import expand
 from tttnn.parameters import number, numbers
 from tttnn.retrieval.strategies import find_strategy
 
@@ -111,7 +112,7 @@ def checked_ks(ks: Any) -> list[int]:
 
 def check_writable(folder: str | Path) -> Path:
     """Return a folder, made if need be, in which files can be written; ``~`` is the home folder."""
-    folder = Path(folder).expanduser()
+    folder = Path(expand(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=folder).close()

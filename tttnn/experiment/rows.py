@@ -59,6 +59,8 @@ class RowJournal:
     def __init__(self, folder: Path):
         if folder.exists() and not folder.is_dir():
             raise RowsError(f"{folder} is a file: rows go into a folder, give another name")
+        if (folder / TABLE).exists() and not (folder / JOURNAL).exists():
+            raise _without_journal(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.calls = folder, []
         self._file = open(folder / JOURNAL, "a+b")  # noqa: SIM115  (closed by __exit__)
@@ -67,10 +69,7 @@ class RowJournal:
             self._done: dict[Key, list[Row]] = {}
             self._read()
             if not self._done and (folder / TABLE).exists():
-                raise RowsError(
-                    f"{folder / TABLE} holds rows, but {JOURNAL}, from which a run goes on, does not: put it back, or "
-                    "give another folder; these rows can be read as they are"
-                )
+                raise _without_journal(folder)
         except BaseException:
             self._file.close()
             raise
@@ -172,6 +171,13 @@ def _entries(file: Iterable[bytes], path: Path) -> Iterator[tuple[int, int, dict
             raise _damaged(path, number, error) from error
 
 
+def _without_journal(folder: Path) -> RowsError:
+    return RowsError(
+        f"{folder / TABLE} holds rows, but {JOURNAL}, from which a run goes on, does not: put it back, or give another "
+        "folder; these rows can be read as they are"
+    )
+
+
 def _damaged(path: Path, number: int, error: Exception) -> RowsError:
     return RowsError(
         f"{path}, line {number}: not a result line: {error}. Remove that line, and its document is computed again; or "
@@ -194,7 +200,7 @@ def read_journal(folder: str | Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    path = Path(folder) / JOURNAL
+    path = Path(expand(folder)) / JOURNAL
     if not path.is_file():
         raise RowsError(f"{path}: no such file; give the folder that a run writes to")
     with path.open("rb") as file:

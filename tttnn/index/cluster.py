@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from tttnn.cluster import RETRIES, results, start_workers
 from tttnn.errors import ParameterError
+from tttnn.files import expand
 from tttnn.index.build import Batches, Plan, write_shard
 from tttnn.index.exact import checked_vectors
 from tttnn.index.library import load_faiss
@@ -64,7 +65,7 @@ class ClusterIndex(Index):
         FileNotFoundError, IndexMismatch, DamagedIndex
             See `Index.open`.
         """
-        folder = Path(folder).absolute()
+        folder = Path(expand(folder)).absolute()
         manifest = read_manifest(folder)
         check_embedder(folder, manifest["embedder"], fingerprint, embedder_name)
         if workers < 1:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tttnn.device import find_device, use_threads
-from tttnn.files import read_json
+from tttnn.files import expand, read_json
 from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
 from tttnn.models.cross_entropy import mean_cross_entropy, token_nats
@@ -69,7 +69,7 @@ class LanguageModel:
     prefix_id: int
     adapting: bool = False
     settings_source: str = "given"
-    _copy: list[Tensor] = field(default_factory=list)
+    _copy: list[Tensor] = field(default_factory=list, init=False, compare=False)
 
     def __repr__(self) -> str:
         settings = self.settings
@@ -156,7 +156,8 @@ class LanguageModel:
     def restoring(self) -> Iterator[None]:
         """Put the weights back at the end, bit for bit, whatever was made of them in here; gradients are dropped."""
         parameters = list(self.model.parameters())
-        if not self._copy:  # made once, however many loops there are on this model
+        if not _are_alike(parameters, self._copy):  # made once for all loops, unless the model was changed meanwhile
+            self._copy = []  # given back before as much is taken again
             self._copy = [torch.empty_like(parameter, requires_grad=False) for parameter in parameters]
         _copy_all(parameters, self._copy)
         try:
@@ -165,6 +166,11 @@ class LanguageModel:
             _copy_all(self._copy, parameters)
             for parameter in parameters:
                 parameter.grad = None
+
+
+def _are_alike(tensors: list[Tensor], others: list[Tensor]) -> bool:
+    facts = [[(tensor.shape, tensor.dtype, tensor.device) for tensor in each] for each in (tensors, others)]
+    return facts[0] == facts[1]
 
 
 @torch.no_grad()
@@ -240,7 +246,7 @@ def _source(entry: ModelEntry, name: str | Path) -> str | Path:
 
         path = fetch(entry.name)
     elif is_path(name):
-        path = Path(name).expanduser()
+        path = Path(expand(name))
     else:
         return name
     file = find_gguf(path)
@@ -249,7 +255,7 @@ def _source(entry: ModelEntry, name: str | Path) -> str | Path:
 
 def _folder(name: str | Path) -> Path | None:
     """The folder that was given, or that a given file lies in."""
-    path = Path(name).expanduser()
+    path = Path(expand(name))
     return path if path.is_dir() else path.parent if path.is_file() else None
 
 
@@ -266,7 +272,7 @@ def _parameters(source: str | Path, entry: ModelEntry) -> int:
 
 def _short_name(name: str | Path) -> str:
     # Absolute, so that "." has a name; links keep the one they are given by.
-    return Path(os.path.abspath(Path(name).expanduser())).name if is_path(name) else str(name)
+    return Path(os.path.abspath(Path(expand(name)))).name if is_path(name) else str(name)
 
 
 def _fitting(lm: LanguageModel, context: int | None) -> TTTSettings:

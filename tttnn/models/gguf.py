@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tttnn.errors import first_line
 from tttnn.files import home, sha256_file, write_json, writing_folder
 from tttnn.memory import require
 from tttnn.models.loading import LOADING_ERRORS, ModelError, is_gguf
@@ -87,7 +88,7 @@ def _check(file: Path) -> int:
     try:
         reader = GGUFReader(file)
     except (ValueError, IndexError, KeyError, OverflowError, OSError) as error:
-        raise ModelError(f"{file}: a damaged or truncated GGUF file ({_first_line(error)}); copy it again") from error
+        raise ModelError(f"{file}: a damaged or truncated GGUF file ({first_line(error)}); copy it again") from error
     architecture = _value(reader, "general.architecture")
     if (_value(reader, "split.count") or 1) > 1:
         raise ModelError(f"{file}: one of several parts; put them together with llama.cpp's llama-gguf-split --merge")
@@ -118,7 +119,7 @@ def _convert(file: Path, numbers: int, folder: Path) -> None:
             config=config, dtype=torch.float32, output_loading_info=True, **place
         )
     except LOADING_ERRORS as error:
-        raise ModelError(f"{file}: cannot be read as a language model: {_first_line(error)}") from error
+        raise ModelError(f"{file}: cannot be read as a language model: {first_line(error)}") from error
     read = sum(parameter.numel() for parameter in model.parameters())
     if found["missing_keys"] or read != numbers:
         raise ModelError(
@@ -140,7 +141,3 @@ def _plain(model: PreTrainedModel) -> PreTrainedModel:
     plain.load_state_dict(model.state_dict(), assign=True)
     plain.tie_weights()
     return plain
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

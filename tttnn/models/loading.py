@@ -14,7 +14,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from tttnn.errors import TTTNNError
+from tttnn.errors import TTTNNError, first_line
 from tttnn.hub import BUFFERS
 from tttnn.models.registry import REGISTRY
 
@@ -97,12 +97,12 @@ def _silent() -> Iterator[None]:
 
 def cause(error: Exception) -> str:
     """The one line of an error that says what is wrong."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
     if isinstance(error, StrictDataclassError):
-        return f"config.json: {lines[-1].strip().removeprefix('TypeError: ')}"
+        return f"config.json: {str(error).strip().splitlines()[-1].strip().removeprefix('TypeError: ')}"
     if isinstance(error, KeyError | TypeError | AttributeError | ZeroDivisionError | IndexError):
-        return f"config.json or a tokenizer file is not as transformers writes it ({type(error).__name__}: {lines[0]})"
-    return lines[0]
+        kind = type(error).__name__
+        return f"config.json or a tokenizer file is not as transformers writes it ({kind}: {first_line(error)})"
+    return first_line(error)
 
 
 def _hint(source: str | Path) -> str:

@@ -55,7 +55,7 @@ class Archive:
         short = "" if (taken == drawn["per_domain"]).all() else "; here so far: "
         short += ", ".join(f"{count} of {domain}" for domain, count in taken.items()) if short else ""
         switched = {name: value for name, value in settings["switches"].items() if value not in (None, False, 0.0)}
-        calls = self.facts.get("calls") or [about]  # runs of earlier versions were made by one
+        calls = _calls(self.facts)
 
         def all_of(name: str) -> str:
             return ", ".join(dict.fromkeys(call[name] for call in calls))
@@ -171,11 +171,18 @@ def _rows_so_far(folder: Path) -> pd.DataFrame:
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The facts of a run that was made in parts: those of the first, its first start and its last end."""
+    """The facts of a run that was made in parts: those of the first, its first start, its last end, and of each part
+    what may differ."""
     ends = [part["end"] for part in parts]
     span = {"start": min(part["start"] for part in parts), "end": None if None in ends else max(ends)}
-    rest = [{name: part[name] for name in ("about", "start", "end")} for part in parts]
-    return parts[0] | span | ({"parts": rest} if len(parts) > 1 else {})
+    rest = [{name: part[name] for name in ("about", "start", "end", "calls") if name in part} for part in parts]
+    joined = {name: value for name, value in parts[0].items() if name != "calls"}
+    return joined | span | {"parts": rest} if len(parts) > 1 else parts[0]
+
+
+def _calls(facts: dict[str, Any]) -> list[dict[str, Any]]:
+    """The calls that made a run, with the commit and device of each; a run of an earlier version was made by one."""
+    return [call for part in facts.get("parts") or [facts] for call in part.get("calls") or [part["about"]]]
 
 
 def _folders(run: str) -> dict[str, Path]:

@@ -178,11 +178,12 @@ class Retriever:
         """SHA-256 over `identity`, as 64 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
-    def check_k(self, k: int) -> None:
-        """Raise ParameterError unless k neighbours can be found."""
-        number("k", k, least=1, whole=True)
+    def check_k(self, k: int) -> int:
+        """Return k, also if it is text or 5.0; raise ParameterError unless so many neighbours can be found."""
+        k = int(number("k", k, least=1, whole=True))
         if k > len(self):
             raise ParameterError(f"k={k}: the index holds {len(self)} vectors, so k can be at most {len(self)}")
+        return k
 
     def neighbours(self, text: str, k: int, meta: Mapping[str, Any] | None = None) -> Neighbours:
         """Find the k nearest documents.
@@ -219,7 +220,7 @@ class Retriever:
 
         Returns and raises what `neighbours` does, for each text in order.
         """
-        self.check_k(k)
+        k = self.check_k(k)
         for position, text in enumerate(texts):
             if not text.strip():
                 raise DocumentError(f"query {position} of {len(texts)} is empty: nothing is near to it")
@@ -290,7 +291,7 @@ def open_retriever(
             f"workers={workers}: they open the embedder themselves, by name or folder, and all shards: no allow_missing"
         )
     if workers is not None:
-        number("workers", workers, least=1, whole=True)
+        workers = int(number("workers", workers, least=1, whole=True))
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     corpus.files(split)  # names the splits there are
     named, is_lexical = embedder, embedder == LexicalEmbedder.name

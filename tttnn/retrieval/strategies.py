@@ -72,11 +72,13 @@ class Selection:
         """SHA-256 over `identity`, as 64 hexadecimal digits."""
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
-    def check_k(self, k: int) -> None:
-        """Raise ParameterError unless k documents can be chosen, as far as this does not depend on the query."""
-        self.retriever.check_k(k)
+    def check_k(self, k: int) -> int:
+        """Return k, as the retriever does; raise ParameterError unless so many documents can be chosen, as far as this
+        does not depend on the query."""
+        k = self.retriever.check_k(k)
         if k > (most := self._most(self)):
             raise ParameterError(f"k={k}: only {most} of {len(self)} documents qualify for {self.strategy}")
+        return k
 
     def neighbours(self, text: str, k: int, meta: Mapping[str, Any] | None = None) -> Neighbours:
         """Choose k documents, in the order in which to train on them.
@@ -102,8 +104,8 @@ class Selection:
         DocumentError
             If fewer documents than k qualify, or the query is empty.
         """
-        self.check_k(k)
-        text_hash = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        k = self.check_k(k)
+        text_hash = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
         query = Query(text, k, meta or {}, np.random.default_rng([self.seed, text_hash]))
         found = self._choose(self, query)
         return found if isinstance(found, Neighbours) else Neighbours(found, [])
