@@ -220,9 +220,9 @@ def test_a_second_loop_on_the_same_model_is_refused(gpt2):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"lora": 0}, "lora=0: a rank is"),
-        ({"lora": -1}, "lora=-1: a rank is"),
-        ({"lora": 2.5}, "lora=2.5: a rank is"),
+        ({"lora": 0}, "lora=0: must be at least 1"),
+        ({"lora": -1}, "lora=-1: must be at least 1"),
+        ({"lora": 2.5}, r"lora=2.5 \(float\): must be a whole number"),
         ({"lora": 8, "keep_optimizer": True}, "lora=8 and keep_optimizer"),
         ({"lora": 8, "weights": "bfloat16"}, "lora=8 and weights='bfloat16'"),
     ],

@@ -45,6 +45,18 @@ def test_documents_of_a_killed_call_are_counted(ttt, tmp_path):  # noqa: F811
     assert [(call["documents"], bool(call["end"])) for call in calls] == [(1, True), (1, False), (2, True)]
 
 
+def test_documents_of_a_call_killed_after_its_last_one_are_counted(ttt, tmp_path, monkeypatch):  # noqa: F811
+    def killed(self, when):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RowJournal, "end", killed)
+        run(ttt, DOCUMENTS[:2], [0], tmp_path, drawn())
+    assert [call["documents"] for call in read_json(tmp_path / "run.json")["calls"]] == [0]
+    run(ttt, DOCUMENTS[:2], [0], tmp_path, drawn())
+    assert [call["documents"] for call in read_json(tmp_path / "run.json")["calls"]] == [2]
+
+
 @pytest.mark.parametrize(
     ("other", "named"),
     [

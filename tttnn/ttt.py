@@ -99,10 +99,13 @@ class Switches:
 
     def __post_init__(self) -> None:
         self._check_numbers()
+        for name in ("keep_optimizer", "config_context", "split_query"):
+            if not isinstance(value := getattr(self, name), bool):  # the text "False" would be true
+                raise ParameterError(f"{name}={value!r} ({type(value).__name__}): must be True or False")
         if self.config_context and self.context is not None:
             raise ParameterError(f"context={self.context} and config_context: give one of them")
         for name in ("precision", "weights"):
-            if getattr(self, name) not in PRECISIONS:
+            if getattr(self, name) not in tuple(PRECISIONS):  # a tuple, as a list has no hash
                 raise ParameterError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(PRECISIONS)}")
         if self.ranks > 1 and not self.keep_optimizer:
             raise ParameterError(f"ranks={self.ranks}: must be 1, and more only with keep_optimizer")
@@ -118,7 +121,7 @@ class Switches:
         for name in ("learning_rate", "eps", "clip"):
             if getattr(self, name) is not None:
                 understand(self, name, positive=True)
-        least = {"max_length": 2, "context": 1, "max_chunks": 1, "vocabulary": 1, "ranks": 1, "seed": 0}
+        least = {"max_length": 2, "context": 1, "max_chunks": 1, "vocabulary": 1, "ranks": 1, "lora": 1, "seed": 0}
         for name, smallest in least.items():  # a chunk needs two tokens to predict one
             if getattr(self, name) is not None:
                 understand(self, name, least=smallest, whole=True)
@@ -126,8 +129,6 @@ class Switches:
             understand(self, name, least=0)
 
     def _check_lora(self) -> None:
-        if not isinstance(self.lora, int) or self.lora < 1:
-            raise ParameterError(f"lora={self.lora}: a rank is a whole number of at least 1")
         if self.keep_optimizer:
             raise ParameterError(
                 f"lora={self.lora} and keep_optimizer: adapters are dropped after each document, and AdamW's moments "
