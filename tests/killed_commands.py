@@ -1,8 +1,8 @@
 """Commands killed or interrupted at random moments, then called again: the work of tests in test_killed_commands.
 
 In a process of its own, so that the libraries are loaded once and every call is a fork of it. Arguments: an empty
-folder, how many kills (SIGKILL) and how many interruptions (Ctrl-C, SIGINT) there must be. Writes both numbers; fails if
-what a command leaves in the end differs by a byte from what an undisturbed one leaves, if anything stays locked or
+folder, how many kills (SIGKILL) and how many interruptions (Ctrl-C, SIGINT) there must be. Writes both numbers. Fails
+if what a command leaves in the end differs by a byte from what an undisturbed one leaves, if anything stays locked or
 half-written, or if an interrupted command does not say how to go on.
 """
 
