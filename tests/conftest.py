@@ -17,9 +17,7 @@ settings.register_profile(
     "part", max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 settings.register_profile("all", settings.get_profile("part"), max_examples=1000)
-from hypothesis import Phase  # DEV
 
-settings.register_profile("part", settings.get_profile("part"), phases=[Phase.explicit, Phase.generate], max_examples=60)  # DEV
 settings.load_profile("all" if ALL else "part")
 
 
