@@ -38,7 +38,7 @@ test: weights  ## unit tests, the rendered book, and every chapter against its r
 	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
 
 test-all: export TTTNN_TESTS = all
-test-all: test  ## the same with all random inputs and all kills: ten times as many
+test-all: test  ## the same with all random inputs and all kills
 
 notebooks: weights  ## execute the chapters and refresh the reference outputs in notebooks/*.ipynb
 	$(BIN)/python book/build.py --refresh

@@ -1,7 +1,7 @@
 """Fixtures of several test files, and how much of the exhaustive tests runs.
 
-``TTTNN_TESTS=all``, as ``make test-all`` sets it, runs all of them: ten times as many random examples, and all kills.
-Examples are the same each time.
+``TTTNN_TESTS=all``, as ``make test-all`` sets it, runs all of them: fifteen times as many random examples, and all
+kills. Examples are the same each time.
 """
 
 import os
@@ -16,9 +16,10 @@ ALL = os.environ.get("TTTNN_TESTS") == "all"
 settings.register_profile(
     "part", max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
-settings.register_profile("all", settings.get_profile("part"), max_examples=1000)
+settings.register_profile("all", settings.get_profile("part"), max_examples=1500)
 
 settings.load_profile("all" if ALL else "part")
+few = settings(max_examples=settings.default.max_examples // 5)  # for what takes long, such as loading a model
 
 
 @pytest.fixture(params=["torch", "onednn"])

@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from conftest import few
 from hypothesis import example, given
 from hypothesis import strategies as st
 from test_experiment import DOCUMENTS, ttt  # noqa: F401
@@ -118,6 +119,7 @@ def command_lines(draw):
     return line + odd
 
 
+@few
 @given(command_lines())
 def test_command_lines(place, line):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -157,6 +159,7 @@ def _typed(made):
     return True
 
 
+@few
 @given(settings_of(Switches))
 @example({"precision": []})
 @example({"prefix": {}})
@@ -237,6 +240,7 @@ def _loads(folder):
 SMALL = st.sampled_from([-1, 0, 1, 3, 33, 1.5, 1e-9, True, False, None, "", "3", "gelu", "gpt2", [], {}, [1], {"a": 1}])
 
 
+@few
 @pytest.mark.parametrize("kind", ["model", "llama"])
 @given(data=st.data())
 def test_configurations_of_models(place, kind, data):
@@ -253,6 +257,7 @@ def test_configurations_of_models(place, kind, data):
         _loads(folder)
 
 
+@few
 @example("tokenizer.json", 1179, b"\xd3\xa2w", "overwrite", True)
 @given(
     st.sampled_from(["model.safetensors", "tokenizer.json", "config.json", "tokenizer_config.json"]),
@@ -269,6 +274,7 @@ def test_damaged_files_of_models(place, name, at, new, how, header):
         _loads(folder)
 
 
+@few
 @given(CHANGES)
 @example([(0, -1, False)])
 def test_tokenizers(place, changes):
@@ -283,6 +289,7 @@ def test_tokenizers(place, changes):
 SWEPT = {"weights": None, "ks": [0, 1], "ratio_to_k0": {"0.001": {"0": 1.0, "1": 0.9}, "0.01": {"0": 1.0, "1": 0.8}}}
 
 
+@few
 @given(CHANGES)
 def test_sweeps_beside_models(place, changes):
     with tempfile.TemporaryDirectory() as folder:
@@ -299,6 +306,7 @@ TEXTS = st.text(st.characters(exclude_categories=()), max_size=40) | st.sampled_
 )
 
 
+@few
 @given(TEXTS)
 @example("\ud800")
 @example("\r")
