@@ -17,7 +17,6 @@ settings.register_profile(
     "part", max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
 )
 settings.register_profile("all", settings.get_profile("part"), max_examples=1500)
-
 settings.load_profile("all" if ALL else "part")
 few = settings(max_examples=settings.default.max_examples // 5)  # for what takes long, such as loading a model
 

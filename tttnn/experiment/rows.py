@@ -28,7 +28,7 @@ COLUMNS = (
     "uncertainty", "nats", "bytes", "words", "tokens", "loss", "steps", "train_tokens", "skipped", "beyond",
     "train_seconds", "evaluation_seconds", "retrieval_seconds", "failure",
 )  # fmt: skip
-TEXTS = ("model", "domain", "neighbour", "neighbour_domain", "failure")  # of these; the others are numbers
+TEXTS = ("model", "domain", "neighbour_domain", "failure")  # of these; the others are numbers
 
 
 class RowsError(TTTNNError):
