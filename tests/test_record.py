@@ -118,6 +118,8 @@ def test_rows_that_do_not_say_what_they_depend_on_get_no_others(ttt, tmp_path): 
         "{}", "[]", "null", "7", '{"key": 1, "rows": []}', '{"key": ["m", "d", "0"], "rows": []}', "[" * 9999,
         '{"key": ["m", "d", 1], "rows": [1]}', '{"key": ["m", "d", 1], "rows": [{"nots": 1}]}', '{"call": {}}',
         '{"key": ["m", "d", 0], "rows": []}', '{"key": ["m", "d", 1]}', "\x00\x00",
+        '{"key": ["m", "d", 1], "rows": [{"k": "one"}]}', '{"key": ["m", "d", 1], "rows": [{"failure": 7}]}',
+        '{"key": ["m", "d", 1], "rows": [{"document": 9999999999999999999}]}', '{"call": {"settings": {}}}',
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_row_is_named(tmp_path, line):
