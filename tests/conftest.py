@@ -18,7 +18,7 @@ settings.register_profile(
 )
 settings.register_profile("all", settings.get_profile("part"), max_examples=1500)
 settings.load_profile("all" if ALL else "part")
-few = settings(max_examples=settings.default.max_examples // 5)  # for what takes long, such as loading a model
+few = settings(max_examples=settings.default.max_examples // 10)  # for what takes long, such as loading a model
 
 
 @pytest.fixture(params=["torch", "onednn"])
