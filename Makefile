@@ -20,14 +20,14 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 export PYDEVD_DISABLE_FILE_VALIDATION = 1
 
 # Tests and reference outputs must not depend on the network or on progress bars.
-test notebooks: export HF_HUB_OFFLINE = 1
-test notebooks: export TQDM_DISABLE = 1
+test test-all notebooks: export HF_HUB_OFFLINE = 1
+test test-all notebooks: export TQDM_DISABLE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test notebooks bench weights lint lock clean distclean
+.PHONY: help book test test-all notebooks bench weights lint lock clean distclean
 
 help:  ## list the commands
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 book: weights  ## execute the chapters and render the book to _build/html/index.html
 	$(BIN)/python book/build.py $(if $(PROFILE),--profile $(PROFILE))
@@ -36,6 +36,9 @@ test: weights  ## unit tests, the rendered book, and every chapter against its r
 	$(BIN)/ruff check --quiet .
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+
+test-all: export TTTNN_TESTS = all
+test-all: test  ## the same with all random inputs and all kills
 
 notebooks: weights  ## execute the chapters and refresh the reference outputs in notebooks/*.ipynb
 	$(BIN)/python book/build.py --refresh

@@ -1,8 +1,24 @@
-"""Fixtures of several test files."""
+"""Fixtures of several test files, and how much of the exhaustive tests runs.
+
+``TTTNN_TESTS=all``, as ``make test-all`` sets it, runs all of them: fifteen times as many random examples, and all
+kills. Examples are the same each time.
+"""
+
+import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tttnn.models import products
+
+ALL = os.environ.get("TTTNN_TESTS") == "all"
+
+settings.register_profile(
+    "part", max_examples=100, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+settings.register_profile("all", settings.get_profile("part"), max_examples=1500)
+settings.load_profile("all" if ALL else "part")
+few = settings(max_examples=settings.default.max_examples // 10)  # for what takes long, such as loading a model
 
 
 @pytest.fixture(params=["torch", "onednn"])

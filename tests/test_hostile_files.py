@@ -1,7 +1,4 @@
-"""Random files of a corpus and random manifests of an index: each is read as it is, or refused by name.
-
-A part of the examples runs each time, as many as ``TTTNN_EXAMPLES`` says if it is set.
-"""
+"""Random files of a corpus and random manifests of an index: each is read as it is, or refused by name."""
 
 import gzip
 import json
@@ -12,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_index import build
 
@@ -21,12 +18,6 @@ from tttnn.errors import TTTNNError
 from tttnn.files import read_json, write_json
 from tttnn.index import DamagedIndex, Index, verify
 from tttnn.index.manifest import write_sealed
-
-EXAMPLES = int(os.environ.get("TTTNN_EXAMPLES", "200"))
-fuzz = settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
-
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +76,6 @@ def _as_json_says(line: bytes):
     return (text, meta or {}) if isinstance(text, str) and isinstance(meta, dict | None) else None
 
 
-@fuzz
 @given(LINES, st.sampled_from(["\n", "\r\n"]), st.booleans(), st.sampled_from(list(PACKINGS)), NAMES)
 def test_a_corpus_is_read_as_json_says_or_refused_by_file_and_line(lines, end, last, suffix, name):
     content = end.encode().join(lines) + end.encode() * last
@@ -140,7 +130,6 @@ def _sorted(meta: dict) -> list:
     return sorted(meta.items(), key=lambda item: item[0])
 
 
-@fuzz
 @given(
     st.binary(max_size=200), st.sampled_from(list(PACKINGS)), st.integers(0, 400), st.integers(0, 255), st.booleans(),
     st.sampled_from(["x.train.jsonl", "train.jsonl", "x.JSONL", "validation.jsonl", "._x.val.jsonl", "\n.test.jsonl"]),
@@ -198,7 +187,6 @@ def _changed(value, path, new, remove):
         value[path[-1]] = new
 
 
-@fuzz
 @given(CHANGES)
 def test_no_manifest_is_believed_that_does_not_fit(index, changes):
     original = read_json(index.folder / "manifest.json")

@@ -205,6 +205,13 @@ def test_damaged_files_are_named(folder, name, damage):
         load_model(folder)
 
 
+def test_a_tokenizer_s_field_of_another_type_names_the_folder(folder):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": ""}))
+    with pytest.raises(ModelError, match=f"{folder.name}.*tokenizer file is not as transformers writes it"):
+        load_model(folder)
+
+
 def test_a_model_without_any_token_to_stand_before_a_text_is_refused(folder):
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text())

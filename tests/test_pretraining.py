@@ -135,7 +135,7 @@ def test_shipped_architectures_have_the_size_of_their_rung(path: Path) -> None:
         ({"train": [{"domain": "a"}]}, "files"),
         ({"train": []}, "train"),
         ({"tokens": 0}, "tokens"),
-        ({"tokens": "many"}, "wrong type"),
+        ({"tokens": "many"}, "tokens must be int, not 'many'"),
         ({"batch_tokens": 100}, "batch_tokens"),
         ({"precision": "float8"}, "precision"),
         ({"objective": "masked"}, "objective"),

@@ -45,6 +45,18 @@ def test_documents_of_a_killed_call_are_counted(ttt, tmp_path):  # noqa: F811
     assert [(call["documents"], bool(call["end"])) for call in calls] == [(1, True), (1, False), (2, True)]
 
 
+def test_documents_of_a_call_killed_after_its_last_one_are_counted(ttt, tmp_path, monkeypatch):  # noqa: F811
+    def killed(self, when):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(RowJournal, "end", killed)
+        run(ttt, DOCUMENTS[:2], [0], tmp_path, drawn())
+    assert [call["documents"] for call in read_json(tmp_path / "run.json")["calls"]] == [0]
+    run(ttt, DOCUMENTS[:2], [0], tmp_path, drawn())
+    assert [call["documents"] for call in read_json(tmp_path / "run.json")["calls"]] == [2]
+
+
 @pytest.mark.parametrize(
     ("other", "named"),
     [
@@ -106,6 +118,8 @@ def test_rows_that_do_not_say_what_they_depend_on_get_no_others(ttt, tmp_path): 
         "{}", "[]", "null", "7", '{"key": 1, "rows": []}', '{"key": ["m", "d", "0"], "rows": []}', "[" * 9999,
         '{"key": ["m", "d", 1], "rows": [1]}', '{"key": ["m", "d", 1], "rows": [{"nots": 1}]}', '{"call": {}}',
         '{"key": ["m", "d", 0], "rows": []}', '{"key": ["m", "d", 1]}', "\x00\x00",
+        '{"key": ["m", "d", 1], "rows": [{"k": "one"}]}', '{"key": ["m", "d", 1], "rows": [{"failure": 7}]}',
+        '{"key": ["m", "d", 1], "rows": [{"document": 9999999999999999999}]}', '{"call": {"settings": {}}}',
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_row_is_named(tmp_path, line):

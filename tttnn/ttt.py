@@ -100,10 +100,13 @@ class Switches:
 
     def __post_init__(self) -> None:
         self._check_numbers()
+        for name in ("keep_optimizer", "config_context", "split_query"):
+            if not isinstance(value := getattr(self, name), bool):  # the text "False" would be true
+                raise ParameterError(f"{name}={value!r} ({type(value).__name__}): must be True or False")
         if self.config_context and self.context is not None:
             raise ParameterError(f"context={self.context} and config_context: give one of them")
         for name in ("precision", "weights"):
-            if getattr(self, name) not in PRECISIONS:
+            if getattr(self, name) not in tuple(PRECISIONS):  # a tuple, as a list has no hash
                 raise ParameterError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(PRECISIONS)}")
         if self.ranks > 1 and not self.keep_optimizer:
             raise ParameterError(f"ranks={self.ranks}: must be 1, and more only with keep_optimizer")

@@ -113,7 +113,7 @@ def recorded(
     about : mapping
         Where they come from: JSON values.
     adds : bool
-        Whether the call has any row to add; otherwise the record stays as it is.
+        Whether the call has any row to add; otherwise no call is added to the record.
 
     Raises
     ------
@@ -122,6 +122,7 @@ def recorded(
     """
     check_belongs(journal, json.loads(json.dumps(plain(settings))))
     if not adds:
+        _write(journal)  # a call that was killed after its last document did not
         yield
         return
     made = {"commit": commit(), "versions": versions(), "device": device(), "start": _now()}

@@ -28,6 +28,7 @@ COLUMNS = (
     "uncertainty", "nats", "bytes", "words", "tokens", "loss", "steps", "train_tokens", "skipped", "beyond",
     "train_seconds", "evaluation_seconds", "retrieval_seconds", "failure",
 )  # fmt: skip
+TEXTS = ("model", "domain", "neighbour_domain", "failure")  # of these; the others are numbers
 
 
 class RowsError(TTTNNError):
@@ -225,7 +226,7 @@ def read_rows(folder: str | Path) -> pd.DataFrame:
         raise RowsError(f"{path}: no such file; the run is unfinished or went elsewhere")
     try:
         return pd.read_parquet(path)
-    except ArrowException as error:
+    except (ArrowException, OSError) as error:
         message = f"{path} is damaged ({error}): the command that made it writes it again, from {JOURNAL}"
         raise RowsError(message) from error
 
@@ -242,13 +243,23 @@ def plain(value: Any) -> Any:
 def _checked(entry: Any) -> dict[str, Any]:
     """A line's content, if it is that of a call, its end, or a document; otherwise ValueError."""
     match entry:
-        case {"call": {"settings": dict()}} | {"end": str()} if len(entry) == 1:
+        case {"call": {"settings": dict(), "about": dict(), "start": str()}} | {"end": str()} if len(entry) == 1:
             return entry
         case {"key": [str(), str(), int(), *rest], "rows": list(rows)} if len(entry) == 2:
             if not all(isinstance(part, str) for part in rest):
                 raise ValueError("its key must have model, domain, number and, maybe, a hash")
             if not all(isinstance(row, dict) and row.keys() <= set(COLUMNS) for row in rows):
                 raise ValueError(f"its rows must have columns of {', '.join(COLUMNS)}")
+            for name, value in (item for row in rows for item in row.items()):
+                if not _fits(name, value):
+                    raise ValueError(f"{name} cannot be {value!r:.40}")
             return entry
         case _:
             raise ValueError("it must have the key and the rows of a document")
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether a column of the table takes a value: text, or a number of 64 bits."""
+    if value is None or name in TEXTS:
+        return value is None or isinstance(value, str)
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from tttnn.device import find_device, use_threads
+from tttnn.errors import DocumentError
 from tttnn.files import expand, read_json
 from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
 from tttnn.models.cross_entropy import mean_cross_entropy, token_nats
 from tttnn.models.gguf import find_gguf, prepare
 from tttnn.models.layers import FastLayers
-from tttnn.models.loading import ModelError, is_path, load
+from tttnn.models.loading import LOADING_ERRORS, ModelError, cause, is_path, load
 from tttnn.models.registry import (
     CHECKPOINTS,
     REGISTRY,
@@ -100,7 +101,13 @@ class LanguageModel:
         ------
         ModelError
             If an id falls outside the model's vocabulary (tokenizer and weights do not belong together).
+        DocumentError
+            If the text holds half of a character, as some JSON does, so that it has no bytes.
         """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DocumentError(f"the text cannot be written as UTF-8: half a character at {error.start}") from error
         ids = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
         size = self.model.get_output_embeddings().weight.shape[0]
         if ids and max(ids) >= size:
@@ -293,7 +300,10 @@ def _positions(model: PreTrainedModel) -> int:
 def _require_causal_linear_head(lm: LanguageModel) -> None:
     """Scores and losses apply the head to hidden states themselves; refuse models that do more, or that look ahead."""
     ids = torch.tensor([[lm.prefix_id] * 4, [lm.prefix_id] * 3 + [int(not lm.prefix_id)]], device=lm.device)  # (2, 4)
-    expected = lm.model(input_ids=ids, use_cache=False).logits
+    try:
+        expected = lm.model(input_ids=ids, use_cache=False).logits
+    except LOADING_ERRORS as error:
+        raise ModelError(f"{lm.name}: it cannot be run as its config.json says: {cause(error)}") from error
     if not expected.isfinite().all():
         raise ModelError(f"{lm.name}: its outputs are no finite numbers: damaged weights; copy it again")
     hidden = lm.hidden(ids)

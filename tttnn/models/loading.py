@@ -66,18 +66,20 @@ def load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         config = AutoConfig.from_pretrained(source, **safe)
         _check_config(source, config)
-        tokenizer = AutoTokenizer.from_pretrained(source, **safe)
+        with _naming_tokenizer(source):
+            tokenizer = AutoTokenizer.from_pretrained(source, **safe)
         with _silent():
             model, found = AutoModelForCausalLM.from_pretrained(
                 source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
                 ignore_mismatched_sizes=True, **safe,
             )  # fmt: skip
+        _check_weights(source, **found)
+        with _naming_tokenizer(source):
+            _check_tokenizer(source, model, tokenizer)
     except ModelError:
         raise
     except LOADING_ERRORS as error:
         raise ModelError(f"cannot load model '{source}': {cause(error)}{_hint(source)}") from error
-    _check_weights(source, **found)
-    _check_tokenizer(source, model, tokenizer)
     _fuse_activations(model)
     return model, tokenizer
 
@@ -93,6 +95,20 @@ def _silent() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
+
+
+@contextlib.contextmanager
+def _naming_tokenizer(source: str | Path) -> Iterator[None]:
+    """Turn what tokenizers raises, a bare Exception, into a ModelError."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise ModelError(
+            f"{source}: its tokenizer.json is damaged, or of another version of tokenizers ({cause(error)}); copy it "
+            "again"
+        ) from error
 
 
 def cause(error: Exception) -> str:

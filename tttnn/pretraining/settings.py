@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,8 @@ def _from_json(cls: type, values: Any, where: str) -> Any:
     for name, each in fields.items():
         optional = each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
         _require(optional or name in values, f"{where}: {name!r} is missing")
+    for name, value in values.items():
+        _require(_fits(value, fields[name].type), f"{where}: {name} must be {fields[name].type}, not {value!r:.60}")
     for name in ("train", "validation"):
         if name in values:
             sources = enumerate(values[name])
@@ -216,10 +219,25 @@ def _from_json(cls: type, values: Any, where: str) -> Any:
         values["tokenizer"] = _from_json(TokenizerSettings, values["tokenizer"], f"{where}.tokenizer")
     if "betas" in values:
         values["betas"] = tuple(values["betas"])
-    try:
-        return cls(**values)
-    except TypeError as error:  # a comparison of a text with a number
-        raise SettingsError(f"{where}: a value has the wrong type: {error}") from error
+    return cls(**values)
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether a JSON value is of the type that a field's annotation names."""
+    match kind:
+        case "float" | "int":
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            return whole or (kind == "float" and isinstance(value, float) and math.isfinite(value))
+        case "tuple[float, float]":
+            return isinstance(value, list) and len(value) == 2 and all(_fits(each, "float") for each in value)
+        case "list[str]":
+            return isinstance(value, list) and all(isinstance(each, str) for each in value)
+        case "list[Source]":
+            return isinstance(value, list)
+        case "str" | "bool":
+            return isinstance(value, {"str": str, "bool": bool}[kind])
+        case _:
+            return isinstance(value, dict)
 
 
 def _require(condition: bool, message: str) -> None:
