@@ -34,7 +34,7 @@ book: weights  ## execute the chapters and render the book to _build/html/index.
 
 test: weights  ## unit tests, the rendered book, and every chapter against its reference outputs
 	$(BIN)/ruff check --quiet .
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(THREADS) --maxprocesses=8 --dist=loadfile
 	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
 
 test-all: export TTTNN_TESTS = all
