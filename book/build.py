@@ -33,7 +33,7 @@ import jupytext
 import nbformat
 import papermill
 import yaml
-from jupyter_client.kernelspec import get_kernel_spec
+from jupyter_client import KernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -218,7 +218,7 @@ def check_package(root: Path) -> None:
     if not own.is_file():
         return
     find = "from importlib.util import find_spec; print(find_spec('tttnn').origin)"
-    for python in {sys.executable, get_kernel_spec(KERNEL).argv[0]}:
+    for python in {sys.executable, KernelManager(kernel_name=KERNEL).format_kernel_cmd()[0]}:
         run = subprocess.run([python, "-c", find], cwd=root / "notebooks", capture_output=True, text=True)
         place = run.stdout.strip()
         if run.returncode != 0 or Path(place).resolve() != own.resolve():
