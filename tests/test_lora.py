@@ -12,6 +12,7 @@ from torch.profiler import profile
 from transformers.pytorch_utils import Conv1D
 
 from tttnn import baselines, memory
+from tttnn.errors import DocumentError
 from tttnn.models import load_model
 from tttnn.models.lora import SCALE, adapter_size, adapters
 from tttnn.scoring import score
@@ -70,8 +71,8 @@ def test_the_model_is_what_it_was_however_a_loop_ends(lm):
     assert layers(lm) and state(lm) != before
     steps.close()
     assert state(lm) == before
-    with pytest.raises(ValueError):
-        list(ttt.adapt(TEXT, [*NEIGHBOURS[:3], None], [4]))
+    with pytest.raises(DocumentError):
+        list(ttt.adapt(TEXT, [*NEIGHBOURS[:3], "half a character: \ud800"], [4]))
     assert state(lm) == before
 
 

@@ -21,7 +21,7 @@ MAKERS = {"gpt2": tiny_gpt2, "gpt_neo": tiny_gpt_neo, "qwen2": tiny_qwen2}
 LINE = "def mean(values):\n    return sum(values) / len(values)\n"
 LENGTH, CONTEXT = 32, 48  # tokens of a chunk, and of a scored window
 SETTINGS = Settings(learning_rate=1e-2, max_length=LENGTH, context=CONTEXT, dropout=0)
-SWITCHES = Switches(learning_rate=1e-2, max_length=LENGTH, context=CONTEXT)
+SWITCHES = Switches(learning_rate=1e-2, max_length=LENGTH, context=CONTEXT, prefix="eos")  # as published
 
 
 @pytest.fixture(scope="module", params=MAKERS)

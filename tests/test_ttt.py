@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import tiny_gpt2, tiny_gpt_neo, tiny_qwen2
 
+from tttnn.errors import DocumentError
 from tttnn.models import load_model
 from tttnn.retrieval import Neighbour
 from tttnn.scoring import score
@@ -96,8 +97,8 @@ def test_weights_come_back_when_the_iterator_is_dropped_or_fails(gpt2):
     assert gpt2.weight_hash() != before
     steps.close()
     assert gpt2.weight_hash() == before
-    with pytest.raises(ValueError):
-        list(ttt.adapt(TEXT, [*NEIGHBOURS[:3], None], [4]))
+    with pytest.raises(DocumentError):
+        list(ttt.adapt(TEXT, [*NEIGHBOURS[:3], "half a character: \ud800"], [4]))
     assert gpt2.weight_hash() == before
 
 
