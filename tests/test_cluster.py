@@ -188,7 +188,7 @@ def mortal_source(vectors, graves, folder, start):
     for row in range(start, len(vectors), 100):
         yield vectors[row : row + 100]
         if row < 700 <= row + 100:
-            (folder / "shard-00002" / ".structure.faiss.torn.partial").touch()
+            (folder / "shard-00002" / ".structure.faiss.c0ffee-1-00.partial").touch()
             die(graves)
 
 

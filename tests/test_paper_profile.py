@@ -115,7 +115,8 @@ def test_every_model_has_rows_with_its_published_settings(runs):
         assert set(rows["model"]) == {name} and set(rows["domain"]) == set(DOMAINS)
         assert (rows["failure"] == "").all() and rows["nats"].notna().all() and len(rows) == 3 * 5 * len(DOMAINS)
         assert about["settings"]["settings"]["learning_rate"] == REGISTRY[name].settings.learning_rate
-        assert about["about"]["index"] == {"documents": 48, "embedder": EMBEDDER.name}
+        index = {"documents": 48, "embedder": EMBEDDER.name, "method": "exact", "split": "train"}
+        assert about["about"]["index"] == index
 
 
 def test_the_profile_covers_every_chapter():
