@@ -402,7 +402,7 @@ def versions() -> str:
     found = {}
     for item in distributions():
         # An interrupted pip leaves folders without a name or version; Python itself overlooks them.
-        if (name := item.metadata["Name"]) and item.metadata["Version"]:
+        if (name := item.metadata.get("Name")) and item.metadata.get("Version"):
             found[name] = version(name) or item.version
     rows = "".join(f"| {name} | {found[name]} |\n" for name in sorted(found, key=str.lower))
     return f"| package | version |\n|---|---|\n| Python | {platform.python_version()} |\n{rows}"

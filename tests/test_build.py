@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import jupytext
@@ -171,7 +172,10 @@ def test_one_chapter_alone_is_executed_and_written_back(tmp_path):
 def start(root: Path, *arguments: object) -> subprocess.Popen:
     """Begin a build; return when its slow chapter is under way."""
     command = [sys.executable, str(SCRIPT), "--root", str(root), *map(str, arguments)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    listening = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # also if these tests do not listen
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listening
+    )
     for _ in range(600):
         if (root / "notebooks" / "begun").exists():
             return process
