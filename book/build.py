@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from importlib.metadata import distribution, distributions, version
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 from typing import Any
 
@@ -401,9 +401,10 @@ def versions() -> str:
     """Return the table of installed packages as Markdown."""
     found = {}
     for item in distributions():
-        # An interrupted pip leaves folders without a name or version; Python itself overlooks them.
-        if (name := item.metadata.get("Name")) and item.metadata.get("Version"):
-            found[name] = version(name) or item.version
+        # An interrupted pip leaves folders without metadata, name or version; Python itself overlooks them.
+        with contextlib.suppress(FileNotFoundError):
+            if (name := item.metadata.get("Name")) and item.metadata.get("Version"):
+                found.setdefault(name, item.version)  # the first on the path is the one that is imported
     rows = "".join(f"| {name} | {found[name]} |\n" for name in sorted(found, key=str.lower))
     return f"| package | version |\n|---|---|\n| Python | {platform.python_version()} |\n{rows}"
 

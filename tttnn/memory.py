@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LARGE = 10**9  # bytes: below that nothing is said
+LARGE = 4 * 10**9  # bytes, which any machine for this work has: below that nothing is said
 NUMBER = 4  # bytes of a float32
 LOADING = 1  # float32 numbers a parameter: the weights
 COPY = 1  # a copy to restore, one for each model
