@@ -1,5 +1,6 @@
 """Random files of a corpus and random manifests of an index: each is read as it is, or refused by name."""
 
+import copy
 import gzip
 import json
 import os
@@ -184,7 +185,7 @@ def _changed(value, path, new, remove):
     if remove:
         del value[path[-1]]
     else:
-        value[path[-1]] = new
+        value[path[-1]] = copy.deepcopy(new)  # or a later change would put a value into itself
 
 
 @given(CHANGES)

@@ -285,6 +285,8 @@ def _short_name(name: str | Path) -> str:
 def _fitting(lm: LanguageModel, context: int | None) -> TTTSettings:
     """Settings cut to what the model takes; a context that was asked for must be within that."""
     longest, settings = lm.positions, lm.settings
+    if longest < 2:
+        raise ModelError(f"{lm.name}: config.json: max_position_embeddings={longest}: a model takes at least 2 tokens")
     if context is not None:
         settings = replace(settings, context=context)
         if settings.context > longest:
