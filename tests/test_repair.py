@@ -67,5 +67,7 @@ def test_a_folder_of_another_repair_and_too_few_texts_are_refused(folder, tmp_pa
     repair(_ttt(folder), TRAIN, LINES, tmp_path / "out", every=8, most=8)
     with pytest.raises(ParameterError, match="other every"):
         repair(_ttt(folder), TRAIN, LINES, tmp_path / "out", every=4, most=8)
+    with pytest.raises(ParameterError, match="every=0: must be at least 1"):
+        repair(_ttt(folder), TRAIN, LINES, tmp_path / "none", every=0)
     with pytest.raises(ParameterError, match="every=8: there are 5 texts"):
         repair(_ttt(folder), TRAIN[:5], LINES, tmp_path / "few", every=8)

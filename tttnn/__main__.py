@@ -378,9 +378,11 @@ def repair(
     from tttnn.corpus import read_jsonl
     from tttnn.experiment.checks import check_writable
     from tttnn.models import load_model
+    from tttnn.parameters import number
     from tttnn.pretraining.repair import repair as train_until_flat
     from tttnn.ttt import TTT, Switches
 
+    looked_at = number("looked_at", looked_at, least=1, whole=True)
     out = check_writable(out)
     texts = [document.text for document in read_jsonl(train)]
     others = [document.text[:LOOKED_AT] for document in islice(read_jsonl(validation), looked_at)]

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from tttnn.errors import ParameterError
 from tttnn.files import read_json, write_json, writing_folder
+from tttnn.parameters import number
 from tttnn.pretraining.checkpoint import read_checkpoint, save_checkpoint
 from tttnn.scoring import Scorer
 
@@ -64,6 +65,10 @@ def repair(
         If there are too few texts, or `out` holds a run with other settings.
     """
     out = Path(out)
+    every, patience, most = (
+        number(name, value, least=1, whole=True)
+        for name, value in (("every", every), ("patience", patience), ("most", most))
+    )
     order = np.random.default_rng(ttt.switches.seed).permutation(len(train))[:most]
     if not validation or len(order) < every:
         raise ParameterError(f"every={every}: there are {len(order)} texts to train on, {len(validation)} to look at")
