@@ -5,6 +5,7 @@ import pytest
 
 from tttnn.corpus import Document, write_jsonl
 from tttnn.corpus.overlap import seen_shares
+from tttnn.errors import DocumentError
 from tttnn.retrieval import open_retriever
 from tttnn.retrieval.strategies import SHARDS, STRATEGIES, Selection
 
@@ -67,6 +68,34 @@ def test_copies_are_left_out_and_the_next_ones_move_up(retriever, query):
     expected = [each.id for each in nearest if seen_shares([query], [each.text])[0] <= 0.5]
     assert nearest[0].id == 4 and nearest[1].id == 9  # the document itself and its copy
     assert [each.id for each in kept] == expected[:K]
+
+
+def test_neighbours_from_elsewhere_leave_out_the_own_unit_or_the_own_source(tmp_path, monkeypatch):
+    """Ten files of two repositories, each in three parts, all alike: what is nearest is the text's own file."""
+    monkeypatch.setenv("TTTNN_HOME", str(tmp_path / "home"))
+    texts = [(f"{repository}:{file}", part) for repository in ("a/x@1", "b/y@1") for file in range(5) for part in "123"]
+    documents = [
+        Document(f"{place} {place} parliament {part}", {"pile_set_name": "github", "source": f"{place}#{part}"})
+        for place, part in texts
+    ]
+    write_jsonl(tmp_path / "corpus" / "github.train.jsonl", documents)
+    retriever = open_retriever(tmp_path / "corpus")
+    own = documents[4]  # of a/x@1:1
+
+    def sources(strategy: str) -> list[str]:
+        found = Selection(retriever, strategy).neighbours(own.text, 10, own.meta)
+        return [each.meta["source"] for each in found]
+
+    assert [each[:7] for each in sources("nearest")[:3]] == ["a/x@1:1"] * 3
+    others = [each.meta["source"] for each in retriever.neighbours(own.text, 30)]
+    assert sources("other-units") == [each for each in others if not each.startswith("a/x@1:1#")][:10]
+    assert sources("other-sources") == [each for each in others if not each.startswith("a/x@1:")][:10]
+
+
+@pytest.mark.parametrize("strategy", ["other-units", "other-sources"])
+def test_a_text_from_nowhere_has_no_elsewhere(retriever, query, strategy):
+    with pytest.raises(DocumentError, match=f"{strategy} needs to know where the text is from"):
+        Selection(retriever, strategy).neighbours(query, K, {"pile_set_name": "github"})
 
 
 def test_a_share_of_the_corpus_holds_the_nearest_of_that_share_only(retriever, query):

@@ -61,6 +61,8 @@ CONTROLS = {
     "nearest": Variant(),
     "random": Variant("random"),
     "random-domain": Variant("random-domain"),
+    "other-units": Variant("other-units"),
+    "other-sources": Variant("other-sources"),
     "farthest-first": Variant("farthest-first"),
     "shuffled": Variant("shuffled"),
     "repeated": Variant("repeated"),

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tttnn.corpus import origin
 from tttnn.corpus.overlap import seen_shares
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.parameters import names, number
@@ -90,7 +91,8 @@ class Selection:
         k : int
             At least 1.
         meta : mapping, optional
-            What is known about the text: `random-domain` needs its ``pile_set_name``.
+            What is known about the text: `random-domain` needs its ``pile_set_name``, `other-units` its ``unit`` or
+            ``source``, `other-sources` its ``source``.
 
         Returns
         -------
@@ -187,6 +189,12 @@ def _distinct(selection: Selection, query: Query) -> Neighbours:
     return _nearest_that(selection, query, keep)
 
 
+def _from_elsewhere(where: Callable[[Mapping[str, Any]], str], selection: Selection, query: Query) -> Neighbours:
+    if not (own := where(query.meta)):
+        raise DocumentError(f"{selection.strategy} needs to know where the text is from: its meta names no source")
+    return _nearest_that(selection, query, lambda neighbour: where(neighbour.meta) != own)
+
+
 def _of_share(selection: Selection, numbers: np.ndarray) -> np.ndarray:
     return selection.places[numbers] < selection.value * len(selection)
 
@@ -255,6 +263,10 @@ STRATEGIES = {
     "random-domain": Rule("random documents of the text's own domain", _random_domain),
     "itself": Rule("the query itself, k times; with split_query the text's own first half", _itself),
     "distinct": Rule("the nearest with at most this share of the query's 50-byte windows in them", _distinct, (0, 1)),
+    "other-units": Rule("the nearest from outside the text's own file, book or repository",
+                        partial(_from_elsewhere, origin.unit)),
+    "other-sources": Rule("the nearest from outside the collection that the text is from",
+                          partial(_from_elsewhere, origin.source)),
     "share": Rule(
         "the nearest in this random share of the corpus", partial(_nearest_of, _of_share), (1e-9, 1),
         partial(_count, _of_share),

@@ -1,0 +1,20 @@
+"""Where a document comes from, by its meta."""
+
+import pytest
+
+from tttnn.corpus.origin import source, unit
+
+
+@pytest.mark.parametrize(
+    ("meta", "its_unit", "its_source"),
+    [
+        ({}, "", ""),
+        ({"unit": None, "source": None}, "", ""),
+        ({"source": "numpy==2.4.6:numpy/f2py/symbolic.py#1"}, "numpy==2.4.6:numpy/f2py/symbolic.py", "numpy==2.4.6"),
+        ({"unit": "ep:2008-09-22", "source": "o/r@1:a/b.txt"}, "ep:2008-09-22", "o/r@1"),
+        ({"unit": 7}, "7", ""),
+        ({"source": "a title without a path"}, "a title without a path", "a title without a path"),
+    ],
+)
+def test_units_and_sources(meta, its_unit, its_source):
+    assert (unit(meta), source(meta)) == (its_unit, its_source)
