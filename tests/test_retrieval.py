@@ -29,7 +29,7 @@ def documents(domain, count, seed):
     random = np.random.default_rng(seed)
     for number in range(count):
         text = " ".join(random.choice(WORDS, 30)) + f" {domain} {number % 5}"
-        yield Document(text, {"pile_set_name": domain, "number": number})
+        yield Document(text, {"pile_set_name": domain, "number": number, "source": f"{domain}-{seed}:{number % 3}"})
 
 
 @pytest.fixture
