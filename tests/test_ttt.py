@@ -170,6 +170,13 @@ def test_there_is_one_copy_of_the_weights_however_many_loops(tmp_path):
     assert [copy.data_ptr() for copy in lm._copy] == first and len(first) == len(list(lm.model.parameters()))
 
 
+def test_no_gradient_is_held_between_steps(tmp_path):
+    """As many bytes as the weights: the forward pass of the next step, or a score, needs the room."""
+    lm = load_model(tiny_gpt2(tmp_path))
+    for step in TTT(lm, switches=FAST).adapt(TEXT, NEIGHBOURS, [0, 2]):
+        assert all(parameter.grad is None for parameter in lm.model.parameters()), step.k
+
+
 def test_weights_that_were_changed_between_loops_are_the_ones_restored(tmp_path):
     lm = load_model(tiny_gpt2(tmp_path))
     ttt = TTT(lm, switches=FAST)

@@ -408,10 +408,10 @@ class TTT:
         with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
             hidden = self.lm.hidden(seen)[0]  # (tokens or, with dropout, tokens - 1, width)
         loss = mean_cross_entropy(hidden.float(), *self.lm.head, ids[0, 1:], dtype)
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, self.switches.clip)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # at once: the next forward pass needs the room
         self._round()
         return loss.detach()
 
