@@ -1,6 +1,6 @@
-"""Grids of test documents: resumable result rows and their provenance.
+"""The runner: test documents -> result rows, a row for each document and number of neighbours.
 
-The same runner serves the small live runs of the chapters and the archived ones.
+The same one serves the small live runs of the chapters and the archived ones.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tttnn.corpus.overlap import seen_shares
 from tttnn.embedding import EmbeddingError
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.experiment.checks import METHOD, check_run
-from tttnn.experiment.drawing import DrawnDocument, draw_documents
-from tttnn.experiment.provenance import commit, device, versions
+from tttnn.experiment.drawing import DrawnDocument
 from tttnn.experiment.record import asked_for, identity, recorded
-from tttnn.experiment.rows import Row, RowJournal, RowsError, read_rows
 from tttnn.files import expand
 from tttnn.index import DamagedIndex
+from tttnn.provenance import commit, device, versions
 from tttnn.retrieval import corpus_fingerprint
+from tttnn.rows import Row, RowJournal, RowsError
 from tttnn.ttt import TTT, Step, split_halves
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from tttnn.corpus import Corpus
     from tttnn.retrieval import Neighbour, Retriever
     from tttnn.retrieval.strategies import Selection
-
-__all__ = ["DrawnDocument", "RowsError", "about", "draw_documents", "identity", "read_rows", "retrieve", "run"]
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +86,7 @@ def run(
         seed or limit of bytes do not go into the same folder.
     evaluate : callable, optional
         Model and retriever, documents, ks, method -> pairs of a document and its rows, in any order. Default: one
-        document after another, here. On a cluster: see `tttnn.experiment.cluster.run_on_cluster`.
+        document after another, here. On a cluster: see `tttnn.experiment.ray_runner.run_on_cluster`.
     method : str
         What is done with the neighbours: "ttt", or a baseline, see `tttnn.baselines.find_method`.
 

@@ -1,4 +1,4 @@
-"""Language models: name -> causal LM, tokenizer, published test-time-training settings."""
+"""A causal language model with all that adapting and scoring it needs, and loading one by name or folder."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from tttnn.errors import DocumentError
 from tttnn.files import expand, read_json
 from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
-from tttnn.models.cross_entropy import mean_cross_entropy, token_nats
 from tttnn.models.gguf import find_gguf, prepare
 from tttnn.models.layers import FastLayers
 from tttnn.models.loading import LOADING_ERRORS, ModelError, cause, is_path, load
-from tttnn.models.registry import (
+from tttnn.models.model_registry import (
     CHECKPOINTS,
     REGISTRY,
     ModelEntry,
@@ -34,11 +33,6 @@ from tttnn.models.registry import (
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-__all__ = [
-    "CHECKPOINTS", "REGISTRY", "LanguageModel", "ModelEntry", "ModelError", "TTTSettings",
-    "find_entry", "load_model", "mean_cross_entropy", "token_nats",
-]  # fmt: skip
 
 
 @dataclass(repr=False)
@@ -87,7 +81,7 @@ class LanguageModel:
     @property
     def positions(self) -> int:
         """The longest input the model takes, in tokens."""
-        return _positions(self.model)
+        return int(getattr(self.model.config, "max_position_embeddings", 0) or 2**31)
 
     @property
     def device(self) -> torch.device:
@@ -292,10 +286,6 @@ def _fitting(lm: LanguageModel, context: int | None) -> TTTSettings:
         if settings.context > longest:
             raise ModelError(f"context={context}: this model takes 2 to {longest} tokens")
     return replace(settings, context=min(settings.context, longest), max_length=min(settings.max_length, longest))
-
-
-def _positions(model: PreTrainedModel) -> int:
-    return int(getattr(model.config, "max_position_embeddings", 0) or 2**31)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Retrieval: query text -> its nearest documents, nearest first."""
+"""The retriever: store, index and embedder of a corpus, which are built on first use."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tttnn.errors import DocumentError, ParameterError
 from tttnn.files import home, lock, read_json, write_json
 from tttnn.index import Index, IndexMismatch, build_index
 from tttnn.index.build import LOCK, SHARD_ROWS
-from tttnn.index.cluster import ClusterIndex, write_on_cluster
 from tttnn.index.kinds import check_kind
 from tttnn.index.manifest import MANIFEST
+from tttnn.index.ray_index import ClusterIndex, write_on_cluster
 from tttnn.parameters import number
 
 BATCH_DOCUMENTS = 1024
@@ -271,8 +271,9 @@ def open_retriever(
         If a shard of an index that was built before is not in order, search the others. Each result lists the shards
         that it comes from. Otherwise such a shard is an error.
     workers : int, optional
-        Embed, build and search with so many processes of a Ray cluster, inside `tttnn.cluster.cluster`. An index that
-        they build has at least as many shards. Each machine must see the corpus and ``home()`` under the same paths.
+        Embed, build and search with so many processes of a Ray cluster, inside `tttnn.ray_cluster.cluster`. An index
+        that they build has at least as many shards. Each machine must see the corpus and ``home()`` under the same
+        paths.
 
     Raises
     ------
@@ -375,7 +376,7 @@ def _texts(store: Store) -> Iterator[str]:
 
 def _embed(store: Store, embedder: Embedder, start: int) -> Iterator[np.ndarray]:
     """Vectors of the documents from `start` on, in order, some at a time: arrays (n, dimension)."""
-    return (embedder.embed(texts) for texts in _batches(store, start))
+    return (embedder.embed(texts) for texts in _text_batches(store, start))
 
 
 def _embed_there(
@@ -389,7 +390,7 @@ def _embed_there(
     return stored(start) if stored else _embed(corpus.store(split, folder / "texts"), opened, start)
 
 
-def _batches(store: Store, start: int) -> Iterator[list[str]]:
+def _text_batches(store: Store, start: int) -> Iterator[list[str]]:
     """Texts by the thousand. From where a batch began the same ones follow, whatever came before."""
     texts, characters = [], 0
     for place in range(start, len(store)):

@@ -1,0 +1,8 @@
+"""Grids of test documents: resumable result rows and their provenance."""
+
+from tttnn.experiment.drawing import DrawnDocument, draw_documents
+from tttnn.experiment.record import identity
+from tttnn.experiment.runner import about, retrieve, run
+from tttnn.rows import RowsError, read_rows
+
+__all__ = ["DrawnDocument", "RowsError", "about", "draw_documents", "identity", "read_rows", "retrieve", "run"]
