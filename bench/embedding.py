@@ -27,7 +27,7 @@ from tttnn import open_corpus
 from tttnn.embedding import TransformerEmbedder
 from tttnn.files import write_json
 from tttnn.index import build_index
-from tttnn.retrieval import BATCH_DOCUMENTS
+from tttnn.retrieval.retriever import BATCH_DOCUMENTS
 
 SEED = 1216
 SHORTEST, LONGEST = 8, 512  # tokens

@@ -13,7 +13,7 @@ package's lexical vectors of its embedded corpus, 2,244 x 512): the 20th neighbo
 of two random vectors (0.74), the variance has 104 effective dimensions (107), the local intrinsic dimension is 32 (16).
 
     python bench/index_kinds.py --out rows.json
-    python bench/index_kinds.py --out tttnn/index/measured.json --sizes 1000000x256  # rows for the planner
+    python bench/index_kinds.py --out tttnn/measured/index_kinds.json --sizes 1000000x256  # rows for the planner
 """
 
 import argparse

@@ -30,10 +30,10 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 
 from tttnn import load_model, open_corpus, open_retriever
 from tttnn.experiment import draw_documents
-from tttnn.experiment.provenance import device
 from tttnn.files import write_json
 from tttnn.memory import keep_freed
 from tttnn.models import CHECKPOINTS, LanguageModel
+from tttnn.provenance import device
 from tttnn.ttt import PRECISIONS, TTT, Switches
 
 EMBEDDED = "gpt2-xs-general"

@@ -42,9 +42,11 @@ MATHJAX = "sphinx-mathjax-offline/static/mathjax/tex-svg.js"  # one file with it
 HEADLINE = "fig-loop-seven"  # shown in the README, too
 KERNEL = "python3"
 LOCK = "lock"
-# From left to right as data flows; the first six serve all of them.
-ROOMS = ("errors", "parameters", "files", "hub", "memory", "cluster", "corpus", "embedding", "index", "retrieval",
-         "models", "scoring", "ttt", "baselines", "experiment", "pretraining", "report")  # fmt: skip
+# From left to right as data flows; those of the first two lines serve all others.
+ROOMS = ("errors", "files", "parameters", "device", "fetch", "hub", "provenance", "ray_cluster", "rows",
+         "memory",
+         "corpus", "models", "embedding", "index", "retrieval", "scoring", "ttt", "baselines", "experiment",
+         "pretraining", "studies", "analysis", "report")  # fmt: skip
 
 
 class BuildError(RuntimeError):
@@ -382,7 +384,7 @@ def write_assets(static: Path, own: Path) -> None:
 
 def built_from() -> str:
     """Return the footer's provenance line: version, commit, date."""
-    from tttnn.experiment.provenance import commit, versions
+    from tttnn.provenance import commit, versions
 
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     return f"tttnn {versions()['tttnn']}, commit {commit()}, built on {date} (UTC)."

@@ -20,7 +20,7 @@ from tqdm import tqdm
 import tttnn.index.vectors
 from tttnn.files import read_json
 from tttnn.index import add_shard, build_index, verify
-from tttnn.index.library import load_faiss
+from tttnn.index.faiss_runtime import load_faiss
 
 RANDOM = np.random.default_rng(1216)
 VECTORS = RANDOM.normal(size=(1500, 8)).astype(np.float32)

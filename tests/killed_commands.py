@@ -27,10 +27,11 @@ from tqdm import tqdm
 
 import tttnn.__main__
 import tttnn.index.vectors
+from tttnn import provenance
 from tttnn.corpus import Document, write_jsonl
-from tttnn.experiment import provenance, record, sweep  # noqa: F401
+from tttnn.experiment import record, sweep  # noqa: F401
 from tttnn.fetch import PACKAGED
-from tttnn.index.library import load_faiss
+from tttnn.index.faiss_runtime import load_faiss
 from tttnn.pretraining import card  # noqa: F401
 
 DRAW = random.Random(1216)

@@ -7,14 +7,14 @@ from functools import cache
 import pandas as pd
 import pytest
 
-from tttnn.experiment.rows import RowsError
+from tttnn.analysis import archive as module
+from tttnn.analysis.archive import FOLDER, archived, archived_models, archived_rows, keep
+from tttnn.analysis.published import PILE_NAMES, PILE_SETS, published_curves
+from tttnn.analysis.real_model import MODEL, RUN
+from tttnn.analysis.variant_effects import archived_variants
 from tttnn.files import write_json
 from tttnn.models import CHECKPOINTS, load_model
-from tttnn.report import archive as module
-from tttnn.report.archive import FOLDER, archived, archived_models, archived_rows, keep
-from tttnn.report.published import PILE_NAMES, PILE_SETS, published_curves
-from tttnn.report.real_model import MODEL, RUN
-from tttnn.report.variants import archived_variants
+from tttnn.rows import RowsError
 
 # A run, or a variant of one: "variants/random".
 RUNS = sorted({str(path.parents[1].relative_to(FOLDER)) for path in FOLDER.glob("**/run.json")})

@@ -7,7 +7,7 @@ import pytest
 
 from tttnn.report import charts
 from tttnn.report.figures import MODEL_COLOURS, PALETTE, colours
-from tttnn.report.text import shade
+from tttnn.report.shaded import shade
 
 GAINS = pd.DataFrame({
     "domain": ["a", "b"], "documents": [3, 4], "before": [2.0, 3.0], "after": [1.0, 2.9], "ratio": [0.5, 0.97],

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tttnn.report import claims
-from tttnn.report.archive import archived_rows
-from tttnn.report.claims import CLAIMS, LEDGER, ledger
-from tttnn.report.deflate import COLUMNS, archived_deflate
-from tttnn.report.evidence import MODELS, Evidence, Untestable, Verdict
-from tttnn.report.published import report_claims
-from tttnn.report.real_model import ENOUGH, real_rows
+from tttnn.analysis import claims
+from tttnn.analysis.archive import archived_rows
+from tttnn.analysis.claims import CLAIMS, LEDGER, ledger
+from tttnn.analysis.deflate import COLUMNS, archived_deflate
+from tttnn.analysis.evidence import MODELS, Evidence, Untestable, Verdict
+from tttnn.analysis.published import report_claims
+from tttnn.analysis.real_model import ENOUGH, real_rows
 
 CONFIRMED, DIRECTION, NOT, UNTESTABLE = Verdict
 DOCUMENTS, RESAMPLES = 12, 400

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tttnn.report.comparisons import best_k, by_model, paired_gains
+from tttnn.analysis.comparisons import best_k, by_model, paired_gains
 
 SIZE = 1000
 

@@ -9,7 +9,9 @@ from test_cli import place, tttnn  # noqa: F401 (place is a fixture)
 from tiny import tiny_gpt2
 
 from tttnn.experiment import DrawnDocument, run
-from tttnn.experiment.cost import (
+from tttnn.models import load_model
+from tttnn.retrieval import Neighbour
+from tttnn.studies.cost import (
     Rates,
     calibrate,
     compare,
@@ -21,8 +23,6 @@ from tttnn.experiment.cost import (
     per_domain,
     total_hours,
 )
-from tttnn.models import load_model
-from tttnn.retrieval import Neighbour
 from tttnn.ttt import TTT, Switches
 
 RATES = Rates(2.0, 0.5, 3.0, 0.25, 10.0)

@@ -5,9 +5,9 @@ import gzip
 import pandas as pd
 import pytest
 
+from tttnn.analysis.archive import archived_rows
+from tttnn.analysis.deflate import COLUMNS, archived_deflate, deflate_bits_per_byte, deflate_of, measure
 from tttnn.corpus import Document, open_corpus, write_jsonl
-from tttnn.report.archive import archived_rows
-from tttnn.report.deflate import COLUMNS, archived_deflate, deflate_bits_per_byte, deflate_of, measure
 
 
 @pytest.mark.parametrize("text", ["a", "abc" * 500, "Käse, größer als ein Haus. " * 9, "\u2028 \x00 ∑"])

@@ -100,7 +100,7 @@ def test_a_registered_embedder_gets_its_settings_from_the_hub_s_cache(name, tmp_
 def test_an_embedded_embedder_is_loaded_by_its_name(tmp_path, monkeypatch):
     tiny_roberta(tmp_path / "small-encoder")
     entry = EmbedderEntry("small-encoder", 1, WIDTH, 32, "CC0-1.0", "a test")
-    for module in ("tttnn.embedding.registry", "tttnn.embedding.loading"):
+    for module in ("tttnn.embedding.embedder_registry", "tttnn.embedding.loading"):
         monkeypatch.setattr(f"{module}.CHECKPOINTS", tmp_path)
     monkeypatch.setitem(EMBEDDERS, entry.name, entry)
     assert entry.embedded

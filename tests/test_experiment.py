@@ -13,12 +13,12 @@ import pandas as pd
 import pytest
 from tiny import tiny_gpt2
 
+from tttnn.analysis.statistics import before_after
 from tttnn.corpus import CorpusError
 from tttnn.experiment import DrawnDocument, RowsError, read_rows, run
-from tttnn.experiment.rows import JOURNAL, RowJournal
 from tttnn.models import load_model
-from tttnn.report.statistics import before_after
 from tttnn.retrieval import Neighbour
+from tttnn.rows import JOURNAL, RowJournal
 from tttnn.ttt import TTT, Switches
 
 LINES = ["def mean(values): return sum(values)", "the quick brown fox", "Madam President, thank you", "3, 7, 11, 15"]
@@ -76,7 +76,7 @@ def test_sigkill_loses_at_most_the_document_in_flight(tmp_path):
     script = textwrap.dedent("""
         import os, signal, sys
         from pathlib import Path
-        from tttnn.experiment.rows import RowJournal
+        from tttnn.rows import RowJournal
         with RowJournal(Path(sys.argv[1])) as journal:
             for number in range(100):
                 if ("m", "d", number) not in journal:

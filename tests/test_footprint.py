@@ -8,17 +8,17 @@ import pandas as pd
 import pytest
 
 from tttnn.corpus import Document, TextStore, write_jsonl
-from tttnn.experiment import footprint as module
-from tttnn.experiment.footprint import (
+from tttnn.index import build_index
+from tttnn.index.planner import pile_memory
+from tttnn.studies import footprint as module
+from tttnn.studies.footprint import (
     KINDS,
     footprint,
     index_footprint,
     measure_texts,
     measure_vectors,
     per_document,
-    pile_memory,
 )
-from tttnn.index import build_index
 
 TEXTS = ["plain", "déjà vu", "два слова", "two\nlines", "", "\U0001f642", "a\u2028b", "last"]
 

@@ -26,11 +26,11 @@ from tttnn.__main__ import main
 from tttnn.corpus import Document, open_corpus, write_jsonl
 from tttnn.errors import ParameterError, TTTNNError
 from tttnn.experiment import read_rows, run
-from tttnn.experiment.rows import JOURNAL, TABLE, read_journal
 from tttnn.models import TTTSettings, load_model
-from tttnn.models.registry import SWEEP
+from tttnn.models.model_registry import SWEEP
 from tttnn.pretraining.settings import SettingsError, load_settings
 from tttnn.retrieval import open_retriever
+from tttnn.rows import JOURNAL, TABLE, read_journal
 from tttnn.scoring import score
 from tttnn.ttt import TTT, Switches
 

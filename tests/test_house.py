@@ -23,7 +23,12 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Floors from the ground up, which is from left to right as data flows. A room imports from the floors below its own,
 # never from its own or from one above. There is no exception: what needs one belongs on another floor.
-GROUND = [["tttnn", "errors"], ["files", "parameters"], ["cluster", "device", "fetch", "hub"], ["memory"]]
+GROUND = [
+    ["tttnn", "errors"],
+    ["files", "parameters"],
+    ["device", "fetch", "hub", "provenance", "ray_cluster", "rows"],
+    ["memory"],
+]
 LINE = [
     ["corpus", "models"],  # an embedder is a model, too, so models come before embedders
     ["embedding"],
@@ -32,6 +37,8 @@ LINE = [
     ["ttt"],
     ["baselines"],
     ["experiment", "pretraining"],
+    ["studies"],
+    ["analysis"],
     ["report"],
     ["__main__"],
 ]
@@ -190,13 +197,37 @@ def test_a_circle_is_found():
         TopologicalSorter(edges(circle, str)).prepare()
 
 
+def loaded(modules: list[str], heavy: set[str]) -> list[str]:
+    """Which of the heavy libraries importing some modules loads."""
+    program = f"import sys, {', '.join(modules)}; print(*{heavy} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return run.stdout.split()
+
+
 def test_the_ground_floor_loads_no_torch():
     """What only reads a file or checks a number starts at once."""
     ground = [f"tttnn.{room}" for rooms in GROUND for room in rooms if room != "tttnn"]
-    heavy = {"torch", "transformers", "faiss", "pandas"}
-    program = f"import sys, {', '.join(ground)}; print(*{heavy} & set(sys.modules))"
-    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert run.stdout.split() == []
+    assert loaded(ground, {"torch", "transformers", "faiss", "pandas"}) == []
+
+
+def test_names_of_models_and_what_shows_results_load_no_torch():
+    """Who looks a name up, reads rows, draws a chart or prints a footer does not wait for what runs models."""
+    shown = [name for name in KNOWN if room(name) in {"analysis", "report"}]
+    names = ["tttnn.models", "tttnn.models.model_registry", "tttnn.embedding.embedder_registry"]
+    assert len(shown) > 15
+    assert loaded([*shown, *names], {"torch", "transformers", "faiss"}) == []
+
+
+def test_the_report_starts_without_a_data_frame():
+    assert loaded(["tttnn.report", "tttnn.provenance"], {"torch", "transformers", "faiss", "pandas", "altair"}) == []
+
+
+def test_the_page_of_the_interface_goes_from_the_ground_up():
+    """Its list has every room but the command line, each after those that it imports."""
+    book = ast.parse((ROOT / "book" / "build.py").read_text(encoding="utf-8"))
+    rooms = next(ast.literal_eval(node.value) for node in book.body if ast.unparse(node).startswith("ROOMS ="))
+    assert set(rooms) == FLOOR.keys() - {"tttnn", "__main__"}
+    assert [FLOOR[name] for name in rooms] == sorted(FLOOR[name] for name in rooms)
 
 
 def test_the_drawing_shows_the_house_as_it_is():

@@ -178,7 +178,7 @@ def test_vectors_stay_on_disk(tmp_path):
     program = (
         "import sys, numpy as np\n"
         "from tttnn.index import Index\n"
-        "from tttnn.index.library import load_faiss\n"
+        "from tttnn.index.faiss_runtime import load_faiss\n"
         "def private():\n"
         "    lines = open('/proc/self/status').read().splitlines()\n"
         "    return int(next(line.split()[1] for line in lines if line.startswith('RssAnon')))\n"
@@ -197,7 +197,7 @@ def test_vectors_stay_on_disk(tmp_path):
 def test_torch_and_faiss_work_in_one_process(first, second):
     program = (
         f"import {first}, {second}, numpy as np\n"
-        "from tttnn.index.library import load_faiss\n"
+        "from tttnn.index.faiss_runtime import load_faiss\n"
         "load_faiss(threads=2)\n"
         "assert faiss.omp_get_max_threads() == 2\n"
         "index = faiss.IndexFlatL2(64); index.add(np.eye(64, dtype=np.float32))\n"

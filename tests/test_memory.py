@@ -146,7 +146,7 @@ def test_estimates_of_the_published_models_agree_with_the_known_ones():
 
 def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(folder, monkeypatch):
     pretend(monkeypatch, free=NUMBER * parameter_count(folder) - 1)
-    monkeypatch.setattr("tttnn.models.load", lambda source: pytest.fail("the weights were read"))
+    monkeypatch.setattr("tttnn.models.language_model.load", lambda source: pytest.fail("the weights were read"))
     with pytest.raises(NotEnoughMemory, match=r"needed to load it.*smaller model") as refused:
         load_model(folder)
     assert "tiny" in str(refused.value)
@@ -154,8 +154,8 @@ def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(folder
 
 def test_a_registry_model_is_refused_before_anything_is_fetched(monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device: 10**9)
-    monkeypatch.setattr("tttnn.models.cached_folder", lambda name: None)
-    monkeypatch.setattr("tttnn.models.load", lambda source: pytest.fail("the weights were fetched"))
+    monkeypatch.setattr("tttnn.models.language_model.cached_folder", lambda name: None)
+    monkeypatch.setattr("tttnn.models.language_model.load", lambda source: pytest.fail("the weights were fetched"))
     with pytest.raises(NotEnoughMemory, match=r"EleutherAI/gpt-neo-1\.3B: 5\.3 GB"):
         load_model("EleutherAI/gpt-neo-1.3B")
 

@@ -11,7 +11,7 @@ from tiny import tiny_gpt2, tiny_gpt_neo, tiny_llama, tiny_roberta
 
 from tttnn.errors import ParameterError, TTTNNError
 from tttnn.models import CHECKPOINTS, REGISTRY, ModelError, TTTSettings, load_model
-from tttnn.models.registry import SWEEP
+from tttnn.models.model_registry import SWEEP
 
 
 @pytest.fixture

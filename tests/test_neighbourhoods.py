@@ -8,12 +8,13 @@ import pytest
 
 from tttnn.corpus import Corpus, Document, jsonl, write_jsonl
 from tttnn.corpus.overlap import seen_shares
+from tttnn.embedding import RandomEmbedder
 from tttnn.experiment import DrawnDocument, draw_documents
-from tttnn.experiment import neighbourhoods as near
 from tttnn.files import write_json
 from tttnn.index import build_index
 from tttnn.report import charts
 from tttnn.retrieval import Retriever
+from tttnn.studies import neighbourhoods as near
 
 WORDS = {
     "code": ["def", "return", "import", "class", "self", "value", "list", "dict"],
@@ -129,7 +130,7 @@ def test_histogram_of_copies_has_one_full_bin():
 def test_growing_index_ends_at_the_nearest_neighbour_of_the_whole(tmp_path, corpus, monkeypatch, block):
     monkeypatch.setattr(near, "BATCH_VECTORS", block)
     documents = list(corpus.documents("train"))
-    found = retriever(documents, tmp_path / "i", near.RandomEmbedder(8))
+    found = retriever(documents, tmp_path / "i", RandomEmbedder(8))
     queries = draw_documents(corpus, 5, seed=1)
     growth = near.growing_index(found, queries, [1.0, 0.1, 0.5], seed=3)
     assert growth.groupby("share")["documents"].unique().map(list).to_dict() == {0.1: [2], 0.5: [8], 1.0: [16]}
@@ -156,12 +157,12 @@ def test_impossible_shares_are_refused(tmp_path, shares):
 
 
 def test_random_embedder_knows_copies_and_nothing_else():
-    embedder = near.RandomEmbedder(512, seed=1)
+    embedder = RandomEmbedder(512, seed=1)
     one, copy, other = embedder.embed(["a text", "a text", "a text."])
     assert (one == copy).all() and one.dtype == np.float32
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.2
-    assert (near.RandomEmbedder(512, seed=2).embed(["a text"])[0] != one).all()
-    assert near.RandomEmbedder(512, seed=2).fingerprint != embedder.fingerprint
+    assert (RandomEmbedder(512, seed=2).embed(["a text"])[0] != one).all()
+    assert RandomEmbedder(512, seed=2).fingerprint != embedder.fingerprint
     assert embedder.embed([]).shape == (0, 512)
 
 
@@ -170,7 +171,7 @@ def test_a_lexical_embedder_beats_random_ones_at_finding_the_domain(corpus, tmp_
 
     documents = draw_documents(corpus, 8, seed=1, split="train")
     lexical = LexicalEmbedder.fit([each.text for each in documents], dimension=32)
-    retrievers = near.retrievers_within([lexical, near.RandomEmbedder(16)], documents, tmp_path)
+    retrievers = near.retrievers_within([lexical, RandomEmbedder(16)], documents, tmp_path)
     assert list(retrievers) == ["lexical", "random"]
     rows = near.compare_embedders(retrievers, draw_documents(corpus, 5, seed=1), k=4)
     assert len(rows) == 2 * 10 * 4
@@ -218,7 +219,7 @@ def test_a_description_reads_each_file_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("ranks", [[1], [1, 2]])
 def test_charts_draw_and_list_their_numbers(corpus, tmp_path, ranks):
-    found = retriever(list(corpus.documents("train")), tmp_path / "i", near.RandomEmbedder(8))
+    found = retriever(list(corpus.documents("train")), tmp_path / "i", RandomEmbedder(8))
     queries = draw_documents(corpus, 3, seed=1)
     rows = near.neighbourhoods(found, queries, k=2)
     growth = near.growing_index(found, queries, [0.5, 1.0], seed=1)

@@ -19,11 +19,11 @@ from tiny import LINES, tiny_gpt2, tiny_gpt_neo, tiny_qwen2, tiny_roberta
 from typer.testing import CliRunner
 
 from tttnn.__main__ import app
+from tttnn.analysis.archive import archived_models, archived_rows
 from tttnn.corpus import Document, write_jsonl
 from tttnn.embedding import EMBEDDERS
 from tttnn.experiment import read_rows
 from tttnn.models import REGISTRY
-from tttnn.report.archive import archived_models, archived_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"

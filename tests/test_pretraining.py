@@ -22,6 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tttnn.corpus import Document, read_jsonl, write_jsonl
+from tttnn.corpus.reasoning import PROBLEMS, solutions, write_solutions
 from tttnn.errors import ParameterError
 from tttnn.files import read_json, write_json
 from tttnn.pretraining import (
@@ -35,7 +36,6 @@ from tttnn.pretraining import (
 )
 from tttnn.pretraining import train as train_module
 from tttnn.pretraining.data import Windows, held_out_files, locate, make_tokenizer, split_of, training_files
-from tttnn.pretraining.reasoning import PROBLEMS, solutions, write_solutions
 from tttnn.pretraining.settings import Source, TokenizerSettings
 from tttnn.pretraining.train import build_model, learning_rate
 from tttnn.pretraining.validation import read_validation
@@ -523,7 +523,7 @@ def test_worked_solutions_are_right(kind, seed: int) -> None:
 
 def test_worked_solutions_end_when_a_kind_has_run_out(monkeypatch) -> None:
     five = (lambda rng: (f"What is {rng.randint(1, 5)}?", [], "1"),)
-    monkeypatch.setattr("tttnn.pretraining.reasoning.PROBLEMS", five)
+    monkeypatch.setattr("tttnn.corpus.reasoning.PROBLEMS", five)
     with pytest.raises(ValueError, match="no more than 5 problems"):
         list(solutions(6))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tttnn.report.published import published_curves, report_claims
+from tttnn.analysis.published import published_curves, report_claims
 
 
 def test_known_points_of_the_original_curves():

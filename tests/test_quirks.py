@@ -11,8 +11,11 @@ import torch
 from tiny import LINES, tiny_gpt2, tiny_qwen2
 
 from tttnn import TTT, Switches, load_model
+from tttnn.analysis import quirk_effects
 from tttnn.corpus import Document
-from tttnn.experiment.quirks import (
+from tttnn.report import charts
+from tttnn.scoring import Scorer
+from tttnn.studies.quirks import (
     EmptySteps,
     changed_weights,
     cut_bias,
@@ -21,10 +24,8 @@ from tttnn.experiment.quirks import (
     one_token_last,
     step_sizes,
 )
-from tttnn.report import charts, quirks
-from tttnn.scoring import Scorer
 
-GAP = quirks.Discrepancy("d", 20, report=0.5, original=0.4)
+GAP = quirk_effects.Discrepancy("d", 20, report=0.5, original=0.4)
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +160,11 @@ def test_empty_steps_are_the_published_ones(lm):
 
 
 def test_the_discrepancy_is_the_published_one():
-    gap = quirks.discrepancy("github")
+    gap = quirk_effects.discrepancy("github")
     assert (gap.k, gap.report) == (20, 0.51)
     assert gap.original == pytest.approx(0.409, abs=5e-4) and gap.points == pytest.approx(0.101, abs=5e-4)
     with pytest.raises(ValueError, match="github, europarl, books"):
-        quirks.discrepancy("enron")
+        quirk_effects.discrepancy("enron")
 
 
 def test_needed_is_the_same_share_of_the_gain():
@@ -182,13 +183,13 @@ def test_needed_is_the_same_share_of_the_gain():
 )  # fmt: skip
 def test_verdicts_follow_from_the_interval(low, high, verdict):
     effect = pd.DataFrame([{"ratio_against": 0.4, "difference": (low + high) / 2, "low": low, "high": high}])
-    line = quirks.judged(effect, GAP).iloc[0]
+    line = quirk_effects.judged(effect, GAP).iloc[0]
     assert line["verdict"] == verdict and line["needed"] == pytest.approx(0.1)
 
 
 def test_a_stated_bound_is_judged_like_a_measured_effect():
-    lines = [quirks.stated("a", "q", 0.4), quirks.stated("b", "q", 0.4, -0.1, 0.2, "worst case")]
-    made = quirks.judged(pd.DataFrame(lines), GAP)
+    lines = [quirk_effects.stated("a", "q", 0.4), quirk_effects.stated("b", "q", 0.4, -0.1, 0.2, "worst case")]
+    made = quirk_effects.judged(pd.DataFrame(lines), GAP)
     assert made["verdict"].tolist() == ["no effect", "cannot be ruled out"]
     assert made["kind"].tolist() == ["by construction", "worst case"]
 
@@ -196,7 +197,7 @@ def test_a_stated_bound_is_judged_like_a_measured_effect():
 def test_changes_are_in_bits_per_byte():
     base = rows([(100, 50), (200, 120)])
     other = rows([(110, 50), (210, 140)], variant="v")
-    line = quirks.changes(pd.concat([base, other]), {"v": "nearest"}, 2).iloc[0]
+    line = quirk_effects.changes(pd.concat([base, other]), {"v": "nearest"}, 2).iloc[0]
     assert line["documents"] == 2
     assert line["before"] == pytest.approx(20 / 200 / math.log(2))
     assert line["before_low"] == pytest.approx(line["before_high"]) == pytest.approx(line["before"])
@@ -208,29 +209,29 @@ def test_dropping_finds_the_worst_choice():
     draw = np.random.default_rng(0)
     before = draw.uniform(50, 500, 9)
     after = before * draw.uniform(0.3, 1.2, 9)
-    made = quirks.dropping(rows(zip(before, after, strict=True)), 2, 0.25).iloc[0]
+    made = quirk_effects.dropping(rows(zip(before, after, strict=True)), 2, 0.25).iloc[0]
     assert (made["documents"], made["dropped"]) == (9, 2)
     every = [after[list(kept)].sum() / before[list(kept)].sum() for kept in itertools.combinations(range(9), 7)]
     assert made["lowest"] == pytest.approx(min(every)) and made["highest"] == pytest.approx(max(every))
     assert made["ratio"] == pytest.approx(after.sum() / before.sum())
-    none = quirks.dropping(rows([(10, 5), (20, 30)]), 2, 0.1).iloc[0]
+    none = quirk_effects.dropping(rows([(10, 5), (20, 30)]), 2, 0.1).iloc[0]
     assert none["dropped"] == 0
     assert none["lowest"] == pytest.approx(none["highest"]) == pytest.approx(none["ratio"])
 
 
 def test_averages_differ_where_large_documents_gain_more():
-    line = quirks.averages(rows([(10, 10), (90, 45)]), 2).iloc[0]
+    line = quirk_effects.averages(rows([(10, 10), (90, 45)]), 2).iloc[0]
     assert line["ratio_against"] == pytest.approx(0.55) and line["mean"] == pytest.approx(0.75)
     ends = line[["difference", "low", "high"]].tolist()
     assert ends == pytest.approx([0.2, 0, 0.2]), "one document drawn twice has no difference"
 
 
 def test_sampling_narrows_with_the_square_root():
-    table = quirks.sampling(rows([(100, 50), (100, 90), (100, 40), (100, 60)]), 2, {"d": 400})
+    table = quirk_effects.sampling(rows([(100, 50), (100, 90), (100, 40), (100, 60)]), 2, {"d": 400})
     line = table.iloc[0]
     assert line["ratio_against"] == pytest.approx(0.6) and line["half_width"] > 0
     assert line["half_width_tested"] == pytest.approx(line["half_width"] / 10)
-    assert math.isnan(quirks.sampling(rows([(1, 1)]), 2, {}).iloc[0]["half_width_tested"])
+    assert math.isnan(quirk_effects.sampling(rows([(1, 1)]), 2, {}).iloc[0]["half_width_tested"])
 
 
 def test_cost_factor_adds_the_scoring_to_every_neighbour():
@@ -239,7 +240,7 @@ def test_cost_factor_adds_the_scoring_to_every_neighbour():
          "evaluation_seconds": 4.0 if nats else 0.0}
         for document in range(3) for k, nats in enumerate([9.0, None, 7.0])
     ])  # fmt: skip
-    line = quirks.cost_factor(made).iloc[0]
+    line = quirk_effects.cost_factor(made).iloc[0]
     assert (line["documents"], line["training"]) == (3, 2.0)
     assert line[["factor", "low", "high"]].tolist() == [3.0, 3.0, 3.0]
 
@@ -248,13 +249,13 @@ def test_one_token_chunks_are_counted_by_model():
     made = pd.DataFrame({
         "model": ["b", "b", "b", "a"], "k": [0, 1, 2, 1], "steps": [0, 2, 1, 3], "skipped": [0, 1, 0, 0],
     })  # fmt: skip
-    table = quirks.one_token_chunks(made)
+    table = quirk_effects.one_token_chunks(made)
     assert table["model"].tolist() == ["b", "a"]
     assert table.iloc[0][["neighbours", "chunks", "one_token", "share"]].tolist() == [2, 4, 1, 0.5]
 
 
 def test_every_quirk_has_a_place():
-    table = quirks.quirks_table()
+    table = quirk_effects.quirks_table()
     assert table["name"].is_unique and len(table) == 12
     assert all(": " in place for place in table["place"])
 

@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from tttnn.report.archive import FOLDER, archived
-from tttnn.report.published import SEVEN
-from tttnn.report.real_model import (
+from tttnn.analysis.archive import FOLDER, archived
+from tttnn.analysis.published import SEVEN
+from tttnn.analysis.real_model import (
     CHOSEN_RATE,
     ENOUGH,
     LABELS,

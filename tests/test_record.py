@@ -10,8 +10,8 @@ from torch import OutOfMemoryError
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.experiment import DrawnDocument, RowsError, read_rows, run
 from tttnn.experiment.record import identity, tokenizer_hash
-from tttnn.experiment.rows import JOURNAL, TABLE, RowJournal
 from tttnn.files import read_json
+from tttnn.rows import JOURNAL, TABLE, RowJournal
 from tttnn.ttt import TTT, Switches
 
 DRAWN = {"per_domain": 2, "split": "test", "max_bytes": 100, "seed": 1}

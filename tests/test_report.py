@@ -11,7 +11,7 @@ import pytest
 from bs4 import BeautifulSoup
 
 from tttnn.report import figure, glue_text, provenance, table
-from tttnn.report.provenance import commit, peak_memory
+from tttnn.report.footer import commit, peak_memory
 from tttnn.report.tables import format_value
 
 ROWS = pd.DataFrame({"k": [0, 1, 2], "bits per byte": [2.0, 1.7, 1.512345678901]})

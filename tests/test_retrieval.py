@@ -13,7 +13,7 @@ import pytest
 from tiny import LINES, tiny_gpt2, tiny_roberta
 
 import tttnn.index.vectors
-import tttnn.retrieval
+import tttnn.retrieval.retriever
 from tttnn.corpus import Corpus, Document, write_jsonl
 from tttnn.embedding import LexicalEmbedder, TransformerEmbedder
 from tttnn.files import lock
@@ -103,7 +103,7 @@ def test_the_second_opening_builds_and_reads_nothing(folder, monkeypatch):
         raise AssertionError("read the corpus again")
 
     monkeypatch.setattr(LexicalEmbedder, "fit", read)
-    monkeypatch.setattr(tttnn.retrieval, "build_index", read)
+    monkeypatch.setattr(tttnn.retrieval.retriever, "build_index", read)
     monkeypatch.setattr(Corpus, "fingerprint", property(read))
     monkeypatch.setattr(Corpus, "documents", read)
     assert open_retriever(folder).neighbours("a vote on the budget", 5) == expected
@@ -161,7 +161,7 @@ def test_a_damaged_index_is_not_opened(folder):
 def test_an_interrupted_build_goes_on(folder, home, tmp_path, monkeypatch):
     """Also one of a transformer, whose vectors depend on the batch: the same batches come again."""
     roberta = TransformerEmbedder(tiny_roberta(tmp_path / "roberta"))
-    monkeypatch.setattr(tttnn.retrieval, "BATCH_DOCUMENTS", 9)
+    monkeypatch.setattr(tttnn.retrieval.retriever, "BATCH_DOCUMENTS", 9)
     monkeypatch.setattr(tttnn.index.vectors, "CHECKPOINT_BYTES", 1)
     whole = open_retriever(folder, roberta).index
     monkeypatch.setenv("TTTNN_HOME", str(tmp_path / "other"))
@@ -191,7 +191,7 @@ def test_kinds_have_their_own_indexes_of_the_same_vectors(folder, monkeypatch):
     def embed(*_, **__):
         raise AssertionError("embedded the corpus again")
 
-    monkeypatch.setattr(tttnn.retrieval, "_embed", embed)
+    monkeypatch.setattr(tttnn.retrieval.retriever, "_embed", embed)
     half = open_retriever(folder, kind="fp16")
     assert half.index.folder.parent == exact.index.folder.parent
     assert [card["kind"] for card in half.index.manifest["shards"]] == ["fp16"]
@@ -211,7 +211,7 @@ def test_a_retriever_never_searches_a_part_silently(folder):
 @pytest.fixture
 def sharded(folder, monkeypatch):
     """A retriever over three shards of 20, 20 and 12 documents."""
-    monkeypatch.setattr(tttnn.retrieval, "build_index", partial(build_index, shard_rows=20))
+    monkeypatch.setattr(tttnn.retrieval.retriever, "build_index", partial(build_index, shard_rows=20))
     return open_retriever(folder)
 
 
@@ -247,8 +247,8 @@ def test_an_evaluation_lists_the_shards_that_answered(sharded, folder, tmp_path)
 def test_batches_of_documents_do_not_matter(folder, tmp_path, monkeypatch):
     whole = open_retriever(folder).index
     monkeypatch.setenv("TTTNN_HOME", str(tmp_path / "other"))
-    monkeypatch.setattr(tttnn.retrieval, "BATCH_DOCUMENTS", 5)
-    monkeypatch.setattr(tttnn.retrieval, "BATCH_CHARACTERS", 700)
+    monkeypatch.setattr(tttnn.retrieval.retriever, "BATCH_DOCUMENTS", 5)
+    monkeypatch.setattr(tttnn.retrieval.retriever, "BATCH_CHARACTERS", 700)
     assert open_retriever(folder).index.manifest == whole.manifest
 
 

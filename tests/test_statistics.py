@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tttnn.report.statistics import before_after, bootstrap_ratio, curve, gap, resampled_sums
+from tttnn.analysis.statistics import before_after, bootstrap_ratio, curve, gap, resampled_sums
 
 
 def rows(before, after, sizes):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tttnn.report import controls, stopping
+from tttnn.analysis import controls, stopping
 from tttnn.retrieval.sift import stop_after
 
 

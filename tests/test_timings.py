@@ -5,8 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from tttnn.report import charts
-from tttnn.report.timings import (
+from tttnn.analysis.timings import (
     FOLDER,
     bench_rows,
     by_processor,
@@ -16,6 +15,7 @@ from tttnn.report.timings import (
     time_by_kind,
     token_line,
 )
+from tttnn.report import charts
 
 
 def row(loop, document, k, tokens, train, evaluation=0.0, bits=None, size=100, domain="a"):
@@ -120,7 +120,7 @@ def test_every_shipped_row_belongs_to_a_measured_run():
     for shape, pair in loop.groupby(["shape", "capability"]):
         assert pair["loop"].tolist() == ["reference", "ours"], shape
         assert pair["ratio"].tolist() == pytest.approx((pair["seconds"].iloc[0] / pair["seconds"]).tolist())
-    assert {path.stem for path in FOLDER.glob("*.json")} == {"loop", "step", "operators", "neighbours"}
+    assert {path.stem for path in FOLDER.glob("*.json")} == {"loop", "step", "operators", "neighbours", "index_kinds"}
 
 
 @pytest.mark.parametrize("name", ["loop", "step"])

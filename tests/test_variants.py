@@ -6,11 +6,11 @@ import pytest
 from test_retrieval import documents
 from tiny import tiny_gpt2
 
+from tttnn.analysis.variant_effects import archived_variants, effects, footing
 from tttnn.corpus import open_corpus, write_jsonl
 from tttnn.experiment import draw_documents, run
 from tttnn.experiment.variants import BASELINES, CONTROLS, LORA, QUIRKS, VARIANTS, changed, run_variants
 from tttnn.models import load_model
-from tttnn.report.variants import archived_variants, effects, footing
 from tttnn.retrieval import open_retriever
 from tttnn.ttt import TTT, Switches
 

@@ -68,9 +68,9 @@ def models() -> None:
     lms = Table(name(), *columns)
     lms.title = "language models"
     for entry in REGISTRY.values():
-        tts = entry.settings
+        used = entry.settings
         chosen = f"{entry.chosen_rate:g}" if entry.chosen_rate else ""  # by a sweep, beside the published rate
-        numbers = f"{tts.learning_rate:g}", chosen, f"{tts.eps:g}", str(tts.max_length), str(tts.context)
+        numbers = f"{used.learning_rate:g}", chosen, f"{used.eps:g}", str(used.max_length), str(used.context)
         words = entry.saw_domains, entry.licence, here(entry.embedded, entry.name)
         lms.add_row(entry.name, f"{entry.parameters / 1e6:,.1f} M", *numbers, *words)
     embedders = Table(name(), "parameters", "dimension", "tokens of a text", "licence", "here")
@@ -119,8 +119,8 @@ def build(
     skip_bad: SkipBad = False, device: Device = "cpu", cluster: Cluster = None, workers: Workers = 2,
 ) -> None:  # fmt: skip
     """Build the index of a corpus' train split, or open the one that is there; an interrupted build goes on."""
-    from tttnn.cluster import cluster as connected
     from tttnn.corpus import open_corpus
+    from tttnn.ray_cluster import cluster as connected
     from tttnn.retrieval import open_retriever
 
     opened = open_corpus(corpus, skip_bad)
@@ -208,12 +208,12 @@ def run(
     workers: Workers = 2,
 ) -> None:  # fmt: skip
     """Evaluate test documents of a corpus; resumable, rows end as Parquet."""
-    from tttnn.cluster import cluster as connected
     from tttnn.corpus import open_corpus
     from tttnn.experiment import about
     from tttnn.experiment import run as run_documents
     from tttnn.experiment.checks import Asked
-    from tttnn.experiment.cluster import run_on_cluster
+    from tttnn.experiment.ray_runner import run_on_cluster
+    from tttnn.ray_cluster import cluster as connected
     from tttnn.ttt import Switches
 
     asked = Asked(ks, per_domain, seed, split, max_bytes, domains, method, strategy)
@@ -257,10 +257,10 @@ def cost(
 
     from tttnn.corpus import open_corpus
     from tttnn.experiment.checks import Asked, check_run
-    from tttnn.experiment.cost import calibrate, count_work, describe, memory_needed
-    from tttnn.experiment.provenance import device as machine
-    from tttnn.experiment.provenance import peak_memory
     from tttnn.parameters import number
+    from tttnn.provenance import device as machine
+    from tttnn.provenance import peak_memory
+    from tttnn.studies.cost import calibrate, count_work, describe, memory_needed
     from tttnn.ttt import Switches
 
     asked = Asked(ks, per_domain, seed, split, max_bytes, domains)

@@ -21,8 +21,8 @@ from tttnn.errors import DocumentError, ParameterError
 from tttnn.memory import ADAPTING, COPY, keeping_freed, require
 from tttnn.models import LanguageModel, mean_cross_entropy
 from tttnn.models.lora import adapter_size, adapters, forked_rng
+from tttnn.models.model_registry import check_prefix, understand
 from tttnn.models.products import bfloat16_is_fast
-from tttnn.models.registry import check_prefix, understand
 from tttnn.parameters import number
 from tttnn.scoring import Score, Scorer
 

@@ -1,4 +1,4 @@
-"""Documents: the Pile's JSON Lines, the embedded corpus, and the byte-offset text store."""
+"""Documents: the Pile's JSON Lines, the embedded corpus, generated mathematics, and the byte-offset text store."""
 
 from pathlib import Path
 

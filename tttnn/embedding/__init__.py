@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tttnn.embedding.base import Embedder, EmbeddingError
+from tttnn.embedding.embedder_registry import EMBEDDERS, EmbedderEntry
 from tttnn.embedding.lexical import LexicalEmbedder
 from tttnn.embedding.loading import load_embedder
-from tttnn.embedding.registry import EMBEDDERS, EmbedderEntry
+from tttnn.embedding.random_vectors import RandomEmbedder
 
 if TYPE_CHECKING:
     from tttnn.embedding.transformer import TransformerEmbedder
 
 __all__ = [
-    "EMBEDDERS", "Embedder", "EmbedderEntry", "EmbeddingError", "LexicalEmbedder", "TransformerEmbedder",
-    "load_embedder",
+    "EMBEDDERS", "Embedder", "EmbedderEntry", "EmbeddingError", "LexicalEmbedder", "RandomEmbedder",
+    "TransformerEmbedder", "load_embedder",
 ]  # fmt: skip
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tttnn.embedding.base import Embedder, EmbeddingError
+from tttnn.embedding.embedder_registry import CHECKPOINTS, EMBEDDERS, EmbedderEntry
 from tttnn.embedding.lexical import NAME, LexicalEmbedder
-from tttnn.embedding.registry import CHECKPOINTS, EMBEDDERS, EmbedderEntry
 from tttnn.files import expand
 
 LM_PREFIX = "lm:"

@@ -14,10 +14,10 @@ from tttnn.baselines import find_method
 from tttnn.errors import ParameterError
 from tttnn.experiment.drawing import DrawnDocument, draw_documents
 from tttnn.experiment.record import asked_for, check_belongs
-from tttnn.experiment.rows import RowJournal, RowsError
 from tttnn.files import expand
 from tttnn.parameters import number, numbers
 from tttnn.retrieval.strategies import find_strategy
+from tttnn.rows import RowJournal, RowsError
 
 if TYPE_CHECKING:
     from tttnn.corpus import Corpus

@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tttnn.experiment.provenance import commit, device, versions
-from tttnn.experiment.rows import RowJournal, RowsError, plain
 from tttnn.files import read_json, write_json
+from tttnn.provenance import commit, device, versions
+from tttnn.rows import RowJournal, RowsError, plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

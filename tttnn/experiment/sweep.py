@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.errors import ParameterError
-from tttnn.experiment import DrawnDocument, run
 from tttnn.experiment.checks import checked_ks
+from tttnn.experiment.drawing import DrawnDocument
+from tttnn.experiment.runner import run
 from tttnn.parameters import numbers
 from tttnn.retrieval import corpus_fingerprint
 from tttnn.ttt import TTT

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.errors import ParameterError
-from tttnn.experiment import DrawnDocument, run
 from tttnn.experiment.checks import METHOD, check_run, checked_ks
+from tttnn.experiment.drawing import DrawnDocument
+from tttnn.experiment.runner import run
 from tttnn.parameters import names as known_names
 from tttnn.retrieval.strategies import Selection
 from tttnn.ttt import TTT, Switches

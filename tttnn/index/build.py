@@ -27,8 +27,8 @@ from tttnn import __version__
 from tttnn.errors import ParameterError, TTTNNError
 from tttnn.files import expand, lock, read_json, sha256_file, storing, write_json, writing
 from tttnn.index.exact import checked_vectors
+from tttnn.index.faiss_runtime import load_faiss
 from tttnn.index.kinds import Kind, check_kind, make_structure, resolve
-from tttnn.index.library import load_faiss
 from tttnn.index.manifest import (
     CARD,
     FORMAT,
@@ -58,11 +58,11 @@ OF_A_SHARD = (CARD, VECTORS, STRUCTURE, PARTIAL, JOURNAL)  # the files that are 
 TORN = re.compile(rf"\.({'|'.join(map(re.escape, (*OF_A_SHARD, MANIFEST, PLAN)))})\.[0-9a-f-]+\.partial")
 
 Batches = Callable[[int], Iterable[np.ndarray]]
-Writer = Callable[[Path, int, Batches, "Plan"], list[dict[str, Any]]]
+Writer = Callable[[Path, int, Batches, "BuildPlan"], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """What is built: a call with another plan cannot take up an interrupted build.
 
     Attributes
@@ -139,7 +139,7 @@ def build_index(
         as Faiss's BLAS is reproducible.
     write : callable, optional
         How the shards are written: by default one after another, as `write_shards` does; on a cluster
-        `tttnn.index.cluster.write_on_cluster`.
+        `tttnn.index.ray_index.write_on_cluster`.
 
     Raises
     ------
@@ -156,7 +156,8 @@ def build_index(
         If the disk is full, for example, or the file system has no locks: make room and call again.
     """
     folder = Path(expand(folder))
-    plan = Plan(kind, embedder.dimension, _named(embedder), corpus_fingerprint, 0, count, shard_rows, seed, threads)
+    named = _named(embedder)
+    plan = BuildPlan(kind, embedder.dimension, named, corpus_fingerprint, 0, count, shard_rows, seed, threads)
     with _locked(folder):
         if (folder / MANIFEST).exists() and not (folder / PLAN).exists():
             raise IndexExists(f"{folder} holds an index already: remove it to build this one again")
@@ -213,7 +214,7 @@ def add_shard(
             raise IndexMismatch(f"{folder} holds these texts already (corpus fingerprint {corpus_fingerprint[:12]})")
         first = pending["first"] if pending else manifest["count"]
         kind = kind or manifest["kind"]
-        plan = Plan(
+        plan = BuildPlan(
             kind, embedder.dimension, _named(embedder), corpus_fingerprint, first, count, shard_rows, seed, threads
         )
         _build(folder, batches, plan, write)
@@ -221,7 +222,7 @@ def add_shard(
 
 
 def write_shard(
-    folder: Path, number: int, first: int, limit: int | None, batches: Batches, plan: Plan, bar: tqdm
+    folder: Path, number: int, first: int, limit: int | None, batches: Batches, plan: BuildPlan, bar: tqdm
 ) -> dict[str, Any] | None:
     """Write one shard, or the rest of it; shards do not depend on one another.
 
@@ -235,7 +236,7 @@ def write_shard(
         Vectors it must have; None: as many as come, up to `plan.shard_rows`.
     batches : callable
         Row of the plan -> batches.
-    plan : Plan
+    plan : BuildPlan
     bar : tqdm
         Counts vectors.
 
@@ -267,7 +268,7 @@ def write_shard(
     return card
 
 
-def publish(folder: Path, plan: Plan, cards: list[dict[str, Any]]) -> None:
+def publish(folder: Path, plan: BuildPlan, cards: list[dict[str, Any]]) -> None:
     """Make finished shards, after those that are there, part of the index."""
     shards = [card for card in _shards(folder) if card["first"] < plan.first] + cards
     manifest = {
@@ -284,7 +285,7 @@ def publish(folder: Path, plan: Plan, cards: list[dict[str, Any]]) -> None:
     write_sealed(folder / MANIFEST, manifest)
 
 
-def write_shards(folder: Path, known: int, batches: Batches, plan: Plan) -> list[dict[str, Any]]:
+def write_shards(folder: Path, known: int, batches: Batches, plan: BuildPlan) -> list[dict[str, Any]]:
     """Write all shards of a plan, or the rest of them, one after another.
 
     Parameters
@@ -295,7 +296,7 @@ def write_shards(folder: Path, known: int, batches: Batches, plan: Plan) -> list
         Shards that it had before.
     batches : callable
         Row of the plan -> batches.
-    plan : Plan
+    plan : BuildPlan
 
     Returns
     -------
@@ -316,7 +317,7 @@ def write_shards(folder: Path, known: int, batches: Batches, plan: Plan) -> list
     return cards
 
 
-def _build(folder: Path, batches: Batches, plan: Plan, write: Writer | None) -> None:
+def _build(folder: Path, batches: Batches, plan: BuildPlan, write: Writer | None) -> None:
     with storing(folder):
         _take_up(folder, plan)
         known = sum(card["first"] < plan.first for card in _shards(folder))
@@ -329,7 +330,7 @@ def _build(folder: Path, batches: Batches, plan: Plan, write: Writer | None) -> 
         (folder / PLAN).unlink()
 
 
-def _take_up(folder: Path, plan: Plan) -> None:
+def _take_up(folder: Path, plan: BuildPlan) -> None:
     """Go on with the build that is there if it is this one, or begin."""
     pending = _pending(folder)
     if pending is None:
@@ -386,7 +387,7 @@ def _remove_torn(folder: Path) -> None:
             torn.unlink()
 
 
-def _stream(folder: Path, start: int, limit: int | None, batches: Batches, plan: Plan, bar: tqdm) -> int:
+def _stream(folder: Path, start: int, limit: int | None, batches: Batches, plan: BuildPlan, bar: tqdm) -> int:
     """Append the vectors of a shard that begins at row `start` of the plan, and give their file its name."""
     with PartialVectors(folder, plan.dimension) as partial:
         bar.update(partial.rows)
@@ -398,7 +399,7 @@ def _stream(folder: Path, start: int, limit: int | None, batches: Batches, plan:
         return partial.rows
 
 
-def _exactly(batches: Batches, start: int, done: int, limit: int | None, plan: Plan) -> Iterator[np.ndarray]:
+def _exactly(batches: Batches, start: int, done: int, limit: int | None, plan: BuildPlan) -> Iterator[np.ndarray]:
     """Checked batches (n, d) of the rows `done` to `limit` of a shard; the last is cut where the shard ends."""
     most = plan.shard_rows if limit is None else limit
     is_last = plan.count is not None and start + most == plan.count
@@ -417,7 +418,7 @@ def _exactly(batches: Batches, start: int, done: int, limit: int | None, plan: P
         raise IndexMismatch(f"{start + done} vectors were given for {plan.count} texts")
 
 
-def _write_structure(path: Path, kind: Kind, vectors: np.ndarray, plan: Plan) -> None:
+def _write_structure(path: Path, kind: Kind, vectors: np.ndarray, plan: BuildPlan) -> None:
     structure = make_structure(kind, vectors, plan.seed, plan.threads)
     faiss = load_faiss()
     # Through Python's file: Faiss's own writer only prints a warning if the last block does not fit the disk.
@@ -425,7 +426,7 @@ def _write_structure(path: Path, kind: Kind, vectors: np.ndarray, plan: Plan) ->
         faiss.write_index(structure, faiss.PyCallbackIOWriter(file.write, WRITE_BYTES))
 
 
-def _card(folder: Path, number: int, first: int, count: int, kind: Kind, plan: Plan) -> dict[str, Any]:
+def _card(folder: Path, number: int, first: int, count: int, kind: Kind, plan: BuildPlan) -> dict[str, Any]:
     paths = [folder / name for name in (VECTORS, STRUCTURE) if (folder / name).exists()]
     return {
         "format": FORMAT,

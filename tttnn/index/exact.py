@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tttnn.errors import ParameterError
-from tttnn.index.library import load_faiss
+from tttnn.index.faiss_runtime import load_faiss
 
 SPARE = 16  # neighbours fetched beyond k, so that ties at position k are seen
 WIDER = 8  # times as many are fetched if all of these may tie

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tttnn.errors import ParameterError
-from tttnn.index.library import faiss_threads, load_faiss
+from tttnn.index.faiss_runtime import faiss_threads, load_faiss
 
 SAMPLE_ROWS = 1 << 17  # vectors a quantiser is trained on, at most: 0.5 GB at dimension 1024
 PER_LIST = 39  # training vectors for each inverted list that Faiss asks for

@@ -1,6 +1,6 @@
 """How much memory, disk and time an index takes: a model of few terms, fitted to measured rows.
 
-The rows lie in ``measured.json`` beside this file. ``bench/index_kinds.py`` writes them: each is a kind at a size, on
+The rows lie in ``measured/index_kinds.json``. ``bench/index_kinds.py`` writes them: each is a kind at a size, on
 one thread of the machine that it names, with processor times. For each kind and each measure the model is a sum of
 work that grows as the algorithm's does (a scan: vectors times dimension; k-means: sample times lists times dimension),
 with coefficients that are not negative and make the squared *relative* errors smallest. Few rows allow few terms.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import ceil, log2
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +33,10 @@ from tttnn.index.kinds import (
     resolve,
 )
 
-MEASURED = Path(__file__).with_name("measured.json")
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEASURED = Path(__file__).parents[1] / "measured" / "index_kinds.json"
 PQ_CODES, PQ_ROUNDS, PQ_ROWS = 256, 25, 1 << 16  # Faiss's product quantiser, and the vectors it is trained on
 GRAPH_LINKS = 32  # of a vector in the graph, and twice as many at its base
 NEIGHBOURS = 20  # k of the measured queries
@@ -43,7 +46,7 @@ RESIDENT, DISK, BUILD, LATENCY = "resident_bytes", "disk_bytes", "build_cpu_seco
 
 
 @dataclass(frozen=True)
-class Plan:
+class IndexPlan:
     """What an index takes, on each of its machines.
 
     Attributes
@@ -83,7 +86,7 @@ def plan(
     shard_rows: int = SHARD_ROWS,
     read_us: float = 0.0,
     rows: Rows | None = None,
-) -> Plan:
+) -> IndexPlan:
     """Predict what an index takes, from measured rows.
 
     Parameters
@@ -124,7 +127,7 @@ def plan(
         for measure in cost:
             cost[measure] += sizes.count(size) * float(models[measure] @ work[measure])
     reads = shards * max(chosen.candidates * NEIGHBOURS, chosen.least_candidates) if chosen.factory else 0
-    return Plan(
+    return IndexPlan(
         chosen.name, documents, dimension, machines, shards, cost[RESIDENT], cost[DISK], cost[BUILD] / 3600,
         cost[LATENCY] + 1e-3 * reads * read_us, reads,
     )  # fmt: skip
@@ -149,6 +152,40 @@ def machines_needed(documents: int, dimension: int, kind: str, ram: float) -> in
     return many
 
 
+def pile_memory(documents: int, text_bytes: int, dimension: int, servers: int) -> pd.DataFrame:
+    """What a server must hold in memory, by what is kept there: arithmetic, not measurement.
+
+    Parameters
+    ----------
+    documents : int
+        Of the whole corpus; the Pile's training split has 210 million (paper, section 3).
+    text_bytes : int
+        Of the whole corpus.
+    dimension : int
+        Of the float32 vectors.
+    servers : int
+        The corpus is spread evenly over so many.
+
+    Returns
+    -------
+    DataFrame
+        Columns kept; texts, offsets, vectors and their sum memory (bytes per server that memory must hold);
+        disk (bytes per server that are read in place, and cached as far as memory allows).
+    """
+    import pandas as pd
+
+    texts, offsets, vectors = (size / servers for size in (text_bytes, 8 * documents, 4 * dimension * documents))
+    ways = [
+        ("texts and vectors, vectors twice", texts, 0.0, 2 * vectors, 0.0),
+        ("texts and vectors", texts, 0.0, vectors, 0.0),
+        ("line offsets and vectors", 0.0, offsets, vectors, texts),
+        ("nothing: all is mapped", 0.0, 0.0, 0.0, texts + offsets + vectors),
+    ]
+    table = pd.DataFrame(ways, columns=["kept", "texts", "offsets", "vectors", "disk"])
+    table.insert(4, "memory", table[["texts", "offsets", "vectors"]].sum(axis=1))
+    return table
+
+
 @cache
 def measured_rows() -> tuple[dict[str, Any], ...]:
     """The rows that the package has: see ``bench/index_kinds.py`` for their entries."""
@@ -161,13 +198,13 @@ def measured_kinds() -> list[str]:
     return [kind for kind in KINDS if kind in known]
 
 
-def held_out(kind: str, rows: Rows | None = None) -> tuple[dict[str, Any], Plan]:
+def held_out(kind: str, rows: Rows | None = None) -> tuple[dict[str, Any], IndexPlan]:
     """The largest size at which a kind was measured, and what its other rows predict for it.
 
     Returns
     -------
     row : dict
-    predicted : Plan
+    predicted : IndexPlan
         Fitted without that row.
 
     Raises

@@ -13,8 +13,8 @@ import numpy as np
 from tttnn.errors import ParameterError
 from tttnn.files import expand
 from tttnn.index.exact import checked_vectors
+from tttnn.index.faiss_runtime import load_faiss
 from tttnn.index.kinds import KINDS
-from tttnn.index.library import load_faiss
 from tttnn.index.manifest import STRUCTURE, DamagedIndex, check_embedder, check_inside, read_manifest
 from tttnn.index.shard import SearchSettings, Shard, merge
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from tttnn.errors import ParameterError
 from tttnn.index.exact import checked_vectors, rank_all, search_flat
+from tttnn.index.faiss_runtime import load_faiss
 from tttnn.index.kinds import KINDS, set_effort
-from tttnn.index.library import load_faiss
 from tttnn.index.manifest import CARD, STRUCTURE, VECTORS, DamagedIndex, check_inside, check_sizes, read_card
 from tttnn.index.vectors import VectorReader, map_vectors
 

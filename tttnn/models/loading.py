@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from tttnn.errors import TTTNNError, first_line
 from tttnn.hub import BUFFERS
-from tttnn.models.registry import REGISTRY
+from tttnn.models.model_registry import REGISTRY
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

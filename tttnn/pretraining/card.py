@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.files import read_json, write_json, writing, writing_folder
-from tttnn.models.registry import best_rate
+from tttnn.models.model_registry import best_rate
 from tttnn.pretraining.data import end_of_text
 from tttnn.pretraining.settings import Settings, load_settings, settings_as_json
 

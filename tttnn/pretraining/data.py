@@ -15,7 +15,7 @@ from tqdm import tqdm
 from tttnn.corpus import Document, read_jsonl
 from tttnn.errors import ParameterError, TTTNNError
 from tttnn.files import read_json, sha256_file, write_json, writing
-from tttnn.models.registry import CHECKPOINTS
+from tttnn.models.model_registry import CHECKPOINTS
 from tttnn.pretraining.settings import Settings, Source, TokenizerSettings
 
 if TYPE_CHECKING:

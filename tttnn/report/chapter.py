@@ -12,14 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_type_hints
 
-from tttnn.embedding.registry import EMBEDDERS
+from tttnn.analysis.archive import archived, archived_models
+from tttnn.analysis.quirk_effects import TESTED
+from tttnn.analysis.variant_effects import variant_models
+from tttnn.embedding.embedder_registry import EMBEDDERS
 from tttnn.errors import ParameterError
 from tttnn.hub import cached_folder
-from tttnn.models.registry import REGISTRY
+from tttnn.models.model_registry import REGISTRY
 from tttnn.parameters import names, number, numbers
-from tttnn.report.archive import archived, archived_models
-from tttnn.report.quirks import TESTED
-from tttnn.report.variants import variant_models
 
 INJECTED = "# Parameters"  # how the cell begins that papermill puts behind the chapter's own
 # The numbers of all chapters: those above 0, and those where 0 has a meaning.

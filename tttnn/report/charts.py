@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tttnn.analysis.timings import LOOPS
 from tttnn.report.figures import PALETTE, Figure, colours, figure
-from tttnn.report.timings import LOOPS
 
 if TYPE_CHECKING:
     import altair as alt
@@ -33,7 +33,7 @@ def before_after_chart(table: pd.DataFrame, name: str, alt_text: str, by: str = 
     Parameters
     ----------
     table : DataFrame
-        Of :func:`tttnn.report.statistics.before_after`.
+        Of :func:`tttnn.analysis.statistics.before_after`.
     name, alt_text : str
         Label and alternative text of the figure.
     by : str
@@ -67,7 +67,7 @@ def curve_chart(curve: pd.DataFrame, name: str, alt_text: str, by: str = "domain
     Parameters
     ----------
     curve : DataFrame
-        Of :func:`tttnn.report.statistics.curve`.
+        Of :func:`tttnn.analysis.statistics.curve`.
     """
     import altair as alt
 
@@ -97,7 +97,7 @@ def cost_chart(cost: pd.DataFrame, name: str, alt_text: str) -> Figure:
     Parameters
     ----------
     cost : DataFrame
-        Of :func:`tttnn.report.statistics.cost`.
+        Of :func:`tttnn.analysis.statistics.cost`.
     """
     import altair as alt
 
@@ -118,7 +118,7 @@ def distance_chart(counts: pd.DataFrame, name: str, alt_text: str) -> Figure:
     Parameters
     ----------
     counts : DataFrame
-        Of :func:`tttnn.experiment.neighbourhoods.distance_histogram`.
+        Of :func:`tttnn.studies.neighbourhoods.distance_histogram`.
     """
     import altair as alt
 
@@ -148,7 +148,7 @@ def overlap_chart(rows: pd.DataFrame, name: str, alt_text: str) -> Figure:
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.neighbourhoods.neighbourhoods`, at most 1000 of them.
+        Of :func:`tttnn.studies.neighbourhoods.neighbourhoods`, at most 1000 of them.
     """
     import altair as alt
 
@@ -197,7 +197,7 @@ def footprint_chart(measured: pd.DataFrame, name: str, alt_text: str) -> Figure:
     Parameters
     ----------
     measured : DataFrame
-        Of :func:`tttnn.experiment.footprint.footprint`, for several numbers of documents.
+        Of :func:`tttnn.studies.footprint.footprint`, for several numbers of documents.
     """
     import altair as alt
 
@@ -225,7 +225,7 @@ def models_chart(gains: pd.DataFrame, name: str, alt_text: str) -> Figure:
     Parameters
     ----------
     gains : DataFrame
-        Of :func:`tttnn.report.comparisons.by_model`; models from top to bottom and domains in the order of the rows.
+        Of :func:`tttnn.analysis.comparisons.by_model`; models from top to bottom and domains in the order of the rows.
     """
     import altair as alt
 
@@ -345,8 +345,8 @@ def compared_chart(gains: pd.DataFrame, name: str, alt_text: str) -> Figure:
     Parameters
     ----------
     gains : DataFrame
-        Of :func:`tttnn.report.comparisons.by_model` with a column deflate (bits/byte); models and domains in the order
-        of the rows.
+        Of :func:`tttnn.analysis.comparisons.by_model` with a column deflate (bits/byte); models and domains in the
+        order of the rows.
     """
     import altair as alt
 
@@ -421,7 +421,7 @@ def kinds_effect_chart(effect: pd.DataFrame, name: str, alt_text: str) -> Figure
     Parameters
     ----------
     effect : DataFrame
-        Of ``tttnn.experiment.index_kinds.kinds_effect``.
+        Of ``tttnn.studies.kind_effects.kinds_effect``.
     """
     import altair as alt
 
@@ -445,8 +445,8 @@ def effects_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        Of :func:`tttnn.report.variants.effects`; variants from top to bottom and domains in the order of the rows.
-        An interval that excludes 0 has a filled mark, one that does not a hollow one.
+        Of :func:`tttnn.analysis.variant_effects.effects`; variants from top to bottom and domains in the order of the
+        rows. An interval that excludes 0 has a filled mark, one that does not a hollow one.
     """
     import altair as alt
     import pandas as pd
@@ -517,7 +517,7 @@ def copying_chart(documents: pd.DataFrame, name: str, alt_text: str) -> Figure:
     Parameters
     ----------
     documents : DataFrame
-        Of :func:`tttnn.report.controls.copying`.
+        Of :func:`tttnn.analysis.controls.copying`.
     """
     import altair as alt
 
@@ -595,7 +595,7 @@ def spent_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        Of :func:`tttnn.report.timings.spent_and_gained`.
+        Of :func:`tttnn.analysis.timings.spent_and_gained`.
     """
     import altair as alt
 

@@ -18,7 +18,7 @@ from tttnn.corpus import origin
 from tttnn.corpus.overlap import seen_shares
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.parameters import names, number
-from tttnn.retrieval import Neighbour, Neighbours, Retriever
+from tttnn.retrieval.retriever import Neighbour, Neighbours, Retriever
 
 SHARDS = 30  # files of the Pile, and so shards of the published index
 POOL = 200  # candidates that SIFT chooses from, as its authors do

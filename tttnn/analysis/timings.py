@@ -1,6 +1,6 @@
 """What adapting costs: rows that the benchmarks wrote, summed up for the chapter on cost.
 
-The rows lie in ``bench/`` beside this file; ``make bench`` writes new ones, which can be shown in their place.
+The rows lie in ``tttnn/measured``; ``make bench`` writes new ones, which can be shown in their place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tttnn.files import read_json
 if TYPE_CHECKING:
     import pandas as pd
 
-FOLDER = Path(__file__).parent / "bench"
+FOLDER = Path(__file__).parents[1] / "measured"
 LOOPS = {"reference": "published loop", "ours": "our loop"}
 KINDS = {
     "matrix products": ("mm", "addmm", "bmm", "baddbmm", "_linear_pointwise"),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-CHECKPOINTS = Path(__file__).parents[1] / "models" / "checkpoints"
+from tttnn.models.model_registry import CHECKPOINTS
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tttnn.report.deflate import deflate_of
-from tttnn.report.statistics import RESAMPLES, SEED, Interval, ends, resampled_sums
+from tttnn.analysis.deflate import deflate_of
+from tttnn.analysis.statistics import RESAMPLES, SEED, Interval, ends, resampled_sums
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ MODELS = MappingProxyType({
     "reasoning": "qwen2-xs-reasoning", "real": "smollm2-135m",
 })  # fmt: skip
 UNSEEN = ("arxiv", "dm-mathematics", "europarl", "github")  # what "main" did not see and "trained" did, by the registry
-LEAST = 5  # documents a domain must have for an interval to mean anything
+LEAST_DOCUMENTS = 5  # documents a domain must have for an interval to mean anything
 
 
 class Verdict(StrEnum):
@@ -70,18 +70,19 @@ class Evidence:
     Attributes
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, all models in one frame. A column `run` names the run of rows from elsewhere.
+        Of :func:`~tttnn.experiment.runner.run`, all models in one frame. A column `run` names the run of rows
+        from elsewhere.
     run : str
         The name of all others, for the column ``origin``.
     k : int
         Neighbours trained on.
     memory : DataFrame, optional
-        Rows of :func:`tttnn.experiment.footprint.footprint` on documents of a few characters.
+        Rows of :func:`tttnn.studies.footprint.footprint` on documents of a few characters.
     models : mapping of str to str
         Which model plays which part: main, small, large, trained (saw the domains), reasoning, real (pre-trained by
         others at full scale).
     deflate : DataFrame, optional
-        Of :func:`tttnn.report.deflate.archived_deflate`; without it no model counts as worse than deflate.
+        Of :func:`tttnn.analysis.deflate.archived_deflate`; without it no model counts as worse than deflate.
     unseen : sequence of str
         Domains that the main model did not see in pre-training and the trained one did.
     resamples, seed : int
@@ -122,7 +123,7 @@ class Evidence:
         Raises
         ------
         Untestable
-            If a model, a k or a domain is not there, or a domain has fewer than LEAST documents.
+            If a model, a k or a domain is not there, or a domain has fewer than LEAST_DOCUMENTS documents.
         """
         scores = [self._nats(role, k) for role, k in columns]
         shared = set.intersection(*(set(nats.index) for nats in scores))
@@ -135,8 +136,8 @@ class Evidence:
         """Resample the documents of some of `groups`, by default of all; see :meth:`sums`."""
         names = list(domains or groups)
         for name in names:
-            if (count := len(groups.get(name, ()))) < LEAST:
-                raise Untestable(f"{count} documents of {name}, and an interval needs {LEAST}")
+            if (count := len(groups.get(name, ()))) < LEAST_DOCUMENTS:
+                raise Untestable(f"{count} documents of {name}, and an interval needs {LEAST_DOCUMENTS}")
         if not names:
             raise Untestable("no document has all the scores")
         return names, resampled_sums([groups[name] for name in names], self.resamples, self.seed)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tttnn.report.statistics import RESAMPLES, SEED, Interval, before_after, ends, interval, resampled_sums
-from tttnn.report.variants import KEY, effects
+from tttnn.analysis.statistics import RESAMPLES, SEED, Interval, before_after, ends, interval, resampled_sums
+from tttnn.analysis.variant_effects import KEY, effects
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LEAST = 3  # documents a domain must have for a rank to mean anything
+LEAST_RANKED = 3  # documents a domain must have for a rank to mean anything
 
 
 def mean_ratio(documents: pd.DataFrame, columns: Sequence[str] = ("before", "after")) -> Interval:
@@ -40,7 +40,7 @@ def mean_ratios(rows: pd.DataFrame, names: Iterable[str], k: int) -> pd.DataFram
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.report.variants.archived_variants`.
+        Of :func:`tttnn.analysis.variant_effects.archived_variants`.
     names : iterable of str
         Variants.
     k : int
@@ -83,7 +83,7 @@ def effects_and_mean(rows: pd.DataFrame, pairs: Mapping[str, str], k: int) -> pd
     Parameters
     ----------
     rows, pairs, k
-        As in :func:`tttnn.report.variants.effects`; every variant must be scored at k.
+        As in :func:`tttnn.analysis.variant_effects.effects`; every variant must be scored at k.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def shares_of_gain(rows: pd.DataFrame, names: Iterable[str], k: int, of: str = "
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.report.variants.archived_variants`.
+        Of :func:`tttnn.analysis.variant_effects.archived_variants`.
     names : iterable of str
         Variants.
     k : int
@@ -162,7 +162,7 @@ def sources_of_gain(
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.report.variants.archived_variants`.
+        Of :func:`tttnn.analysis.variant_effects.archived_variants`.
     k : int
     of : str
     controls : sequence of str
@@ -192,7 +192,7 @@ def copying(rows: pd.DataFrame, k: int) -> pd.DataFrame:
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, one model and one variant.
+        Of :func:`~tttnn.experiment.runner.run`, one model and one variant.
     k : int
 
     Returns
@@ -220,10 +220,10 @@ def rank_correlation(
         Columns with numbers.
     by : str, optional
         Rank within the groups of this column, so that differences between groups do not count. A group that is
-        constant in a column, or has fewer than LEAST rows, is left out.
+        constant in a column, or has fewer than LEAST_RANKED rows, is left out.
     resamples : int
     """
-    groups = [part for _, part in table.groupby(by, sort=True) if len(part) >= LEAST] if by else [table]
+    groups = [part for _, part in table.groupby(by, sort=True) if len(part) >= LEAST_RANKED] if by else [table]
     generator = np.random.default_rng(SEED)
     sums = np.zeros((3, 1 + resamples))  # of products and of both squares, over groups
     for part in groups:
@@ -244,7 +244,7 @@ def _centred_ranks(values: np.ndarray) -> np.ndarray:
 
 
 def named_ends(parts: Mapping[str, tuple[pd.DataFrame, int]]) -> pd.DataFrame:
-    """Runs that end at different k, side by side, so that :func:`tttnn.report.variants.effects` can compare them.
+    """Runs that end at different k, side by side, for :func:`tttnn.analysis.variant_effects.effects` to compare.
 
     Parameters
     ----------
@@ -273,7 +273,7 @@ def best_on_test(rows: pd.DataFrame, names: Sequence[str], k: int, label: str) -
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.report.variants.archived_variants`.
+        Of :func:`tttnn.analysis.variant_effects.archived_variants`.
     names : sequence of str
         Variants to choose among.
     k : int
@@ -293,7 +293,7 @@ def equal_seconds(rows: pd.DataFrame, variant: str, against: str, k: int) -> pd.
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.report.variants.archived_variants`; `against` scored at 0, at k and beyond.
+        Of :func:`tttnn.analysis.variant_effects.archived_variants`; `against` scored at 0, at k and beyond.
     variant, against : str
     k : int
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tttnn.report.controls import LEAST, mean_ratio
-from tttnn.report.statistics import SEED, interval, resampled_sums
-from tttnn.report.variants import KEY
+from tttnn.analysis.controls import LEAST_RANKED, mean_ratio
+from tttnn.analysis.statistics import SEED, interval, resampled_sums
+from tttnn.analysis.variant_effects import KEY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ def scored_nats(rows: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, one model and one variant.
+        Of :func:`~tttnn.experiment.runner.run`, one model and one variant.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def on_common_ks(rows: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.report.variants.archived_variants`.
+        Of :func:`tttnn.analysis.variant_effects.archived_variants`.
     """
     scored = rows[rows["nats"].notna()].groupby("variant")["k"].unique()
     return rows[rows["k"].isin(set.intersection(*map(set, scored)))]
@@ -60,7 +60,7 @@ def best_and_oracle(rows: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, one model and one variant.
+        Of :func:`~tttnn.experiment.runner.run`, one model and one variant.
 
     Returns
     -------
@@ -90,7 +90,7 @@ Signal = Callable[["pd.DataFrame", np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Rule:
+class StoppingRule:
     """A way to stop.
 
     Attributes
@@ -101,7 +101,7 @@ class Rule:
         (rows of a document by k, scored ks) -> a number for each scored k, from what is known before going on from it;
         minus infinity: do not stop here.
     grouped : bool
-        A threshold for each domain of the nearest neighbour, and not one for all; a domain with fewer than LEAST
+        A threshold for each domain of the nearest neighbour, and not one for all; a domain with fewer than LEAST_RANKED
         documents to learn from gets that of all.
     """
 
@@ -134,17 +134,21 @@ def _uncertain(document: pd.DataFrame, ks: np.ndarray) -> np.ndarray:
     return np.where(ks == 0, -math.inf, ks * np.sqrt(variance))
 
 
-RULES: Mapping[str, Rule] = {
-    "one k": Rule("stop after so many neighbours", _so_many),
-    "one k for a domain": Rule("stop after so many, by the domain of the nearest neighbour", _so_many, grouped=True),
-    "if near": Rule("adapt only if the nearest neighbour is near enough", _if_near),
-    "while near": Rule("stop at the first neighbour that is too far", _while_near),
-    "while the loss falls": Rule("stop when the later half of the losses is not below the earlier half", _loss_falls),
+RULES: Mapping[str, StoppingRule] = {
+    "one k": StoppingRule("stop after so many neighbours", _so_many),
+    "one k for a domain": StoppingRule(
+        "stop after so many, by the domain of the nearest neighbour", _so_many, grouped=True
+    ),
+    "if near": StoppingRule("adapt only if the nearest neighbour is near enough", _if_near),
+    "while near": StoppingRule("stop at the first neighbour that is too far", _while_near),
+    "while the loss falls": StoppingRule(
+        "stop when the later half of the losses is not below the earlier half", _loss_falls
+    ),
 }
-SIFT_RULE = {"uncertainty": Rule("stop where k times SIFT's standard deviation is above 1 / alpha", _uncertain)}
+SIFT_RULE = {"uncertainty": StoppingRule("stop where k times SIFT's standard deviation is above 1 / alpha", _uncertain)}
 
 
-def signals(rows: pd.DataFrame, rule: Rule) -> pd.DataFrame:
+def signals(rows: pd.DataFrame, rule: StoppingRule) -> pd.DataFrame:
     """A rule's signal for each document and scored k, in the shape of :func:`scored_nats`."""
     import pandas as pd
 
@@ -180,14 +184,14 @@ def _taken(nats: pd.DataFrame, places: np.ndarray) -> np.ndarray:
     return nats.to_numpy()[np.arange(len(nats)), places]
 
 
-def cross_validated(rows: pd.DataFrame, rule: Rule, seed: int = SEED) -> pd.DataFrame:
+def cross_validated(rows: pd.DataFrame, rule: StoppingRule, seed: int = SEED) -> pd.DataFrame:
     """Stop each document by a threshold that was chosen on the other half of the documents.
 
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, one model and one variant.
-    rule : Rule
+        Of :func:`~tttnn.experiment.runner.run`, one model and one variant.
+    rule : StoppingRule
     seed : int
         Of the halves; each domain is split evenly.
 
@@ -206,7 +210,7 @@ def cross_validated(rows: pd.DataFrame, rule: Rule, seed: int = SEED) -> pd.Data
     for test in range(FOLDS):
         for group in np.unique(groups):
             learn = (fold != test) & (groups == group)
-            learn = learn if learn.sum() >= LEAST else fold != test
+            learn = learn if learn.sum() >= LEAST_RANKED else fold != test
             apply = (fold == test) & (groups == group)
             places[apply] = stops(signal[apply], choose_threshold(nats[learn], signal[learn]))
     made = {"before": nats[0], "after": _taken(nats, places), "last": nats.iloc[:, -1], "oracle": nats.min(axis=1)}
@@ -225,15 +229,15 @@ def _groups(rows: pd.DataFrame, documents: pd.MultiIndex) -> np.ndarray:
     return nearest.reindex(documents).fillna("").to_numpy(str)
 
 
-def rule_table(rows: pd.DataFrame, rules: Mapping[str, Rule] = RULES) -> pd.DataFrame:
+def rule_table(rows: pd.DataFrame, rules: Mapping[str, StoppingRule] = RULES) -> pd.DataFrame:
     """What each rule makes of the same documents, beside going on to the last k and beside the oracle.
 
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, one model and one variant.
+        Of :func:`~tttnn.experiment.runner.run`, one model and one variant.
     rules : mapping
-        Name -> Rule.
+        Name -> StoppingRule.
 
     Returns
     -------

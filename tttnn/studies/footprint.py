@@ -1,4 +1,4 @@
-"""What holding texts and vectors costs: resident memory and latency, measured, and the Pile's arithmetic.
+"""What holding texts and vectors costs: resident memory and latency, measured.
 
 Three ways to fetch a text by its number are compared:
 
@@ -6,8 +6,8 @@ Three ways to fetch a text by its number are compared:
 - ``offsets``: one array of line offsets in memory, as in the report, but counted in bytes.
 - ``store``: the offset table on disk, memory-mapped: this project's :class:`tttnn.corpus.TextStore`.
 
-Each is measured in a process of its own, so that what one leaves in memory does not count for the next. This file
-is also the program of that process: as a module it would import the whole package, torch included.
+Each is measured in a process of its own, so that what one leaves in memory does not count for the next. This module
+is also the program of that process, which loads no torch.
 """
 
 from __future__ import annotations
@@ -173,40 +173,6 @@ def per_document(measured: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([{"kind": kind, "slope": line[0], "constant": line[1]} for kind, line in lines.items()])
 
 
-def pile_memory(documents: int, text_bytes: int, dimension: int, servers: int) -> pd.DataFrame:
-    """What a server must hold in memory, by what is kept there: arithmetic, not measurement.
-
-    Parameters
-    ----------
-    documents : int
-        Of the whole corpus; the Pile's training split has 210 million (paper, section 3).
-    text_bytes : int
-        Of the whole corpus.
-    dimension : int
-        Of the float32 vectors.
-    servers : int
-        The corpus is spread evenly over so many.
-
-    Returns
-    -------
-    DataFrame
-        Columns kept; texts, offsets, vectors and their sum memory (bytes per server that memory must hold);
-        disk (bytes per server that are read in place, and cached as far as memory allows).
-    """
-    import pandas as pd
-
-    texts, offsets, vectors = (size / servers for size in (text_bytes, 8 * documents, 4 * dimension * documents))
-    ways = [
-        ("texts and vectors, vectors twice", texts, 0.0, 2 * vectors, 0.0),
-        ("texts and vectors", texts, 0.0, vectors, 0.0),
-        ("line offsets and vectors", 0.0, offsets, vectors, texts),
-        ("nothing: all is mapped", 0.0, 0.0, 0.0, texts + offsets + vectors),
-    ]
-    table = pd.DataFrame(ways, columns=["kept", "texts", "offsets", "vectors", "disk"])
-    table.insert(4, "memory", table[["texts", "offsets", "vectors"]].sum(axis=1))
-    return table
-
-
 def measure_texts(kind: str, jsonl: Path, table: Path, reads: int, seed: int) -> dict[str, Any]:
     """Measure one way in this process; see `footprint`, which starts a process for it.
 
@@ -367,7 +333,7 @@ def _drop_from_page_cache(path: Path) -> None:
 
 
 def _in_own_process(what: str, kind: str, *arguments: object) -> Any:
-    command = [sys.executable, "-P", __file__, what, kind, *(str(argument) for argument in arguments)]
+    command = [sys.executable, "-P", "-m", "tttnn.studies.footprint", what, kind, *map(str, arguments)]
     # The child finds the same packages as this process, installed or not.
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -7,12 +7,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tttnn.cluster import ClusterError, results, start_workers
-from tttnn.experiment import DrawnDocument, document_rows, identity, run
 from tttnn.experiment.checks import METHOD, check_run
-from tttnn.experiment.provenance import device
-from tttnn.experiment.rows import Row, RowsError
+from tttnn.experiment.drawing import DrawnDocument
+from tttnn.experiment.record import identity
+from tttnn.experiment.runner import document_rows, run
 from tttnn.parameters import number
+from tttnn.provenance import device
+from tttnn.ray_cluster import ClusterError, results, start_workers
+from tttnn.rows import Row, RowsError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +32,7 @@ def run_on_cluster(
     workers: int = 2,
     method: str = METHOD,
 ) -> pd.DataFrame:
-    """Evaluate documents on a cluster, inside `tttnn.cluster.cluster`; otherwise as `tttnn.experiment.run` does.
+    """Evaluate documents on a cluster, inside `tttnn.ray_cluster.cluster`; otherwise as `tttnn.experiment.run` does.
 
     Only this process writes rows, each document's as soon as it is finished. A worker that dies is started again,
     elsewhere if need be, and its document is given out once more.

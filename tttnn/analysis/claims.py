@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tttnn.report.evidence import LEAST, Evidence, Finding, Untestable, Verdict
-from tttnn.report.published import PILE_NAMES, SEVEN, published_curves, report_claims
-from tttnn.report.real_model import ENOUGH
-from tttnn.report.statistics import Interval, gap, interval
+from tttnn.analysis.evidence import LEAST_DOCUMENTS, Evidence, Finding, Untestable, Verdict
+from tttnn.analysis.published import PILE_NAMES, SEVEN, published_curves, report_claims
+from tttnn.analysis.real_model import ENOUGH
+from tttnn.analysis.statistics import Interval, gap, interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -288,7 +288,8 @@ def _small_approaches_large(e: Evidence) -> Finding:
         gaps = gap(*parts, e.k, resamples=e.resamples, seed=e.seed)
     except ValueError as error:
         raise Untestable(str(error)) from error
-    if set(gaps["domain"]) != set(SPECIALISED) or gaps["gap_left"].isna().any() or gaps["documents"].min() < LEAST:
+    few = set(gaps["domain"]) != set(SPECIALISED) or gaps["documents"].min() < LEAST_DOCUMENTS
+    if few or gaps["gap_left"].isna().any():
         raise Untestable(f"the larger model is not surely better before on {' and '.join(SPECIALISED)}")
     each = {row.domain: Interval(row.gap_left, row.gap_left_low, row.gap_left_high) for row in gaps.itertuples()}
     worst = max(each.values(), key=lambda left: left.value)
@@ -317,7 +318,7 @@ def _cost(e: Evidence) -> Finding:
 
 
 def _memory(e: Evidence) -> Finding:
-    from tttnn.experiment.footprint import pile_memory
+    from tttnn.index.planner import pile_memory
 
     if e.memory is None:
         raise Untestable("no measurement of memory was given; the chapter on the index makes one")

@@ -20,7 +20,7 @@ def commit(root: Path | None = None) -> str:
 
     Notebook outputs do not count as sources: refreshing them must not mark the run that did it.
     """
-    root = root or Path(__file__).resolve().parents[2]
+    root = root or Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return "not a git checkout"
     try:

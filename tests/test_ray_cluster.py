@@ -17,17 +17,17 @@ from test_experiment import DOCUMENTS, SWITCHES, FixedRetriever, timeless
 from test_index import Named, brute_force, build, source
 from tiny import LINES, tiny_gpt2
 
-import tttnn.cluster
-from tttnn.cluster import ClusterError, cluster, results
+import tttnn.ray_cluster
 from tttnn.corpus import Document, write_jsonl
 from tttnn.experiment import RowsError, read_rows, run
-from tttnn.experiment.cluster import run_on_cluster
-from tttnn.experiment.rows import RowJournal
+from tttnn.experiment.ray_runner import run_on_cluster
 from tttnn.files import read_json
 from tttnn.index import DamagedIndex, Index, build_index
-from tttnn.index.cluster import ClusterIndex, write_on_cluster
+from tttnn.index.ray_index import ClusterIndex, write_on_cluster
 from tttnn.models import load_model
+from tttnn.ray_cluster import ClusterError, cluster, results
 from tttnn.retrieval import open_retriever
+from tttnn.rows import RowJournal
 from tttnn.ttt import TTT, Switches
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray, the extra 'cluster', is missing")
@@ -120,7 +120,7 @@ def test_rows_are_the_same_although_a_worker_is_killed(address, model, here, tmp
 def test_a_document_that_kills_its_workers_ends_the_run_and_costs_no_other(
     address, model, here, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(tttnn.cluster, "RETRIES", 1)
+    monkeypatch.setattr(tttnn.ray_cluster, "RETRIES", 1)
     with pytest.raises(ClusterError, match="code document 2: its worker died 2 times"):
         run_on_cluster(
             here, partial(make, model, tmp_path / "graves", 9), DOCUMENTS, KS, tmp_path / "rows", workers=1
@@ -251,7 +251,7 @@ def test_a_local_cluster_listens_on_this_machine_only_and_asks_for_its_token(add
 
 @pytest.mark.parametrize("token", [{}, {"RAY_AUTH_TOKEN": "0" * 64}], ids=["no token", "another token"])
 def test_without_its_token_a_cluster_is_closed(address, tmp_path, token):
-    script = "import sys; from tttnn.cluster import cluster\nwith cluster(sys.argv[1]): print('connected')"
+    script = "import sys; from tttnn.ray_cluster import cluster\nwith cluster(sys.argv[1]): print('connected')"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
     environment |= {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled", **token}
     done = subprocess.run(
@@ -290,9 +290,10 @@ def test_a_local_cluster_is_started_again_when_the_machine_was_too_slow():
         if calls.count("start") < 3:
             raise RuntimeError("The current node timed out during startup")
 
-    tttnn.cluster._patiently(start, lambda: calls.append("stop"))
+    tttnn.ray_cluster._patiently(start, lambda: calls.append("stop"))
     assert calls == ["start", "stop", "start", "stop", "start"]
     calls.clear()
     with pytest.raises(RuntimeError, match="for good"):
-        tttnn.cluster._patiently(lambda: (_ for _ in ()).throw(RuntimeError("for good")), lambda: calls.append("stop"))
+        fail = (_ for _ in ()).throw
+        tttnn.ray_cluster._patiently(lambda: fail(RuntimeError("for good")), lambda: calls.append("stop"))
     assert calls == ["stop", "stop"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -192,34 +191,6 @@ def _squared_distances(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
     ones, others = ones.astype(np.float64), others.astype(np.float64)
     lengths = np.square(ones).sum(1)[:, np.newaxis] + np.square(others).sum(1)  # (n, m)
     return np.maximum(lengths - 2 * ones @ others.T, 0)
-
-
-class RandomEmbedder:
-    """Vectors that say nothing about a text: each is drawn at random, seeded by the text. The baseline to beat.
-
-    Attributes
-    ----------
-    name, dimension, fingerprint
-        See `tttnn.embedding.Embedder`.
-    """
-
-    name = "random"
-
-    def __init__(self, dimension: int = 64, seed: int = 1216):
-        self.dimension, self._seed = dimension, seed
-        self.fingerprint = hashlib.sha256(f"random {dimension} {seed}".encode()).hexdigest()
-
-    def embed(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
-        """Draw one vector per text, float32 (len(texts), dimension)."""
-        drawn = [self._generator(text).standard_normal(self.dimension) for text in texts]
-        return np.array(drawn, dtype=np.float32).reshape(len(texts), self.dimension)
-
-    def save(self, folder: str | Path) -> None:
-        """Write nothing: dimension and seed are all there is."""
-
-    def _generator(self, text: str) -> np.random.Generator:
-        digest = hashlib.sha256(f"{self._seed} {text}".encode()).digest()
-        return np.random.default_rng(int.from_bytes(digest[:8], "little"))
 
 
 def retrievers_within(

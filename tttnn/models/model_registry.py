@@ -79,7 +79,7 @@ class ModelEntry:
     Attributes
     ----------
     name : str
-        What :func:`tttnn.models.load_model` is called with.
+        What :func:`~tttnn.models.language_model.load_model` is called with.
     parameters : int
         Number of weights, tied ones counted once (0: not known before loading).
     saw_domains : str

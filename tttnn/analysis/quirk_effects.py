@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tttnn.report.published import PILE_NAMES, published_curves, report_claims
-from tttnn.report.statistics import bootstrap_ratio, ends, interval, resampled_sums
-from tttnn.report.variants import KEY
+from tttnn.analysis.published import PILE_NAMES, published_curves, report_claims
+from tttnn.analysis.statistics import bootstrap_ratio, ends, interval, resampled_sums
+from tttnn.analysis.variant_effects import KEY
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -190,7 +190,7 @@ def changes(rows: pd.DataFrame, pairs: Mapping[str, str], k: int) -> pd.DataFram
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.report.variants.archived_variants`.
+        Of :func:`tttnn.analysis.variant_effects.archived_variants`.
     pairs : mapping
         Variant -> the one it is compared with.
     k : int
@@ -234,7 +234,7 @@ def dropping(rows: pd.DataFrame, k: int, share: float) -> pd.DataFrame:
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, one model.
+        Of :func:`~tttnn.experiment.runner.run`, one model.
     k : int
     share : float
         Of a domain's documents, rounded down, that may be left out.
@@ -297,7 +297,7 @@ def sampling(rows: pd.DataFrame, k: int, tested: Mapping[str, int] | None = None
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, one model.
+        Of :func:`~tttnn.experiment.runner.run`, one model.
     k : int
     tested : mapping, optional
         Domain -> documents; default: `TESTED`.

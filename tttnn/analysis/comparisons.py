@@ -1,12 +1,12 @@
-"""Models compared on the same documents, from result rows; intervals as in :mod:`tttnn.report.statistics`."""
+"""Models compared on the same documents, from result rows; intervals as in :mod:`tttnn.analysis.statistics`."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING
 
-from tttnn.experiment.rows import RowsError
-from tttnn.report.statistics import RESAMPLES, SEED, before_after, curve, ends, interval, resampled_sums
+from tttnn.analysis.statistics import RESAMPLES, SEED, before_after, curve, ends, interval, resampled_sums
+from tttnn.rows import RowsError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,7 @@ def by_model(rows: pd.DataFrame, k: int, resamples: int = RESAMPLES, seed: int =
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, of several models.
+        Of :func:`~tttnn.experiment.runner.run`, of several models.
     k : int
     resamples, seed : int
         Of the bootstrap.
@@ -30,7 +30,7 @@ def by_model(rows: pd.DataFrame, k: int, resamples: int = RESAMPLES, seed: int =
     -------
     DataFrame
         One row per (model, domain), models in the order in which they come: model, and the columns of
-        :func:`tttnn.report.statistics.before_after`.
+        :func:`tttnn.analysis.statistics.before_after`.
     """
     import pandas as pd
 
@@ -45,7 +45,8 @@ def paired_gains(first: pd.DataFrame, second: pd.DataFrame, k: int) -> pd.DataFr
     Parameters
     ----------
     first, second : DataFrame
-        Rows of :func:`tttnn.experiment.run`, one model each. Documents that only one of them scored are left out.
+        Rows of :func:`~tttnn.experiment.runner.run`, one model each. Documents that only one of them scored are left
+        out.
     k : int
 
     Returns
@@ -87,7 +88,7 @@ def best_k(rows: pd.DataFrame, by: str = "domain") -> pd.DataFrame:
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, one model.
+        Of :func:`~tttnn.experiment.runner.run`, one model.
     by : str
         Column to group by.
 

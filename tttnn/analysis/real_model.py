@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tttnn.analysis.archive import FOLDER
+from tttnn.analysis.published import SEVEN
+from tttnn.analysis.statistics import ends
+from tttnn.analysis.variant_effects import archived_variants
 from tttnn.files import read_json
-from tttnn.report.archive import FOLDER
-from tttnn.report.published import SEVEN
-from tttnn.report.statistics import ends
-from tttnn.report.variants import archived_variants
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +34,7 @@ def fullest(rows: pd.DataFrame, conditions: Sequence[str], k: int) -> pd.DataFra
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.report.variants.archived_variants`.
+        Of :func:`tttnn.analysis.variant_effects.archived_variants`.
     conditions : sequence of str
         Those that may stand for one another; one that has no rows is passed over.
     k : int

@@ -10,9 +10,8 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tttnn.experiment import draw_documents
+from tttnn.analysis.archive import FOLDER
 from tttnn.files import read_json
-from tttnn.report.archive import FOLDER
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,13 +48,15 @@ def measure(corpus: Corpus, per_domain: int, seed: int, split: str = "test") -> 
     Parameters
     ----------
     corpus, per_domain, seed, split
-        As the run's documents were drawn: see :func:`tttnn.experiment.draw_documents`.
+        As the run's documents were drawn: see :func:`~tttnn.experiment.drawing.draw_documents`.
 
     Returns
     -------
     dict
         JSON values: where the numbers come from, and `documents`, rows in the order of COLUMNS (sizes in bytes).
     """
+    from tttnn.experiment import draw_documents
+
     drawn = draw_documents(corpus, per_domain, seed, split)
     return {
         "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
@@ -106,7 +107,7 @@ def beside_deflate(gains: pd.DataFrame, rows: pd.DataFrame, sizes: pd.DataFrame 
     Parameters
     ----------
     gains : DataFrame
-        Of :func:`tttnn.report.comparisons.by_model`.
+        Of :func:`tttnn.analysis.comparisons.by_model`.
     rows : DataFrame
         What it was made from.
     sizes : DataFrame or None

@@ -1,6 +1,6 @@
 """An index over a Ray cluster: its shards are written by tasks and searched by actors.
 
-Every machine must see the index's folder under the same path. Inside `tttnn.cluster.cluster`::
+Every machine must see the index's folder under the same path. Inside `tttnn.ray_cluster.cluster`::
 
     build_index(folder, batches, ..., count=n, write=write_on_cluster)
     index = ClusterIndex.open(folder, embedder.fingerprint, workers=8)
@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tttnn.cluster import RETRIES, results, start_workers
 from tttnn.errors import ParameterError
 from tttnn.files import expand
-from tttnn.index.build import Batches, Plan, write_shard
+from tttnn.index.build import Batches, BuildPlan, write_shard
 from tttnn.index.exact import checked_vectors
-from tttnn.index.library import load_faiss
+from tttnn.index.faiss_runtime import load_faiss
 from tttnn.index.manifest import check_embedder, read_manifest, shard_name
 from tttnn.index.search import Answer, Index
 from tttnn.index.shard import Found, SearchSettings, Shard, merge
+from tttnn.ray_cluster import RETRIES, results, start_workers
 
 
 class ClusterIndex(Index):
@@ -128,7 +128,7 @@ class _HeldShard:
         return results(self._holder.vectors.remote(self.card["name"], ids))
 
 
-def write_on_cluster(folder: Path, known: int, batches: Batches, plan: Plan) -> list[dict[str, Any]]:
+def write_on_cluster(folder: Path, known: int, batches: Batches, plan: BuildPlan) -> list[dict[str, Any]]:
     """Write the shards of a plan as tasks of a cluster: for the parameter `write` of `build_index` and `add_shard`.
 
     The files are those of a build on one machine. The task of a worker that dies is done by another, which goes on
@@ -169,7 +169,7 @@ def write_on_cluster(folder: Path, known: int, batches: Batches, plan: Plan) -> 
     return sorted(cards, key=lambda card: card["first"])
 
 
-def _write(folder: Path, number: int, first: int, batches: Batches, plan: Plan) -> dict[str, Any]:
+def _write(folder: Path, number: int, first: int, batches: Batches, plan: BuildPlan) -> dict[str, Any]:
     limit = min(plan.shard_rows, plan.count - first)
     place, silent = folder / shard_name(number), tqdm(disable=True)
     return write_shard(place, number, plan.first + first, limit, batches, plan, silent)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tttnn.report.text import shade, token_texts
+from tttnn.report.shaded import shade, token_texts
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 MARKS = {

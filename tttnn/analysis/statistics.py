@@ -96,7 +96,7 @@ def ends(rows: pd.DataFrame, k: int, key: Sequence[str] = ("domain", "document")
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, one model and one way to evaluate.
+        Of :func:`~tttnn.experiment.runner.run`, one model and one way to evaluate.
     k : int
     key : sequence of str
         Columns that tell documents apart.
@@ -118,7 +118,7 @@ def before_after(
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, scored at 0 and k.
+        Of :func:`~tttnn.experiment.runner.run`, scored at 0 and k.
     k : int
     by : str
         Column to group by.
@@ -232,8 +232,8 @@ def gap(
     Parameters
     ----------
     small, large : DataFrame
-        Rows of :func:`tttnn.experiment.run` on the same documents, one model each. Documents that only one of them
-        scored are left out.
+        Rows of :func:`~tttnn.experiment.runner.run` on the same documents, one model each. Documents that only one of
+        them scored are left out.
     k : int
         Neighbours that the small model is trained on.
     by : str

@@ -9,11 +9,11 @@ from tiny import LINES, tiny_gpt2
 
 from tttnn.corpus import Document, open_corpus, write_jsonl
 from tttnn.experiment import draw_documents
-from tttnn.experiment.index_kinds import build_kinds, kinds_effect, measure_kinds, recall
 from tttnn.index import SearchSettings
 from tttnn.models import load_model
 from tttnn.report import charts
 from tttnn.retrieval import open_retriever
+from tttnn.studies.kind_effects import build_kinds, kinds_effect, measure_kinds, recall
 from tttnn.ttt import TTT, Switches
 
 KINDS = ["flat", "fp16", "rabitq"]

@@ -27,9 +27,9 @@ import numpy as np
 from tttnn.embedding import EmbeddingError
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.experiment import DrawnDocument, retrieve
-from tttnn.experiment.rows import Row
 from tttnn.memory import ADAPTING, LOADING, NUMBER
 from tttnn.models.lora import adapter_size
+from tttnn.rows import Row
 from tttnn.scoring import Scorer, Window
 from tttnn.ttt import TTT
 
@@ -390,7 +390,7 @@ def compare(estimated: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     estimated : DataFrame
         Of :func:`estimate`.
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, one model.
+        Of :func:`~tttnn.experiment.runner.run`, one model.
 
     Returns
     -------

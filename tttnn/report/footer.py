@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from tttnn.experiment.provenance import commit, device, peak_memory, versions
+from tttnn.provenance import commit, device, peak_memory, versions
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tttnn.experiment.rows import JOURNAL, TABLE, RowsError, read_journal, read_rows
+from tttnn.analysis.published import PILE_SETS
 from tttnn.files import read_json, write_json, writing
-from tttnn.models.registry import find_entry
-from tttnn.report.published import PILE_SETS
+from tttnn.models.model_registry import find_entry
+from tttnn.rows import JOURNAL, TABLE, RowsError, read_journal, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ class Archive:
     Attributes
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`.
+        Of :func:`~tttnn.experiment.runner.run`.
     facts : dict
         Where they come from: settings, commit, versions, device, corpus, start and end (None: unfinished when its rows
         were taken); of a run in parts also `parts`, with what differs between them.
@@ -124,7 +124,7 @@ def keep(folders: Sequence[str | Path], run: str) -> Path:
     """Take the rows that a run has so far into the archive, in place of those kept from it before.
 
     For maintainers, in a checkout:
-    ``python -c "from tttnn.report.archive import keep; keep(['results/nearest'], 'real/nearest')"``.
+    ``python -c "from tttnn.analysis.archive import keep; keep(['results/nearest'], 'real/nearest')"``.
 
     Parameters
     ----------

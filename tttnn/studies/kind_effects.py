@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from tttnn.experiment.footprint import kind_footprint
 from tttnn.index import KINDS, Index, SearchSettings, build_index
 from tttnn.index.manifest import STRUCTURE, read_manifest
+from tttnn.studies.footprint import kind_footprint
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tttnn.experiment.rows import RowsError
-from tttnn.report.archive import FOLDER, archived, archived_models
-from tttnn.report.statistics import before_after, ends, interval, resampled_sums
+from tttnn.analysis.archive import FOLDER, archived, archived_models
+from tttnn.analysis.statistics import before_after, ends, interval, resampled_sums
+from tttnn.rows import RowsError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ def footing(rows: pd.DataFrame, k: int, labels: Mapping[str, str] | None = None)
     Returns
     -------
     DataFrame
-        One row per (variant, domain): variant, and the columns of :func:`tttnn.report.statistics.before_after`.
+        One row per (variant, domain): variant, and the columns of :func:`tttnn.analysis.statistics.before_after`.
     """
     import pandas as pd
 

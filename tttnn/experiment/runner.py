@@ -1,0 +1,241 @@
+"""The runner: test documents -> result rows, a row for each document and number of neighbours.
+
+The same one serves the small live runs of the chapters and the archived ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from tttnn.baselines import find_method
+from tttnn.corpus.overlap import seen_shares
+from tttnn.embedding import EmbeddingError
+from tttnn.errors import DocumentError, ParameterError
+from tttnn.experiment.checks import METHOD, check_run
+from tttnn.experiment.drawing import DrawnDocument
+from tttnn.experiment.record import asked_for, identity, recorded
+from tttnn.files import expand
+from tttnn.index import DamagedIndex
+from tttnn.provenance import commit, device, versions
+from tttnn.retrieval import corpus_fingerprint
+from tttnn.rows import Row, RowJournal, RowsError
+from tttnn.ttt import TTT, Step, split_halves
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tttnn.corpus import Corpus
+    from tttnn.retrieval import Neighbour, Retriever
+    from tttnn.retrieval.strategies import Selection
+
+log = logging.getLogger(__name__)
+
+SMALLER = "give a smaller context, max_chunks or max_bytes, precision bfloat16, or lora"
+Evaluate = Callable[
+    [TTT, "Sequence[DrawnDocument]", Sequence[int], str], Iterable[tuple["DrawnDocument", list[Row]]]
+]
+
+
+def about(corpus: Corpus, retriever: Retriever | Selection, **drawn: Any) -> dict[str, Any]:
+    """Provenance of a run for `run.json`: commit, versions, device, corpus and index, how documents were drawn."""
+    return {
+        "commit": commit(),
+        "versions": versions(),
+        "device": device(),
+        "corpus": {"name": corpus.name, "fingerprint": corpus_fingerprint(corpus)},
+        "index": {
+            "documents": len(retriever),
+            "embedder": retriever.embedder.name,
+            "split": retriever.identity["split"],
+            "method": retriever.identity["index"],
+        },
+        "embedder fingerprint": retriever.embedder.fingerprint,
+        "drawn": drawn,
+    }
+
+
+def run(
+    ttt: TTT, documents: Iterable[DrawnDocument], ks: Sequence[int], folder: str | Path | None = None,
+    about: dict[str, Any] | None = None, evaluate: Evaluate | None = None, method: str = METHOD,
+) -> pd.DataFrame:  # fmt: skip
+    """Evaluate documents and return one row per (document, k).
+
+    Parameters
+    ----------
+    ttt : TTT
+        Model, retriever and switches.
+    documents : iterable of DrawnDocument
+    ks : sequence of int
+        Where to score; rows in between hold training loss and seconds only.
+    folder : path, optional
+        Where rows are kept: `rows.jsonl` while running, `rows.parquet` and `run.json` at rest. The same call on
+        the same folder continues after a kill, and one with further documents adds them. Default: nothing is
+        kept.
+    about : dict, optional
+        Provenance to write into `run.json` (corpus, commit, device, ...), JSON values. Rows of another corpus, split,
+        seed or limit of bytes do not go into the same folder.
+    evaluate : callable, optional
+        Model and retriever, documents, ks, method -> pairs of a document and its rows, in any order. Default: one
+        document after another, here. On a cluster: see `tttnn.experiment.ray_runner.run_on_cluster`.
+    method : str
+        What is done with the neighbours: "ttt", or a baseline, see `tttnn.baselines.find_method`.
+
+    Returns
+    -------
+    DataFrame
+        Of the documents asked for. Columns: model, domain, document, seed, k, neighbour (id), neighbour_domain,
+        distance (squared L2), overlap (share of the query's 50-byte windows in the neighbour), uncertainty (see
+        `tttnn.retrieval.Neighbour`), nats, bytes, words, tokens, loss (nats/token), steps, train_tokens, skipped
+        (one-token chunks), beyond (chunks left out because of `max_chunks`), train_seconds, evaluation_seconds,
+        retrieval_seconds, failure. Without a score at that k, nats is missing; where the model diverged it is
+        infinite. A document that could not be evaluated has one row with the reason in `failure`, which is logged,
+        too; everything else that goes wrong is raised.
+
+    Raises
+    ------
+    RowsError
+        If the folder belongs to a run with other settings, model, corpus or split, another process writes there, or
+        it holds a part or more of a run that keeps the optimizer: its moments are not kept, so it cannot go on.
+    ParameterError
+        If there is no document or no such method, or one of `ks` cannot be had.
+    """
+    places = check_run(ttt.lm, ttt.retriever, ttt.switches, ks, method)
+    by_key = {_key(ttt, document): document for document in documents}
+    if not by_key:
+        raise ParameterError("documents: there is none to evaluate")
+    about = about or {}
+    settings = identity(ttt) | asked_for(about, method, places)
+    place = TemporaryDirectory() if folder is None else nullcontext(folder)
+    with place as name, RowJournal(Path(expand(name))) as journal:
+        todo = [document for key, document in by_key.items() if key not in journal]
+        if ttt.switches.keep_optimizer and len(todo) < len(by_key) and (todo or len(journal) > len(by_key)):
+            raise RowsError(f"{folder}: a run that keeps the optimizer cannot go on; give another folder")
+        with recorded(journal, settings, about, bool(todo)):
+            finished = (evaluate or _one_by_one)(ttt, todo, places, method)
+            for document, rows in tqdm(finished, desc=f"{ttt.lm.name}: documents", unit="doc", total=len(todo)):
+                if rows[0]["failure"]:
+                    log.warning("%s document %d failed: %s", document.domain, document.number, rows[0]["failure"])
+                journal.append(_key(ttt, document), rows)
+            table = journal.table(list(by_key))
+    if folder is not None:
+        failed = (table["failure"] != "").sum()
+        log.info("%d rows of %d documents are in %s; %d failed", len(table), len(by_key), folder, failed)
+    return table
+
+
+def _one_by_one(
+    ttt: TTT, documents: Sequence[DrawnDocument], ks: Sequence[int], method: str
+) -> Iterator[tuple[DrawnDocument, list[Row]]]:
+    for dealt in _dealt(ttt, documents):
+        ttt.forget()
+        for document in dealt:
+            yield document, document_rows(ttt, document, ks, method)
+
+
+def _dealt(ttt: TTT, documents: Sequence[DrawnDocument]) -> Iterator[Sequence[DrawnDocument]]:
+    """What one process evaluates after another: where the optimizer is kept, a domain's share of documents each."""
+    if not ttt.switches.keep_optimizer:
+        yield documents
+        return
+    for domain in dict.fromkeys(document.domain for document in documents):
+        own = [document for document in documents if document.domain == domain]
+        yield from (own[rank :: ttt.switches.ranks] for rank in range(ttt.switches.ranks))
+
+
+def _key(ttt: TTT, document: DrawnDocument) -> tuple[str, str, int, str]:
+    text = hashlib.sha256(document.text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return ttt.lm.name, document.domain, document.number, text
+
+
+def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: str = METHOD) -> list[Row]:
+    """Evaluate one document: a row for each k from 0 on, or one row with the reason why it could not be done."""
+    base = {"model": ttt.lm.name, "domain": document.domain, "document": document.number, "seed": ttt.switches.seed}
+    try:
+        query, scored, neighbours, seconds = retrieve(ttt, document, max(ks))
+        steps = list(find_method(method)(ttt, scored, [neighbour.text for neighbour in neighbours], ks))
+    except (DocumentError, EmbeddingError) as error:
+        return [base | {"k": 0, "failure": str(error)}]
+    except (RuntimeError, MemoryError) as error:
+        if not _memory_is_full(error):
+            raise
+        return [base | {"k": 0, "failure": f"no memory for this document: {SMALLER}"}]
+    return [base | _neighbour(step.k, query, neighbours) | _row(step, seconds) for step in steps]
+
+
+def _memory_is_full(error: RuntimeError | MemoryError) -> bool:
+    from torch import OutOfMemoryError
+
+    # On a CPU, torch says it in words alone.
+    return isinstance(error, (OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def retrieve(ttt: TTT, document: DrawnDocument, k: int) -> tuple[str, str, Sequence[Neighbour], float]:
+    """Find a document's k neighbours (0: none is looked for).
+
+    Returns
+    -------
+    query, scored : str
+        The whole text twice, or its halves with `split_query`.
+    neighbours : sequence of Neighbour
+    seconds : float
+        Wall time of finding them.
+
+    Raises
+    ------
+    DocumentError
+        If this document has no such neighbours.
+    DamagedIndex
+        If a shard was lost since the index was opened: what was found then no longer is what the run's record says.
+    """
+    query, scored = split_halves(document.text) if ttt.switches.split_query else (document.text, document.text)
+    start = time.perf_counter()
+    neighbours = ttt.retriever.neighbours(query, k, document.meta) if k else []
+    seconds = time.perf_counter() - start
+    if answered := getattr(neighbours, "answered", None):
+        index = ttt.retriever.index
+        if len(answered) + len(index.missing) < len(index.manifest["shards"]):
+            raise DamagedIndex(f"{index.folder}: only {', '.join(answered)} answered: a shard was lost meanwhile")
+    return query, scored, neighbours, seconds
+
+
+def _neighbour(k: int, query: str, neighbours: Sequence[Neighbour]) -> Row:
+    if not k:
+        return dict.fromkeys(("neighbour", "neighbour_domain", "distance", "overlap", "uncertainty"))
+    neighbour = neighbours[k - 1]
+    return {
+        "neighbour": neighbour.id,
+        "neighbour_domain": str(neighbour.meta.get("pile_set_name") or ""),
+        "distance": None if math.isnan(neighbour.distance) else neighbour.distance,
+        "overlap": float(seen_shares([query], [neighbour.text])[0]),
+        "uncertainty": neighbour.uncertainty,
+    }
+
+
+def _row(step: Step, retrieval_seconds: float) -> Row:
+    score = step.score
+    return {
+        "k": step.k,
+        "nats": (score.nats if math.isfinite(score.nats) else math.inf) if score else None,
+        "bytes": score.bytes if score else None,
+        "words": score.words if score else None,
+        "tokens": score.tokens if score else None,
+        "loss": None if math.isnan(step.loss) else step.loss,
+        "steps": len(step.losses),
+        "train_tokens": step.tokens,
+        "skipped": step.skipped,
+        "beyond": step.beyond,
+        "train_seconds": step.train_seconds,
+        "evaluation_seconds": step.evaluation_seconds,
+        "retrieval_seconds": retrieval_seconds if step.k == 0 else 0.0,
+        "failure": "",
+    }
