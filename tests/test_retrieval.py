@@ -16,7 +16,7 @@ import tttnn.index.vectors
 import tttnn.retrieval
 from tttnn.corpus import Corpus, Document, write_jsonl
 from tttnn.embedding import LexicalEmbedder, TransformerEmbedder
-from tttnn.files import lock
+from tttnn.files import sole_writer
 from tttnn.index import DamagedIndex, Index, IndexMismatch, SearchSettings, build_index
 from tttnn.models import load_model
 from tttnn.retrieval import Neighbour, Retriever, open_retriever
@@ -298,8 +298,7 @@ def test_the_second_first_use_waits_for_the_first(folder, home, monkeypatch, cap
     shutil.rmtree(place)
     place.mkdir()
     found = []
-    with open(place / "lock", "a") as first, caplog.at_level(logging.INFO):
-        lock(first)
+    with sole_writer(place), caplog.at_level(logging.INFO):
         second = threading.Thread(target=lambda: found.append(open_retriever(folder)))
         second.start()
         while "waiting until it is done" not in caplog.text and second.is_alive():
