@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tttnn.corpus import open_corpus
 from tttnn.errors import ParameterError
 from tttnn.parameters import names, number, numbers
 
@@ -85,3 +86,9 @@ def test_whatever_is_given_is_understood_or_refused_by_name(value):
 @given(st.lists(st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_numbers_are_the_same_as_text(values):
     assert numbers("x", str(values)) == values == numbers("x", ",".join(map(repr, values)))
+
+
+def test_an_empty_name_of_a_corpus_is_not_the_working_directory():
+    """What `--corpus=$CORPUS` gives where the variable is not set."""
+    with pytest.raises(ParameterError, match="corpus=''"):
+        open_corpus("")
