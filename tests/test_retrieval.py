@@ -16,10 +16,11 @@ import tttnn.index.vectors
 import tttnn.retrieval
 from tttnn.corpus import Corpus, Document, write_jsonl
 from tttnn.embedding import LexicalEmbedder, TransformerEmbedder
+from tttnn.experiment import about
 from tttnn.files import sole_writer
 from tttnn.index import DamagedIndex, Index, IndexMismatch, SearchSettings, build_index
 from tttnn.models import load_model
-from tttnn.retrieval import Neighbour, Retriever, open_retriever
+from tttnn.retrieval import Neighbour, Retriever, corpus_fingerprint, open_retriever
 from tttnn.ttt import TTT
 
 WORDS = ["parliament", "report", "commission", "budget", "member", "vote", "debate", "amendment", "council"]
@@ -312,3 +313,18 @@ def test_a_split_that_is_not_there_is_said_before_the_corpus_is_read(folder, mon
     monkeypatch.setattr(Corpus, "fingerprint", property(lambda _: pytest.fail("read")))
     with pytest.raises(ValueError, match="no split 'tst'"):
         open_retriever(folder, split="tst")
+
+
+def test_a_corpus_is_read_once_for_its_fingerprint(folder, home, monkeypatch):
+    known = corpus_fingerprint(Corpus(folder))
+    retriever = open_retriever(folder)
+    monkeypatch.setattr(Corpus, "fingerprint", property(lambda _: pytest.fail("read again")))
+    assert about(Corpus(folder), retriever)["corpus"]["fingerprint"] == known
+
+
+def test_a_fingerprint_that_cannot_be_remembered_is_one(folder, home, monkeypatch, caplog):
+    """As where an administrator keeps indexes that others may only read."""
+    home.mkdir(exist_ok=True)
+    (home / "fingerprints").touch()
+    assert corpus_fingerprint(Corpus(folder)) == Corpus(folder).fingerprint
+    assert "is not remembered" in caplog.text

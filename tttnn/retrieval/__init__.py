@@ -21,7 +21,7 @@ from tttnn.corpus import Corpus, Document, open_corpus
 from tttnn.embedding import Embedder, EmbeddingError, LexicalEmbedder, load_embedder
 from tttnn.embedding.lexical import LexicalSettings
 from tttnn.errors import DocumentError, ParameterError
-from tttnn.files import home, read_json, sole_writer, write_json
+from tttnn.files import StorageError, home, read_json, sole_writer, write_json
 from tttnn.index import Index, IndexMismatch, build_index
 from tttnn.index.build import SHARD_ROWS
 from tttnn.index.cluster import ClusterIndex, write_on_cluster
@@ -349,8 +349,12 @@ def corpus_fingerprint(corpus: Corpus) -> str:
         known = read_json(memo)
         if known.get("stamps") == stamps:
             return known["fingerprint"]
-    write_json(memo, {"stamps": stamps, "fingerprint": corpus.fingerprint})
-    return corpus.fingerprint
+    found = corpus.fingerprint
+    try:
+        write_json(memo, {"stamps": stamps, "fingerprint": found})
+    except StorageError as error:
+        log.warning("the fingerprint of %s is not remembered: %s", corpus.name, error)
+    return found
 
 
 def _texts(store: Store) -> Iterator[str]:
