@@ -14,7 +14,7 @@ from tiny import LINES, tiny_gpt2, tiny_roberta
 
 import tttnn.index.vectors
 import tttnn.retrieval
-from tttnn.corpus import Corpus, Document, write_jsonl
+from tttnn.corpus import Corpus, CorpusError, Document, open_corpus, write_jsonl
 from tttnn.embedding import LexicalEmbedder, TransformerEmbedder
 from tttnn.experiment import about
 from tttnn.files import sole_writer
@@ -328,3 +328,13 @@ def test_a_fingerprint_that_cannot_be_remembered_is_one(folder, home, monkeypatc
     (home / "fingerprints").touch()
     assert corpus_fingerprint(Corpus(folder)) == Corpus(folder).fingerprint
     assert "is not remembered" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", '{"text": ""}\n'])
+@pytest.mark.parametrize("embedder", ["lexical", "lm:gpt2-xxs-general"])
+def test_a_split_without_documents_is_named(folder, content, embedder):
+    for path in folder.glob("*.train.*"):
+        path.unlink()
+    (folder / "github.train.jsonl").write_text(content)
+    with pytest.raises(CorpusError, match=rf"{folder}: split 'train' holds no document"):
+        open_retriever(open_corpus(folder, skip_bad=True), embedder)

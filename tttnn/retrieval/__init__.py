@@ -17,7 +17,7 @@ from typing import Any, Protocol, SupportsIndex, overload
 import numpy as np
 from tqdm import tqdm
 
-from tttnn.corpus import Corpus, Document, open_corpus
+from tttnn.corpus import Corpus, CorpusError, Document, open_corpus
 from tttnn.embedding import Embedder, EmbeddingError, LexicalEmbedder, load_embedder
 from tttnn.embedding.lexical import LexicalSettings
 from tttnn.errors import DocumentError, ParameterError
@@ -305,6 +305,8 @@ def open_retriever(
     # Nobody waits, or writes, where all is there.
     with nullcontext() if (place / MANIFEST).exists() else sole_writer(folder, wait=True):
         store = corpus.store(split, folder / "texts")
+        if not len(store):
+            raise CorpusError(f"{corpus.folder}: split {split!r} holds no document, so nothing can be found there")
         if is_lexical:
             embedder = load_embedder(LexicalEmbedder.name, lambda: _texts(store), folder / "embedder")
         if not (place / MANIFEST).exists():
