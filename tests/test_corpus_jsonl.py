@@ -189,6 +189,7 @@ def test_another_encoding_is_refused_by_name(tmp_path, encoding, on_error):
         (lzma.compress(b'{"text": "a"}\n'), "unxz"),
         (b"PK\3\4\n", "unzip"),
         (b"PAR1\x15\n", "read_parquet"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
     ],
 )
 @pytest.mark.parametrize("on_error", ["raise", "skip"])

@@ -51,7 +51,7 @@ def test_lists_of_numbers_as_people_write_them(value):
     assert numbers("ks", value, whole=True) == [0, 1, 5]
 
 
-@pytest.mark.parametrize("value", ["", "[]", [], "0,x", "0;1", "0,,1", "0,1,", "[0,1", None, {"a": 1}, [[0]]])
+@pytest.mark.parametrize("value", ["", "[]", [], "0,x", "0;1", "0,,1", "0,1,", "[0,1", None, {"a": 1}, [[0]], b"1"])
 def test_what_is_no_list_of_numbers_is_refused(value):
     with pytest.raises(ParameterError, match=r"^ks="):
         numbers("ks", value, whole=True)

@@ -37,6 +37,7 @@ OTHER_KINDS = {  # how their files begin
     b"BZh": ("compressed by bzip2", "unpack it (bunzip2)"),
     b"\xfd7zXZ": ("compressed by xz", "unpack it (unxz)"),
     b"PK\3\4": ("a zip archive", "unpack it (unzip)"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself (git lfs pull)"),
     b"PAR1": ("a Parquet table", "convert it (pandas: read_parquet, then to_json(orient='records', lines=True))"),
 }
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # escaped, the only way for one to get in
