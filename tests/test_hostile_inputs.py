@@ -133,11 +133,16 @@ def command_lines(draw):
     return line, odd
 
 
+def _shown(value):
+    """As what a value may stand in a message; nothing, as a path, is where one is."""
+    return (value, repr(value), ascii(value)) if value else ("''", "'.'", "in . (")
+
+
 def _blamed(message, odd):
     """Whether a message is about an odd value: names its parameter, or shows it (that of an argument or path)."""
     shown = message.replace("-", "_")
     return any(
-        name.replace("-", "_") in shown or any(form in message for form in (value or "''", repr(value), ascii(value)))
+        name.replace("-", "_") in shown or any(form in message for form in _shown(value))
         for name, values in odd.items()
         for value in values
     )
@@ -334,7 +339,7 @@ TEXTS = st.text(st.characters(exclude_categories=()), max_size=40) | st.sampled_
 )
 
 
-@few
+@part
 @given(TEXTS)
 @example("\ud800")
 @example("\r")
