@@ -339,7 +339,7 @@ TEXTS = st.text(st.characters(exclude_categories=()), max_size=40) | st.sampled_
 )
 
 
-@part
+@few
 @given(TEXTS)
 @example("\ud800")
 @example("\r")
