@@ -79,7 +79,7 @@ def turns(curves: pd.DataFrame, k: int) -> pd.DataFrame:
 
 def early_shares(curves: pd.DataFrame, few: int, k: int) -> pd.Series:
     """Share of the gain at k that is there after a few neighbours, by run and task; none where there is no gain."""
-    wide = _wide(curves, k, "ratio")
+    wide = _wide(curves, max(few, k), "ratio")
     gain = (1 - wide[k]).where(wide[k] < 1)
     return ((1 - wide[few]) / gain).rename("share")
 

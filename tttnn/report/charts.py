@@ -701,8 +701,9 @@ def chosen_curves_chart(curves: pd.DataFrame, name: str, alt_text: str, task: st
 def _chosen_lines(data: alt.Chart, models: list[str]) -> alt.LayerChart:
     import altair as alt
 
-    hue = {"scale": alt.Scale(domain=models, range=colours(models)), "title": None}
-    dash = alt.StrokeDash("model:N", scale=alt.Scale(domain=models), title=None)
+    shown = {"title": None, "legend": alt.Legend(symbolType="stroke")}
+    hue = shown | {"scale": alt.Scale(domain=models, range=colours(models))}
+    dash = alt.StrokeDash("model:N", scale=alt.Scale(domain=models), **shown)
     y = alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
     x = alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(format="d"))
     tooltip = ["model:N", "k:Q", alt.Tooltip("bits:Q", format=".3f", title="bits per byte")]
