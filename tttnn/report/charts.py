@@ -642,6 +642,7 @@ def dots_chart(
     tooltip = ["task:N", "series:N", alt.Tooltip("value:Q", format=number.replace("0", "1"), title=title)]
     points = alt.Chart(table[columns]).mark_point(size=65, filled=True).encode(
         x=x, y=y, color=alt.Color("series:N", **hue), tooltip=tooltip,
+        yOffset=alt.YOffset("series:N", sort=series, scale=alt.Scale(paddingOuter=1)),  # equal values stay apart
         shape=alt.Shape("series:N", scale=alt.Scale(domain=series), title=None),
     )  # fmt: skip
     spans = table.groupby("task", sort=False)["value"].agg(["min", "max"]).reset_index()
@@ -651,7 +652,7 @@ def dots_chart(
     label = alt.Chart(at).mark_text(align="left", dx=4, baseline="bottom", fontSize=11).encode(
         x="at:Q", y=alt.value(-2), text="meaning:N"
     )  # fmt: skip
-    chart = (rule + label + lines + points).properties(height={"step": 19})
+    chart = (rule + label + lines + points).properties(height={"step": 24, "for": "position"})
     wide = table.pivot(index="task", columns="series", values="value").loc[tasks, series].reset_index()
     return figure(chart, name, alt_text, wide.rename_axis(columns=None).rename(columns=lambda c: _headed(c, title)))
 
