@@ -141,3 +141,8 @@ def test_the_glance_runs_with_another_k_and_without_a_model(home, tmp_path, monk
     text = outputs(execute("00_reproduction_at_a_glance", parameters, home, tmp_path, monkeypatch))
     assert "no rows of no-such-model" in text and "cannot be tested here" in text
     assert "before and after 10 neighbours" in text
+
+
+def test_the_released_curves_are_read_at_another_k(home, tmp_path, monkeypatch):
+    text = outputs(execute("09_released_curves", {"k": 3}, home, tmp_path, monkeypatch))
+    assert "at k = 3 GPT-2 stands" in text, "fewer than the first few"
