@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from tttnn.analysis import released
-from tttnn.errors import TTTNNError
 from tttnn.analysis.published import published_runs, scored_documents
+from tttnn.errors import TTTNNError
 
 BITS = {  # k = 0, 1, 2, 3
     ("small", "falls"): [2.0, 1.6, 1.4, 1.2],
