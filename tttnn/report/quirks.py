@@ -120,7 +120,7 @@ def discrepancy(domain: str = "github") -> Discrepancy:
     Raises
     ------
     ValueError
-        If the report has no figure for the domain.
+        If no figure of the report is known for the domain.
     """
     if domain not in REPORTED:
         raise ValueError(f"{domain}: the report's figures known to us are for {', '.join(REPORTED)}")
