@@ -413,7 +413,7 @@ def claims() -> str:
     """Return what is known of the report, line by line with its source, as a Markdown table."""
     from tttnn.report.published import report_claims
 
-    known = report_claims().fillna("")
+    known = report_claims().astype(object).fillna("")
     known["value"] = [f"{row.value:g} {row.unit}" if row.value != "" else "in words" for row in known.itertuples()]
     columns = {"figure_or_section": "where", "model": "model", "dataset": "data", "quantity": "what", "value": "value",
                "source_label": "source", "note": "remark"}  # fmt: skip
