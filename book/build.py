@@ -44,7 +44,8 @@ KERNEL = "python3"
 LOCK = "lock"
 # From left to right as data flows; the first six serve all of them.
 ROOMS = ("errors", "parameters", "files", "hub", "memory", "cluster", "corpus", "embedding", "index", "retrieval",
-         "models", "scoring", "ttt", "baselines", "experiment", "pretraining", "report")  # fmt: skip
+         "models", "scoring", "ttt", "baselines", "experiment", "pretraining", "analysis",
+         "report")  # fmt: skip
 
 
 class BuildError(RuntimeError):

@@ -32,6 +32,7 @@ LINE = [
     ["ttt"],
     ["baselines"],
     ["experiment", "pretraining"],
+    ["analysis"],
     ["report"],
     ["__main__"],
 ]
