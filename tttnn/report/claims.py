@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tttnn.analysis.released import gap_left
-from tttnn.report.comparisons import best_k
 from tttnn.report.evidence import Evidence, Finding, Untestable, Verdict, domains_read
 from tttnn.report.published import PILE_NAMES, SEVEN, published_curves, published_runs, report_claims
 from tttnn.report.quirks import TESTED
@@ -324,32 +323,50 @@ def _early(e: Evidence) -> Finding:
     return Finding(strong, weak, measured, origin, reason + _without(silent), least.together)
 
 
-def _steady(e: Evidence) -> Finding:
-    early, judged_early, pairs, judged, rising, left_out = 0, [], 0, 0, [], []
-    for model in e.rows["model"].unique():
-        counts = e.documents(model)
-        enough = sorted(domain for domain, count in counts.items() if count >= ENOUGH)
-        best = best_k(e.of(model).query("k <= @k", local_dict={"k": e.k})).set_index("domain").loc[enough]
-        before_last = best.index[best["k_best"] < e.k]
-        early, pairs = early + len(before_last), pairs + len(enough)
-        spoken, silent = _heard(e, sorted(counts), model)
-        left_out += [silent] * bool(silent)
-        half = e.of(model).query("0 < k <= @k / 2 and nats.notna()", local_dict={"k": e.k})["k"].max()
-        if not spoken or half != half:
-            continue
-        judged += len(spoken)
-        judged_early += [f"{model} on {domain}" for domain in before_last if domain in spoken]
+@dataclass(frozen=True)
+class _Steady:
+    """One model's domains: all with enough documents, those it may speak for, and those best before k."""
+
+    model: str
+    counted: tuple[str, ...]
+    spoken: tuple[str, ...]
+    early: tuple[str, ...]
+    falling: bool  # over the domains it may speak for together, surely lower at k than at half of it
+    silent: str
+
+
+def _steady_of(e: Evidence, model: str) -> _Steady | None:
+    """None if the model was not scored at half of k or less."""
+    scored = e.of(model).query("0 <= k <= @k and nats.notna()", local_dict={"k": e.k})
+    half = scored.loc[(scored["k"] > 0) & (scored["k"] <= e.k / 2), "k"].max()
+    if half != half:
+        return None
+    counted = tuple(sorted(domain for domain, count in e.documents(model).items() if count >= ENOUGH))
+    spoken, silent = _heard(e, sorted(e.documents(model)), model)
+    wide = scored.pivot(index=["domain", "document"], columns="k", values="nats")
+    early = tuple(name for name in counted if wide.loc[name].dropna(axis=1, how="all").dropna().sum().idxmin() < e.k)
+    falling = True
+    if spoken:
         _, sums = e.sums([(model, int(half)), (model, e.k)], spoken)
-        if interval(sums[..., 1].sum(1) / sums[..., 0].sum(1)).high >= 1:
-            rising.append(model)
+        falling = interval(sums[..., 1].sum(1) / sums[..., 0].sum(1)).high < 1
+    return _Steady(model, counted, tuple(spoken), early, falling, silent)
+
+
+def _steady(e: Evidence) -> Finding:
+    found = [steady for model in e.rows["model"].unique() if (steady := _steady_of(e, model))]
+    silent = "; ".join(steady.silent for steady in found if steady.silent)
+    judged = sum(len(steady.spoken) for steady in found)
     if not judged:
-        raise Untestable("; ".join(left_out) or f"no model was scored at {e.k} neighbours and at half of them")
+        raise Untestable(silent or f"no model was scored at {e.k} neighbours and at half of them")
+    pairs, early = (sum(len(getattr(steady, part)) for steady in found) for part in ("counted", "early"))
     measured = f"{early} of {pairs} pairs of model and domain are best before {e.k} neighbours"
-    reason = f"{len(judged_early)} of the {judged} pairs that can be judged are"
-    reason += f": {', '.join(judged_early)}" if judged_early else ""
-    reason += f"; not surely lower at {e.k} than at half of it: {', '.join(rising)}" if rising else ""
-    origin, share = e.origin(*e.rows["model"].unique()), Interval(early / pairs, np.nan, np.nan)
-    return Finding(not judged_early and not left_out and not rising, not rising, measured, origin, reason, share)
+    heard = [f"{steady.model} on {domain}" for steady in found for domain in steady.early if domain in steady.spoken]
+    rising = [steady.model for steady in found if not steady.falling]
+    reason = f"of the {judged} pairs that can be judged, {len(heard)} are best before: {', '.join(heard) or 'none'}"
+    reason += f"; over all domains together not surely lower at {e.k} than at half of it: {', '.join(rising) or 'none'}"
+    origin, share = e.origin(*(steady.model for steady in found)), Interval(early / pairs, np.nan, np.nan)
+    strong = not (heard or rising or silent)
+    return Finding(strong, not rising, measured, origin, reason + _without(silent), share)
 
 
 def _extreme(chosen: Sequence[str], most: bool, e: Evidence) -> Finding:
