@@ -41,7 +41,7 @@ MISSPELT = {
     "case": ["githb", ""],
     "bench": ["/no/such/folder"],
     "last": [21],
-    **{key: [0] for key in ("threads", "per_domain", "resamples", "planned", "shown", "scored_twice")},
+    **{key: [0] for key in ("threads", "per_domain", "resamples", "planned", "shown")},
     **{key: [0] for key in ("real_k", "real_rate", "real_tokens")},
     **{key: [0, "0.0"] for key in ("disk_speed", "read_time")},
     "usable": [0, 1.5, "75 %"],

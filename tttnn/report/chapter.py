@@ -26,7 +26,7 @@ INJECTED = "# Parameters"  # how the cell begins that papermill puts behind the 
 ABOVE_ZERO = {
     "adapt_documents", "adapt_k", "compare_documents", "compare_k", "compare_queries", "copies",
     "disk_speed", "k", "last", "machine_memory", "memory_documents", "per_domain", "per_domain_cut", "pile_bytes",
-    "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "resamples", "scored_twice",
+    "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "resamples",
     "real_k", "real_rate", "real_tokens", "searches", "servers", "short_documents", "shown", "threads", "usable",
 }  # fmt: skip
 MAY_BE_ZERO = {

@@ -97,7 +97,7 @@ def cost_chart(cost: pd.DataFrame, name: str, alt_text: str) -> Figure:
     Parameters
     ----------
     cost : DataFrame
-        Of :func:`tttnn.report.statistics.cost`.
+        Of :func:`tttnn.report.timings.per_neighbour`.
     """
     import altair as alt
 

@@ -327,27 +327,6 @@ def _nats(rows: pd.DataFrame, k: int) -> dict[str, tuple[np.ndarray, np.ndarray]
     return {str(name): (part["before"].to_numpy(), part["after"].to_numpy()) for name, part in parts}
 
 
-def cost_factor(rows: pd.DataFrame) -> pd.DataFrame:
-    """By how much the published timer overstates the training on a neighbour.
-
-    Returns
-    -------
-    DataFrame
-        One row a domain: domain, documents, training (mean seconds per neighbour), factor (with the scoring of the
-        test document after each / without) with its 95 % interval low, high over resampled documents.
-    """
-    import pandas as pd
-
-    training = rows[rows["k"] > 0].groupby(KEY)["train_seconds"].mean()
-    scoring = rows[rows["nats"].notna()].groupby(KEY)["evaluation_seconds"].mean()
-    made = []
-    for domain, seconds in training.groupby("domain", sort=True):
-        found = bootstrap_ratio(seconds + scoring.loc[seconds.index], seconds)
-        ends = {"factor": found.value, "low": found.low, "high": found.high}
-        made.append({"domain": domain, "documents": len(seconds), "training": seconds.mean(), **ends})
-    return pd.DataFrame(made)
-
-
 def one_token_chunks(rows: pd.DataFrame) -> pd.DataFrame:
     """How often a last chunk of one token came up, by model.
 
