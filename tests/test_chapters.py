@@ -112,7 +112,7 @@ def test_scaling_runs_with_other_models(corpus, home, tmp_path, monkeypatch):
 @pytest.mark.parametrize("model", MODELS)
 def test_the_reasoning_chapter_runs_with_other_models(model, corpus, home, tmp_path, monkeypatch):
     folder = MODELS[model](tmp_path / f"tiny-{model}")
-    parameters = {"corpus": str(corpus), "reasoning_model": str(folder), "k": 2, "per_domain": 1, "scored_twice": 2}
+    parameters = {"corpus": str(corpus), "reasoning_model": str(folder), "k": 2, "per_domain": 1}
     text = outputs(execute("05_r1_qwen", parameters, home, tmp_path, monkeypatch))
     assert f"tiny-{model}" in text and "letters" in text and "orders" in text
 

@@ -98,7 +98,7 @@ def cost_chart(cost: pd.DataFrame, name: str, alt_text: str) -> Figure:
     Parameters
     ----------
     cost : DataFrame
-        Of :func:`tttnn.analysis.statistics.cost`.
+        Of :func:`tttnn.analysis.timings.per_neighbour`.
     """
     import altair as alt
 
