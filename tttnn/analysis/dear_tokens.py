@@ -46,18 +46,19 @@ def measure(lm: LanguageModel, corpus: Corpus, per_domain: int, seed: int, split
         sum of the tokens that cost more than a guess.
     """
     entries = len(lm.head[0])
+    facts = {
+        "model": lm.name, "weights": lm.weight_hash(), "entries": entries,
+        "corpus": {"name": corpus.name, "fingerprint": corpus_fingerprint(corpus)},
+        "drawn": {"per_domain": per_domain, "split": split, "seed": seed},
+        "commit": commit(), "versions": versions(), "device": device(),
+    }  # fmt: skip
     documents = []
     for drawn in tqdm(draw_documents(corpus, per_domain, seed, split), desc=f"{lm.name}: documents"):
         nats = Scorer(lm, drawn.text).token_nats().double()  # (tokens,)
         dear = nats[nats > math.log(entries)]
         sums = len(nats), len(dear), float(nats.sum()), float(dear.sum())
         documents.append([lm.name, drawn.domain, drawn.number, len(drawn.text.encode()), *sums])
-    return {
-        "model": lm.name, "weights": lm.weight_hash(), "entries": entries,
-        "corpus": {"name": corpus.name, "fingerprint": corpus_fingerprint(corpus)},
-        "drawn": {"per_domain": per_domain, "split": split, "seed": seed},
-        "commit": commit(), "versions": versions(), "device": device(), "documents": documents,
-    }  # fmt: skip
+    return facts | {"documents": documents}
 
 
 def keep(run: str, lm: LanguageModel, corpus: Corpus) -> None:
