@@ -109,3 +109,16 @@ def test_compared_models_have_a_row_for_each_domain_and_a_colour_for_each_model(
     assert hues == [expected] * 3
     marks = [layer["mark"]["type"] for layer in spec["layer"]]
     assert marks.count("point") == 2 and "tick" in marks and "grey bar: deflate" in json.dumps(spec)
+
+
+def test_siblings_have_a_panel_each_and_a_gap_where_there_are_none():
+    shares = pd.DataFrame({"domain": "a", "k": [1, 2, 3], "same_unit": [1.0, 0.0, 0.5], "corpus": "mine"})
+    losses = pd.DataFrame({
+        "domain": "a", "k": [1, 3, 1, 2, 3], "loss": [2.0, 1.5, 2.0, 3.0, 2.5],
+        "origin": ["from the same unit"] * 2 + ["all"] * 3,
+    })  # fmt: skip
+    made = charts.sibling_loss_chart(shares, losses, "fig-x", "What it shows in words.")
+    assert "loss (nats/token)" in json.dumps(made.spec) and '"strokeDash"' in json.dumps(made.spec) and made.png()
+    assert made.data["loss, from the same unit (nats/token)"].isna().tolist() == [False, True, False]
+    made = charts.sibling_share_chart(shares, "fig-x", "What it shows in words.")
+    assert "share from the same unit" in json.dumps(made.spec) and made.png() and len(made.data) == 3

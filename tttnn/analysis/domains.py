@@ -140,6 +140,7 @@ def source_table(described: dict[str, Any]) -> pd.DataFrame:
 
     return pd.DataFrame([
         {"domain": domain, **{name: row[name] for name in SOURCE},
+         "language": LANGUAGES.get(row["language"], row["language"]),
          **{kind: sum(value for name, value in row.items() if name.endswith(f"_{unit}")) / scale
             for kind, unit, scale in (("documents", "documents", 1), ("megabytes", "bytes", 1e6))}}
         for domain, facts in described["domains"].items() for row in facts["sources"]

@@ -106,5 +106,6 @@ def with_languages(rows: pd.DataFrame, sizes: pd.DataFrame | None) -> tuple[pd.D
 
 
 def in_parts(domains: Iterable[str]) -> list[str]:
-    """Names of domains with those that hold several languages replaced by their parts."""
-    return [name for domain in domains for name in PARTS.get(domain, [domain])]
+    """Names of domains without those whose parts are among them."""
+    names = list(dict.fromkeys(domains))
+    return [name for name in names if not set(PARTS.get(name, ())) & set(names)]
