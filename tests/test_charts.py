@@ -151,3 +151,16 @@ def test_seconds_against_gain_name_the_tasks_that_are_asked_for():
     names = next(layer for layer in made.spec["layer"] if layer["mark"]["type"] == "text")
     assert [row["task"] for row in made.spec["datasets"][names["data"]["name"]]] == ["a"]
     assert '"log"' in json.dumps(made.spec) and made.png()
+
+
+def test_siblings_have_a_panel_each_and_a_gap_where_there_are_none():
+    shares = pd.DataFrame({"domain": "a", "k": [1, 2, 3], "same_unit": [1.0, 0.0, 0.5], "corpus": "mine"})
+    losses = pd.DataFrame({
+        "domain": "a", "k": [1, 3, 1, 2, 3], "loss": [2.0, 1.5, 2.0, 3.0, 2.5],
+        "origin": ["from the same unit"] * 2 + ["all"] * 3,
+    })  # fmt: skip
+    made = charts.sibling_loss_chart(shares, losses, "fig-x", "What it shows in words.")
+    assert "loss (nats/token)" in json.dumps(made.spec) and '"strokeDash"' in json.dumps(made.spec) and made.png()
+    assert made.data["loss, from the same unit (nats/token)"].isna().tolist() == [False, True, False]
+    made = charts.sibling_share_chart(shares, "fig-x", "What it shows in words.")
+    assert "share from the same unit" in json.dumps(made.spec) and made.png() and len(made.data) == 3

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from tttnn.baselines import find_method
 from tttnn.corpus.overlap import seen_shares
+from tttnn.corpus.siblings import origin_columns, sibling_columns
 from tttnn.embedding import EmbeddingError
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.experiment.checks import METHOD, check_run
@@ -93,9 +94,11 @@ def run(
     Returns
     -------
     DataFrame
-        Of the documents asked for. Columns: model, domain, document, seed, k, neighbour (id), neighbour_domain,
-        distance (squared L2), overlap (share of the query's 50-byte windows in the neighbour), uncertainty (see
-        `tttnn.retrieval.Neighbour`), nats, bytes, words, tokens, loss (nats/token), steps, train_tokens, skipped
+        Of the documents asked for. Columns: model, domain, document, source, unit and language (empty where the
+        corpus does not say), seed, k, neighbour (id), neighbour_domain, same_unit and same_source (whether the
+        neighbour shares them with the document), distance (squared L2), overlap (share of the query's 50-byte windows
+        in the neighbour), uncertainty (see `tttnn.retrieval.Neighbour`), nats, bytes, words, tokens, loss
+        (nats/token), steps, train_tokens, skipped
         (one-token chunks), beyond (chunks left out because of `max_chunks`), train_seconds, evaluation_seconds,
         retrieval_seconds, failure. Without a score at that k, nats is missing; where the model diverged it is
         infinite. A document that could not be evaluated has one row with the reason in `failure`, which is logged,
@@ -160,6 +163,7 @@ def _key(ttt: TTT, document: DrawnDocument) -> tuple[str, str, int, str]:
 def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: str = METHOD) -> list[Row]:
     """Evaluate one document: a row for each k from 0 on, or one row with the reason why it could not be done."""
     base = {"model": ttt.lm.name, "domain": document.domain, "document": document.number, "seed": ttt.switches.seed}
+    base |= origin_columns(document.meta)
     try:
         query, scored, neighbours, seconds = retrieve(ttt, document, max(ks))
         steps = list(find_method(method)(ttt, scored, [neighbour.text for neighbour in neighbours], ks))
@@ -169,7 +173,7 @@ def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: 
         if not _memory_is_full(error):
             raise
         return [base | {"k": 0, "failure": f"no memory for this document: {SMALLER}"}]
-    return [base | _neighbour(step.k, query, neighbours) | _row(step, seconds) for step in steps]
+    return [base | _neighbour(step.k, query, document, neighbours) | _row(step, seconds) for step in steps]
 
 
 def _memory_is_full(error: RuntimeError | MemoryError) -> bool:
@@ -208,11 +212,11 @@ def retrieve(ttt: TTT, document: DrawnDocument, k: int) -> tuple[str, str, Seque
     return query, scored, neighbours, seconds
 
 
-def _neighbour(k: int, query: str, neighbours: Sequence[Neighbour]) -> Row:
+def _neighbour(k: int, query: str, document: DrawnDocument, neighbours: Sequence[Neighbour]) -> Row:
     if not k:
-        return dict.fromkeys(("neighbour", "neighbour_domain", "distance", "overlap", "uncertainty"))
+        return {}
     neighbour = neighbours[k - 1]
-    return {
+    return sibling_columns(document.meta, neighbour.meta) | {
         "neighbour": neighbour.id,
         "neighbour_domain": str(neighbour.meta.get("pile_set_name") or ""),
         "distance": None if math.isnan(neighbour.distance) else neighbour.distance,

@@ -756,3 +756,69 @@ def seconds_gain_chart(table: pd.DataFrame, name: str, alt_text: str, named: Seq
     rule = alt.Chart(table.head(1)).mark_rule(strokeDash=[4, 4]).encode(y=alt.datum(0))
     units = {"seconds": "seconds per document", "gain": "gain (points)", "saved": "bits saved (bits/byte)"}
     return figure((rule + points + labels).properties(height=320), name, alt_text, table.rename(columns=units))
+
+
+def sibling_share_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """Share of the neighbours that come from the document's own unit over their rank, a line per domain.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns corpus (a panel each), domain, k (the rank), same_unit.
+    """
+    import altair as alt
+
+    columns = ["corpus", "domain", "k", "same_unit"]
+    panels = []
+    for corpus, part in table[columns].dropna().groupby("corpus", sort=False):
+        shown = {"title": None, "scale": alt.Scale(domain=sorted(part["domain"].unique()))}
+        legend = alt.Legend(columns=2, orient="bottom")
+        panels.append(alt.Chart(part, title=str(corpus)).mark_line().encode(
+            x=alt.X("k:Q", title="rank of the neighbour", axis=alt.Axis(tickMinStep=1, format="d")),
+            y=alt.Y("same_unit:Q", title="share from the same unit", axis=alt.Axis(format="%"),
+                    scale=alt.Scale(domain=[0, 1])),
+            color=alt.Color("domain:N", legend=legend, **shown),
+            strokeDash=alt.StrokeDash("domain:N", legend=legend, **shown),
+            tooltip=["domain:N", "k:Q", alt.Tooltip("same_unit:Q", format=".0%", title="same unit")],
+        ).properties(width=500 // table["corpus"].nunique(), height=230))  # fmt: skip
+    chart = alt.hconcat(*panels).resolve_scale(color="independent", strokeDash="independent")
+    return figure(chart, name, alt_text, table[columns].rename(columns={"k": "rank", "same_unit": "same unit"}))
+
+
+def sibling_loss_chart(shares: pd.DataFrame, losses: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """For each domain, the share of neighbours from the document's own unit over their rank, and the loss on them.
+
+    Parameters
+    ----------
+    shares : DataFrame
+        Of :func:`tttnn.analysis.siblings.sibling_shares` by domain and k.
+    losses : DataFrame
+        Of :func:`tttnn.analysis.siblings.loss_by_rank`; origins in the order of the rows.
+    """
+    import altair as alt
+
+    origins = losses["origin"].drop_duplicates().tolist()
+    # A rank without such neighbours is a gap in the line.
+    wide = losses.pivot(index=["domain", "k"], columns="origin", values="loss")[origins]
+    losses = wide.melt(var_name="origin", value_name="loss", ignore_index=False).reset_index()
+    shown = {"title": None, "scale": alt.Scale(domain=origins)}
+    rank = alt.X("k:Q", title="rank", axis=alt.Axis(tickMinStep=1, format="d"))
+    bare = alt.X("k:Q", title=None, axis=alt.Axis(labels=False, tickMinStep=1))
+    panels = []
+    for domain, part in losses.groupby("domain", sort=True):
+        above = alt.Chart(shares[shares["domain"] == domain], title=str(domain)).mark_area(
+            color=PALETTE[6], opacity=0.5, line={"color": PALETTE[6]}
+        ).encode(
+            x=bare, y=alt.Y("same_unit:Q", title="same unit", axis=alt.Axis(format="%", values=[0, 0.5, 1]),
+                            scale=alt.Scale(domain=[0, 1])),
+            tooltip=["k:Q", alt.Tooltip("same_unit:Q", format=".0%")],
+        ).properties(width=150, height=55)  # fmt: skip
+        below = alt.Chart(part).mark_line(point=alt.OverlayMarkDef(size=18)).encode(
+            x=rank, y=alt.Y("loss:Q", title="loss (nats/token)", scale=alt.Scale(zero=False)),
+            color=alt.Color("origin:N", **shown), strokeDash=alt.StrokeDash("origin:N", **shown),
+            tooltip=["origin:N", "k:Q", alt.Tooltip("loss:Q", format=".2f")],
+        ).properties(width=150, height=110)  # fmt: skip
+        panels.append(alt.vconcat(above, below, spacing=6))
+    data = shares[["domain", "k", "same_unit"]].merge(wide.reset_index(), on=["domain", "k"])
+    named = {"k": "rank", "same_unit": "same unit"} | {origin: f"loss, {origin} (nats/token)" for origin in origins}
+    return figure(alt.concat(*panels, columns=3), name, alt_text, data.rename(columns=named))
