@@ -5,14 +5,17 @@ import math
 import pytest
 
 from tttnn.analysis.archive import archived
-from tttnn.analysis.dear_tokens import dear_shares, measure
-from tttnn.analysis.deflate import archived_deflate, deflate_bits_per_byte
-from tttnn.analysis.domains import archived_domains, describe, domain_table, sibling_rows, source_table
+from tttnn.analysis.dear_tokens import dear_shares
+from tttnn.analysis.deflate import archived_deflate
+from tttnn.analysis.domains import archived_domains, domain_table, source_table
 from tttnn.corpus import Document, open_corpus, write_jsonl
+from tttnn.corpus.deflate import deflate_bits_per_byte
 from tttnn.experiment import draw_documents
 from tttnn.models import load_model
 from tttnn.retrieval import open_retriever
 from tttnn.scoring import score
+from tttnn.studies.corpus_facts import describe, sibling_rows
+from tttnn.studies.dear_tokens import measure
 
 RUN = "seven-domains"
 TEXT = "The committee met on the third of May and took a vote on the budget of the year. "

@@ -17,9 +17,7 @@ from tttnn.analysis.archive import FOLDER
 from tttnn.corpus.overlap import seen_shares
 from tttnn.corpus.siblings import origin_columns, sibling_columns
 from tttnn.files import expand, read_json, writing
-from tttnn.retrieval import corpus_fingerprint
 from tttnn.rows import COLUMNS, FLAGS, TABLE, RowsError, read_rows
-from tttnn.ttt import split_halves
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,6 +67,8 @@ class _Texts:
     """The documents that rows name by number, and overlaps that were computed once."""
 
     def __init__(self, corpus: Corpus) -> None:
+        from tttnn.retrieval import corpus_fingerprint
+
         self.fingerprint = corpus_fingerprint(corpus)
         self.index = list(corpus.documents("train"))  # numbered as the store of an index is: over all files, by name
         self._corpus, self._parts = corpus, dict[tuple[str, str], list["Document"]]()
@@ -88,6 +88,8 @@ class _Texts:
 
 def _with_origins(folder: Path, texts: _Texts) -> pd.DataFrame:
     import pandas as pd
+
+    from tttnn.ttt import split_halves
 
     facts, rows = read_json(folder / "run.json"), read_rows(folder)
     if (made_on := facts["about"]["corpus"]["fingerprint"]) != texts.fingerprint:
