@@ -45,6 +45,13 @@ def test_equals_a_plain_loop_at_every_k(lm):
     assert ours == pytest.approx(reference(lm, NEIGHBOURS, FAST), abs=1e-4)
 
 
+def test_gradients_that_others_left_are_in_no_step(tmp_path):
+    lm = load_model(tiny_gpt2(tmp_path))
+    expected = bits(TTT(lm, switches=FAST))
+    lm.model(torch.tensor([lm.encode(TEXT)[:32]])).logits.sum().backward()
+    assert bits(TTT(lm, switches=FAST)) == expected
+
+
 def test_adapting_on_similar_text_helps_and_weights_come_back(lm):
     before = lm.weight_hash()
     scores = bits(TTT(lm, switches=FAST))
