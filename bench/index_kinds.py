@@ -19,7 +19,6 @@ of two random vectors (0.74), the variance has 104 effective dimensions (107), t
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -34,7 +33,9 @@ import numpy as np
 import psutil
 
 from tttnn.files import read_json, write_json
-from tttnn.index import KINDS, Index, build_index
+from tttnn.index import KINDS, BuildOptions, Index, build_index
+from tttnn.provenance import cpu_model
+from tttnn.studies.own_process import in_own_process
 
 SEED = 1216
 CLUSTERS = 4096
@@ -59,6 +60,7 @@ def main() -> None:
         what, kind, folder = options.measure
         sys.stdout.write(json.dumps({"build": build, "search": search}[what](kind, Path(folder))))
         return
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that measure
     with TemporaryDirectory(dir=options.scratch) as name:
         for size in options.sizes:
             count, dimension = map(int, size.split("x"))
@@ -75,7 +77,7 @@ def measure_size(folder: Path, count: int, dimension: int, options: argparse.Nam
         return
     draw_all(folder, count, dimension, options.queries)
     if missing[0] != "flat":
-        in_own_process("build", "flat", folder, None)  # what the others are compared with
+        measure_alone("build", "flat", folder)  # what the others are compared with
     for kind in missing:
         row = {"kind": kind, "vectors": count, "dimension": dimension, "k": K, "queries": options.queries}
         row |= measured(kind, folder, options.limit) | about()
@@ -88,7 +90,7 @@ def measure_size(folder: Path, count: int, dimension: int, options: argparse.Nam
 def measured(kind: str, folder: Path, limit: float) -> dict:
     """Build and search one kind, each in its own process, and remove it."""
     try:
-        row = in_own_process("build", kind, folder, limit) | in_own_process("search", kind, folder, None)
+        row = measure_alone("build", kind, folder, limit) | measure_alone("search", kind, folder)
     except subprocess.TimeoutExpired:
         row = {"outcome": f"build given up after {limit:.0f} s"}
     if kind != "flat":
@@ -96,24 +98,16 @@ def measured(kind: str, folder: Path, limit: float) -> dict:
     return row
 
 
-def in_own_process(what: str, kind: str, folder: Path, limit: float | None) -> dict:
-    command = [sys.executable, __file__, "--measure", what, kind, str(folder), "--out", os.devnull]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=limit, env=environment)
-    return json.loads(done.stdout)
+def measure_alone(what: str, kind: str, folder: Path, limit: float | None = None) -> dict:
+    return in_own_process(__file__, "--measure", what, kind, folder, "--out", os.devnull, limit=limit)
 
 
 def about() -> dict:
     """Where and when, and how busy the machine was."""
-    names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {
-        "device": names[0] if names else platform.processor(), "cores": os.cpu_count(), "threads": 1,
+        "device": cpu_model(), "cores": os.cpu_count(), "threads": 1,
         "load": round(os.getloadavg()[0], 2), "date": datetime.now(UTC).date().isoformat(),
     }  # fmt: skip
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
 
 
 def draw_all(folder: Path, count: int, dimension: int, queries: int) -> None:
@@ -163,7 +157,7 @@ def write(kind: str, folder: Path, vectors: np.ndarray) -> Index:
     embedder = SimpleNamespace(name="drawn", fingerprint="drawn", dimension=vectors.shape[1])
     return build_index(
         folder, batches, kind=kind, embedder=embedder, corpus_fingerprint="drawn", count=len(vectors),
-        shard_rows=len(vectors),
+        options=BuildOptions(shard_rows=len(vectors)),
     )  # fmt: skip
 
 

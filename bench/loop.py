@@ -14,7 +14,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -57,38 +57,54 @@ class Pass:
 
 def main() -> None:
     options = parse()
-    torch.set_num_threads(options.threads)
     text, neighbours = material(options)
-    rows = []
+
+    def loop_rows(lm: LanguageModel, model: PreTrainedModel) -> Iterator[dict]:
+        ttt = TTT(lm, switches=Switches(max_chunks=options.max_chunks, precision=options.precision))
+        ways = {"reference": partial(pass_reference, ttt, model, options.dropout), "ours": partial(pass_ours, ttt)}
+        same = facts(ttt, text, options)
+        return (with_operations(same | row) for row in compare(ways, text, neighbours, options))
+
+    measure_shapes(options, loop_rows)
+
+
+def measure_shapes(
+    options: argparse.Namespace, rows_of: Callable[[LanguageModel, PreTrainedModel], Iterable[dict]]
+) -> None:
+    """Measure each shape that is asked for, keep the rows of all so far in the file, and show them.
+
+    `rows_of` gets the weights twice: as this package loads them, and as transformers has them for the reference.
+    """
+    torch.set_num_threads(options.threads)
+    rows: list[dict] = []
     for shape in options.shape:
         with TemporaryDirectory() as name:
-            ttt, model = load(Path(name), shape, options)
-        ways = {"reference": partial(pass_reference, ttt, model, options.dropout), "ours": partial(pass_ours, ttt)}
-        same = {"shape": shape} | facts(ttt, text, options)
-        rows += [with_operations(same | row) for row in compare(ways, text, neighbours, options)]
+            loaded = load_shape(Path(name), shape, options.device)
+        rows += [{"shape": shape} | row for row in rows_of(*loaded)]
         write_json(options.out, rows)
     sys.stdout.write("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def shapes_parser(doc: str, default: Sequence[str] = SHAPES) -> argparse.ArgumentParser:
+    """What every measurement of these shapes is asked; the first line of its docstring says what it is."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
-    parser.add_argument("--shape", choices=SHAPES, nargs="+", default=["xs"])
+    parser.add_argument("--shape", choices=SHAPES, nargs="+", default=default)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.set_defaults(device="cpu", precision="float32")
+    return parser
+
+
+def parse() -> argparse.Namespace:
+    parser = shapes_parser(__doc__, ["xs"])
     parser.add_argument("--k", type=int, default=20, help="neighbours to train on")
     parser.add_argument("--max-chunks", type=int, help="most steps from one neighbour; default: all")
     parser.add_argument("--domain", default="python", help="of the embedded corpus, where the document is drawn from")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the steps' matrix products")
+    parser.add_argument("--device")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the steps' matrix products")
     parser.add_argument("--dropout", type=float, default=0.1, help="of the reference, as published; ours has none")
     return parser.parse_args()
-
-
-def load(folder: Path, shape: str, options: argparse.Namespace) -> tuple[TTT, PreTrainedModel]:
-    """Load the weights twice: by this package for our loop, and as transformers has them for the reference."""
-    lm, model = load_shape(folder, shape, options.device)
-    return TTT(lm, switches=Switches(max_chunks=options.max_chunks, precision=options.precision)), model
 
 
 def load_shape(folder: Path, shape: str, device: str = "cpu") -> tuple[LanguageModel, PreTrainedModel]:

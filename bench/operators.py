@@ -5,24 +5,18 @@ Long and short neighbours, both shapes of bench/loop.py.
     python bench/operators.py --out rows.json
 """
 
-import argparse
-import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
-from loop import SHAPES, load_shape, where_and_when
+from loop import measure_shapes, shapes_parser, where_and_when
 from reference_loop import Settings, new_optimizer, set_dropout, update
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, schedule
 from transformers import PreTrainedModel
 
-from tttnn.files import write_json
 from tttnn.memory import keep_freed
 from tttnn.models import LanguageModel
 from tttnn.ttt import TTT
@@ -35,27 +29,16 @@ SEED = 1216
 
 
 def main() -> None:
-    options = parse()
-    torch.set_num_threads(options.threads)
-    rows = []
-    for shape in options.shape:
-        with TemporaryDirectory() as name:
-            lm, model = load_shape(Path(name), shape)
-        for length in (lm.settings.max_length, SHORT):
-            rows += shape_rows(lm, model, length, {"shape": shape, **where_and_when(options.threads)})
-            write_json(options.out, rows)
-    sys.stdout.write("".join(f"{json.dumps(row)}\n" for row in rows))
+    options = shapes_parser(__doc__).parse_args()
+    measure_shapes(options, partial(shape_rows, options.threads))
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
-    parser.add_argument("--shape", choices=SHAPES, nargs="+", default=SHAPES)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    return parser.parse_args()
+def shape_rows(threads: int, lm: LanguageModel, model: PreTrainedModel) -> Iterator[dict]:
+    for length in (lm.settings.max_length, SHORT):
+        yield from length_rows(lm, model, length, where_and_when(threads))
 
 
-def shape_rows(lm: LanguageModel, model: PreTrainedModel, length: int, same: dict) -> Iterator[dict]:
+def length_rows(lm: LanguageModel, model: PreTrainedModel, length: int, same: dict) -> Iterator[dict]:
     chunk = torch.randint(len(lm.head[0]), (length,), generator=torch.Generator().manual_seed(SEED)).tolist()
     for loop, opened in (("reference", published_step(model, chunk)), ("ours", own_step(lm, chunk))):
         with opened as step:

@@ -8,27 +8,22 @@ timed. Shapes are those of bench/loop.py.
 """
 
 import argparse
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
-from loop import SHAPES, load_shape, matrix_rates, where_and_when
+from loop import matrix_rates, measure_shapes, shapes_parser, where_and_when
 from reference_loop import Settings, set_dropout, update
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from tttnn.files import write_json
 from tttnn.memory import keep_freed
 from tttnn.models import LanguageModel
 from tttnn.models.layers import FastLayers
@@ -64,29 +59,13 @@ CHANGES = {
 
 
 def main() -> None:
-    options = parse()
-    torch.set_num_threads(options.threads)
-    rows = []
-    for shape in options.shape:
-        with TemporaryDirectory() as name:
-            lm, model = load_shape(Path(name), shape)
-        rows += [{"shape": shape} | row for row in shape_rows(lm, model, options)]
-        write_json(options.out, rows)
-    sys.stdout.write("".join(f"{json.dumps(row)}\n" for row in rows))
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="JSON file for the rows")
-    parser.add_argument("--shape", choices=SHAPES, nargs="+", default=SHAPES)
+    parser = shapes_parser(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    options.device, options.precision = "cpu", "float32"  # of the machine's rate, as bench/loop.py measures it
-    return options
+    measure_shapes(options, partial(shape_rows, options))
 
 
-def shape_rows(lm: LanguageModel, model: PreTrainedModel, options: argparse.Namespace) -> list[dict]:
+def shape_rows(options: argparse.Namespace, lm: LanguageModel, model: PreTrainedModel) -> list[dict]:
     length = lm.settings.max_length
     chunk = torch.randint(len(lm.head[0]), (length,), generator=torch.Generator().manual_seed(SEED)).tolist()
     rates, seconds = take_turns(ways(lm, model, chunk), options)

@@ -12,7 +12,6 @@ import argparse
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from array import array
@@ -30,6 +29,7 @@ from tttnn.corpus import Document, TextStore, open_corpus, read_jsonl, write_jso
 from tttnn.corpus.compressed import FRAME, LEVEL, recompress
 from tttnn.corpus.store import frames_path
 from tttnn.files import write_json
+from tttnn.studies.own_process import in_own_process
 
 FRAMES = (FRAME // 2, FRAME, 2 * FRAME)  # bytes
 REPEATS = 3
@@ -107,7 +107,7 @@ def measured(plain: Path, frames: tuple[int, ...], options: argparse.Namespace) 
         disk = path.stat().st_size
         if kind.startswith("text store"):
             disk += sum(each.stat().st_size for each in (table, frames_path(table)) if each.exists())
-        rows.append({"kind": kind, "disk_bytes": disk} | in_own_process(kind.split(",")[0], path, table, options))
+        rows.append({"kind": kind, "disk_bytes": disk} | measure_alone(kind.split(",")[0], path, table, options))
     if len({row.pop("digest") for row in rows}) != 1:
         raise SystemExit("the ways do not return the same texts")
     return rows
@@ -134,11 +134,8 @@ def one_frame(plain: Path) -> int:
     return packed.stat().st_size
 
 
-def in_own_process(kind: str, path: Path, table: Path, options: argparse.Namespace) -> dict:
-    """Measure where nothing that was measured before is left in memory."""
-    arguments = ["--measure", kind, str(path), str(table), "--reads", str(options.reads), "--out", os.devnull]
-    done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout)
+def measure_alone(kind: str, path: Path, table: Path, options: argparse.Namespace) -> dict:
+    return in_own_process(__file__, "--measure", kind, path, table, "--reads", options.reads, "--out", os.devnull)
 
 
 def measure_one(kind: str, path: str, table: str, count: int) -> dict:
@@ -230,7 +227,7 @@ def tables(folder: Path, options: argparse.Namespace) -> list[dict]:
     rows = []
     for kind in TABLES:
         path = folder / f"{kind[0]}.npy"
-        measured = in_own_process(kind, path, path, options) | {"benchmark": "tables", "kind": kind}
+        measured = measure_alone(kind, path, path, options) | {"benchmark": "tables", "kind": kind}
         rows.append(measured | {"disk_bytes": path.stat().st_size, "pile_disk_gb": int(kind[0]) * PILE / 1e9})
     return rows
 

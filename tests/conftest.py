@@ -8,8 +8,9 @@ import os
 
 import pytest
 from hypothesis import HealthCheck, settings
+from tiny import MAKERS
 
-from tttnn.models import products
+from tttnn.models import load_model, products
 
 ALL = os.environ.get("TTTNN_TESTS") == "all"
 
@@ -37,3 +38,14 @@ def onednn(monkeypatch):
     if products._ONEDNN is None:
         pytest.skip("this build of torch has no oneDNN")
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def lm(request, tmp_path_factory):
+    """A tiny model of each architecture that is reproduced, in turn."""
+    return load_model(MAKERS[request.param](tmp_path_factory.mktemp(request.param)))
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory):
+    return load_model(MAKERS["gpt2"](tmp_path_factory.mktemp("gpt2")))

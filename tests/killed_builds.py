@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 import tttnn.index.vectors
 from tttnn.files import read_json
-from tttnn.index import add_shard, build_index, verify
+from tttnn.index import BuildOptions, add_shard, build_index, verify
 from tttnn.index.faiss_runtime import load_faiss
 
 RANDOM = np.random.default_rng(1216)
@@ -30,7 +30,7 @@ KINDS = ("flat-mapped", "sq8", "hnsw", "rabitq", "ivfrabitq")
 
 def build(folder, kind):
     """An index and an addition to it: whatever of that is still to be done."""
-    options = {"embedder": Named(8), "kind": kind, "shard_rows": 1100}
+    options = {"embedder": Named(8), "kind": kind, "options": BuildOptions(1100)}
     manifest, plan = folder / "manifest.json", folder / "build.json"
     if not manifest.exists() or (plan.exists() and read_json(plan)["first"] == 0):
         build_index(folder, source(VECTORS, 100), corpus_fingerprint="c" * 64, count=len(VECTORS), **options)

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import zstandard
+from forked import count_wrong, share
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -297,13 +298,13 @@ def test_threads_and_processes_at_once(tmp_path):
     path, table, texts = _built(tmp_path, 3000)
     opened = TextStore.open(path, table)
     with (
-        multiprocessing.get_context("fork").Pool(2, initializer=_share, initargs=(opened, texts)) as forked,
-        multiprocessing.get_context("spawn").Pool(1, initializer=_share, initargs=(opened, texts)) as spawned,
+        multiprocessing.get_context("fork").Pool(2, initializer=share, initargs=(opened, texts)) as forked,
+        multiprocessing.get_context("spawn").Pool(1, initializer=share, initargs=(opened, texts)) as spawned,
     ):
-        waiting = [pool.map_async(_wrong, range(4)) for pool in (forked, spawned)]
+        waiting = [pool.map_async(count_wrong, range(4)) for pool in (forked, spawned)]
         with ThreadPoolExecutor(4) as threads:
-            _share(opened, texts)
-            assert not any(threads.map(_wrong, range(8)))
+            share(opened, texts)
+            assert not any(threads.map(count_wrong, range(8)))
         assert not any(any(each.get(timeout=120)) for each in waiting)
     assert copy.copy(opened)[5].text == texts[5]
 
@@ -330,13 +331,3 @@ def _built(folder: Path, count: int = 300) -> tuple[Path, Path, list[str]]:
     write_framed(path, map(Document, texts), frame_bytes=1000)
     TextStore.build(path, table)
     return path, table, texts
-
-
-def _share(opened: TextStore, texts: list[str]) -> None:
-    global _OPENED, _TEXTS
-    _OPENED, _TEXTS = opened, texts
-
-
-def _wrong(seed: int) -> int:
-    order = np.random.default_rng(seed).permutation(len(_TEXTS))
-    return sum(_OPENED[int(i)].text != _TEXTS[i] for i in order)

@@ -81,7 +81,7 @@ def test_an_existing_table_is_used_and_must_fit(jsonl, tmp_path):
     table = tmp_path / "texts.npy"
     TextStore.build(jsonl, table)
     write_jsonl(jsonl, [Document("other")])
-    with pytest.raises(RuntimeError, match=r"measuring texts, store, failed: .*changed since it was indexed"):
+    with pytest.raises(RuntimeError, match=r"footprint texts store .* failed: .*changed since it was indexed"):
         footprint(jsonl, table, reads=1, seed=0)
 
 

@@ -13,7 +13,17 @@ from hypothesis.extra.numpy import arrays
 
 import tttnn.index.exact
 from tttnn.files import read_json, sha256_file
-from tttnn.index import DamagedIndex, Index, IndexMismatch, SearchSettings, build_index, merge, search_shard, verify
+from tttnn.index import (
+    BuildOptions,
+    DamagedIndex,
+    Index,
+    IndexMismatch,
+    SearchSettings,
+    build_index,
+    merge,
+    search_shard,
+    verify,
+)
 from tttnn.index.manifest import write_sealed
 
 
@@ -31,12 +41,12 @@ def source(vectors, batch=7):
     return lambda start: (vectors[row : row + batch] for row in range(start, len(vectors), batch))
 
 
-def build(folder, vectors, batch=7, kind="flat-mapped", **options):
+def build(folder, vectors, batch=7, kind="flat-mapped", count=0, **options):
     vectors = np.asarray(vectors, dtype=np.float32)
-    options = {"count": len(vectors), "kind": kind, **options}
     return build_index(
-        folder, source(vectors, batch), embedder=Named(vectors.shape[1]), corpus_fingerprint="c" * 64, **options
-    )
+        folder, source(vectors, batch), embedder=Named(vectors.shape[1]), corpus_fingerprint="c" * 64, kind=kind,
+        count=len(vectors) if count == 0 else count, options=BuildOptions(**options),
+    )  # fmt: skip
 
 
 def brute_force(vectors, queries, k):

@@ -17,6 +17,7 @@ import tttnn.index.build
 import tttnn.index.vectors
 from tttnn.files import BusyError, StorageError, write_json
 from tttnn.index import (
+    BuildOptions,
     DamagedIndex,
     Index,
     IndexMismatch,
@@ -39,10 +40,11 @@ def files(folder):
     }
 
 
-def add(folder, vectors=MORE, fingerprint="d" * 64, embedder=None, batches=None, **options):
-    options = {"shard_rows": 10, "count": len(vectors), **options}
-    batches = batches or source(vectors)
-    return add_shard(folder, batches, embedder=embedder or Named(4), corpus_fingerprint=fingerprint, **options)
+def add(folder, vectors=MORE, fingerprint="d" * 64, embedder=None, batches=None, kind=None, count=0, **options):
+    return add_shard(
+        folder, batches or source(vectors), embedder=embedder or Named(4), corpus_fingerprint=fingerprint, kind=kind,
+        count=len(vectors) if count == 0 else count, options=BuildOptions(**{"shard_rows": 10} | options),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ def test_a_build_goes_on_after_the_last_durable_batch(tmp_path, monkeypatch, sto
     def attempt(until, shard_rows=30):
         return build_index(
             tmp_path / "i", lambda start: batches(start, until), embedder=Named(4), corpus_fingerprint="c" * 64,
-            count=30, kind="flat-mapped", shard_rows=shard_rows,
+            count=30, kind="flat-mapped", options=BuildOptions(shard_rows),
         )  # fmt: skip
 
     if stop < 30 - 30 % batch and -(-stop // batch) * batch < 30:
@@ -388,7 +390,7 @@ def exchange(shard):
     place = shard.parent.with_name("other")
     build_index(
         place, source(VECTORS), embedder=Named(4, "other", "b" * 64), corpus_fingerprint="c" * 64,
-        count=30, shard_rows=12, kind="flat-mapped",
+        count=30, options=BuildOptions(12), kind="flat-mapped",
     )  # fmt: skip
     shutil.rmtree(shard)
     shutil.copytree(place / shard.name, shard)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
-from tiny import LAYERS, WIDTH, tiny_gpt2, tiny_gpt_neo, tiny_qwen2
+from tiny import LAYERS, NEIGHBOURS, TEXT, WIDTH, tiny_gpt2
 from torch.profiler import profile
 from transformers.pytorch_utils import Conv1D
 
@@ -18,21 +18,8 @@ from tttnn.models.lora import SCALE, adapter_size, adapters
 from tttnn.scoring import score
 from tttnn.ttt import TTT, Switches
 
-MAKERS = {"gpt2": tiny_gpt2, "gpt_neo": tiny_gpt_neo, "qwen2": tiny_qwen2}
-TEXT = "def mean(values):\n    return sum(values) / len(values)\n" * 3
-NEIGHBOURS = [f"def f{i}(values):\n    return {i} * sum(values) / len(values)\n" * (i + 2) for i in range(4)]
 RANK = 4
 LORA = Switches(learning_rate=1e-2, max_length=32, lora=RANK)
-
-
-@pytest.fixture(scope="module", params=MAKERS)
-def lm(request, tmp_path_factory):
-    return load_model(MAKERS[request.param](tmp_path_factory.mktemp(request.param)))
-
-
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory):
-    return load_model(tiny_gpt2(tmp_path_factory.mktemp("gpt2")))
 
 
 def bits(ttt, ks=(0, 1, 2, 4)):

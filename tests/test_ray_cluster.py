@@ -22,7 +22,7 @@ from tttnn.corpus import Document, write_jsonl
 from tttnn.experiment import RowsError, read_rows, run
 from tttnn.experiment.ray_runner import run_on_cluster
 from tttnn.files import read_json
-from tttnn.index import DamagedIndex, Index, build_index
+from tttnn.index import BuildOptions, DamagedIndex, Index, build_index
 from tttnn.index.ray_index import ClusterIndex, write_on_cluster
 from tttnn.models import load_model
 from tttnn.ray_cluster import ClusterError, cluster, results
@@ -194,12 +194,13 @@ def mortal_source(vectors, graves, folder, start):
 
 def test_a_build_with_a_worker_killed_gives_the_bytes_of_one_machine(address, single, tmp_path):
     folder = tmp_path / "i"
-    options = {"embedder": Named(4), "corpus_fingerprint": "c" * 64, "kind": "sq8", "shard_rows": 256}
+    options = {"embedder": Named(4), "corpus_fingerprint": "c" * 64, "kind": "sq8"}
+    spread = BuildOptions(256, write=write_on_cluster)
     batches = partial(mortal_source, VECTORS, tmp_path / "graves", folder)
     with pytest.raises(ValueError, match="count=None"):
-        build_index(folder, batches, **options, write=write_on_cluster)
+        build_index(folder, batches, **options, options=spread)
     (folder / "build.json").unlink()
-    build_index(folder, batches, **options, count=len(VECTORS), write=write_on_cluster)
+    build_index(folder, batches, **options, count=len(VECTORS), options=spread)
     assert len(buried(tmp_path / "graves")) == 1
     assert files(folder) == files(single.folder)
 
@@ -207,9 +208,9 @@ def test_a_build_with_a_worker_killed_gives_the_bytes_of_one_machine(address, si
 def test_an_error_in_a_build_is_that_of_one_machine(address, tmp_path):
     vectors = VECTORS.copy()
     vectors[400] = np.nan
-    options = {"embedder": Named(4), "corpus_fingerprint": "c" * 64, "count": len(vectors), "shard_rows": 256}
+    options = {"embedder": Named(4), "corpus_fingerprint": "c" * 64, "count": len(vectors)}
     with pytest.raises(ValueError, match="row 400: holds NaN"):
-        build_index(tmp_path / "i", source(vectors), **options, write=write_on_cluster)
+        build_index(tmp_path / "i", source(vectors), **options, options=BuildOptions(256, write=write_on_cluster))
     with pytest.raises(FileNotFoundError):
         Index.open(tmp_path / "i", Named(4).fingerprint)
 

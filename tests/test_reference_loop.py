@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_gpt2, tiny_gpt_neo, tiny_qwen2
+from tiny import MAKERS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tttnn.models import attention, layers, load_model
@@ -17,7 +17,6 @@ from tttnn.ttt import TTT, Switches
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from reference_loop import Settings, reference_loop, set_dropout
 
-MAKERS = {"gpt2": tiny_gpt2, "gpt_neo": tiny_gpt_neo, "qwen2": tiny_qwen2}
 LINE = "def mean(values):\n    return sum(values) / len(values)\n"
 LENGTH, CONTEXT = 32, 48  # tokens of a chunk, and of a scored window
 SETTINGS = Settings(learning_rate=1e-2, max_length=LENGTH, context=CONTEXT, dropout=0)

@@ -19,7 +19,7 @@ from tttnn.corpus import Corpus, CorpusError, Document, open_corpus, write_jsonl
 from tttnn.embedding import LexicalEmbedder, TransformerEmbedder
 from tttnn.experiment import about
 from tttnn.files import sole_writer
-from tttnn.index import DamagedIndex, Index, IndexMismatch, SearchSettings, build_index
+from tttnn.index import BuildOptions, DamagedIndex, Index, IndexMismatch, SearchSettings, build_index
 from tttnn.models import load_model
 from tttnn.retrieval import Neighbour, Retriever, corpus_fingerprint, open_retriever
 from tttnn.ttt import TTT
@@ -213,7 +213,7 @@ def test_a_retriever_never_searches_a_part_silently(folder):
 @pytest.fixture
 def sharded(folder, monkeypatch):
     """A retriever over three shards of 20, 20 and 12 documents."""
-    monkeypatch.setattr(tttnn.retrieval.retriever, "build_index", partial(build_index, shard_rows=20))
+    monkeypatch.setattr(tttnn.retrieval.retriever, "build_index", partial(build_index, options=BuildOptions(20)))
     return open_retriever(folder)
 
 

@@ -6,20 +6,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_gpt2, tiny_gpt_neo, tiny_llama, tiny_qwen2
+from tiny import MAKERS, tiny_llama
 
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.models import TTTSettings, load_model
 from tttnn.scoring import Score, Scorer, rolling_windows, score
 from tttnn.ttt import TTT, Switches
 
-MAKERS = {"gpt2": tiny_gpt2, "gpt_neo": tiny_gpt_neo, "qwen2": tiny_qwen2, "llama": tiny_llama}
+WITH_LLAMA = MAKERS | {"llama": tiny_llama}
 TEXT = "Madam President, the dog does not mind: def mean(values) = 42.\n" * 9
 
 
-@pytest.fixture(scope="module", params=MAKERS)
+@pytest.fixture(scope="module", params=WITH_LLAMA)
 def lm(request, tmp_path_factory):
-    return load_model(MAKERS[request.param](tmp_path_factory.mktemp(request.param)))
+    return load_model(WITH_LLAMA[request.param](tmp_path_factory.mktemp(request.param)))
 
 
 def test_corpus_value_is_a_sum_over_sums():

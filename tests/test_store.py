@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from forked import count_wrong, share
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -278,11 +279,11 @@ def test_an_interrupted_build_leaves_no_table(tmp_path, monkeypatch):
 def test_threads_and_forked_processes_read_the_right_texts(tmp_path):
     texts = [f"{n}:" + "x" * (n % 997) for n in range(3000)]
     opened = TextStore.build(*_written(tmp_path, texts))
-    with multiprocessing.get_context("fork").Pool(3, initializer=_share, initargs=(opened, texts)) as pool:
-        waiting = pool.map_async(_wrong, range(12))
+    with multiprocessing.get_context("fork").Pool(3, initializer=share, initargs=(opened, texts)) as pool:
+        waiting = pool.map_async(count_wrong, range(12))
         with ThreadPoolExecutor(4) as threads:  # the parent reads through the same descriptor meanwhile
-            _share(opened, texts)
-            assert not any(threads.map(_wrong, range(12)))
+            share(opened, texts)
+            assert not any(threads.map(count_wrong, range(12)))
         assert not any(waiting.get(timeout=120))
 
 
@@ -333,16 +334,6 @@ def test_stores_in_a_row(parts):
             assert joined[-1] == joined[len(joined) - 1]
         with pytest.raises(IndexError):
             joined[len(joined)]
-
-
-def _share(opened: TextStore, texts: list[str]) -> None:
-    global _OPENED, _TEXTS
-    _OPENED, _TEXTS = opened, texts
-
-
-def _wrong(seed: int) -> int:
-    order = np.random.default_rng(seed).permutation(len(_TEXTS))
-    return sum(_OPENED[int(i)].text != _TEXTS[i] for i in order)
 
 
 def _written(folder: Path, texts) -> tuple[Path, Path]:

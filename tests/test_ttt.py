@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny_gpt2, tiny_gpt_neo, tiny_qwen2
+from tiny import MAKERS, NEIGHBOURS, TEXT, tiny_gpt2
 
 from tttnn.errors import DocumentError
 from tttnn.models import load_model
@@ -14,20 +14,7 @@ from tttnn.retrieval import Neighbour
 from tttnn.scoring import score
 from tttnn.ttt import TTT, Switches, split_halves
 
-MAKERS = {"gpt2": tiny_gpt2, "gpt_neo": tiny_gpt_neo, "qwen2": tiny_qwen2}
-TEXT = "def mean(values):\n    return sum(values) / len(values)\n" * 3
-NEIGHBOURS = [f"def f{i}(values):\n    return {i} * sum(values) / len(values)\n" * (i + 2) for i in range(4)]
 FAST = Switches(learning_rate=1e-2, max_length=32)
-
-
-@pytest.fixture(scope="module", params=MAKERS)
-def lm(request, tmp_path_factory):
-    return load_model(MAKERS[request.param](tmp_path_factory.mktemp(request.param)))
-
-
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory):
-    return load_model(tiny_gpt2(tmp_path_factory.mktemp("gpt2")))
 
 
 def bits(ttt, ks=(0, 1, 2, 4), neighbours=NEIGHBOURS, text=TEXT):
@@ -56,6 +43,13 @@ def reference(lm, neighbours, switches):
 def test_equals_a_plain_loop_at_every_k(lm):
     ours = bits(TTT(lm, switches=FAST), ks=range(5))
     assert ours == pytest.approx(reference(lm, NEIGHBOURS, FAST), abs=1e-4)
+
+
+def test_gradients_that_others_left_are_in_no_step(tmp_path):
+    lm = load_model(tiny_gpt2(tmp_path))
+    expected = bits(TTT(lm, switches=FAST))
+    lm.model(torch.tensor([lm.encode(TEXT)[:32]])).logits.sum().backward()
+    assert bits(TTT(lm, switches=FAST)) == expected
 
 
 def test_adapting_on_similar_text_helps_and_weights_come_back(lm):

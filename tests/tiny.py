@@ -32,6 +32,13 @@ LAYERS = 2
 HEADS = 4
 CONTEXT = 64
 SEED = 1216
+SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "intermediate_size": 2 * WIDTH,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+}
 
 LINES = (
     "The quick brown fox jumps over the lazy dog, and the dog does not mind.",
@@ -82,13 +89,9 @@ def tiny_qwen2(folder: Path, seed: int = SEED) -> Path:
     tokenizer = _byte_level_tokenizer(["<|end|>", "<|begin|>", "<|endoftext|>"])
     special = {"bos_token": "<|begin|>", "eos_token": "<|end|>", "pad_token": "<|endoftext|>"}
     config = Qwen2Config(
-        vocab_size=VOCABULARY,
+        **SIZES,
         max_position_embeddings=CONTEXT,
-        hidden_size=WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
         num_key_value_heads=2,
-        intermediate_size=2 * WIDTH,
         eos_token_id=0,
         bos_token_id=1,
         pad_token_id=2,
@@ -100,13 +103,9 @@ def tiny_llama(folder: Path, seed: int = SEED) -> Path:
     """Llama with grouped-query attention, an output layer of its own, and a BOS token that is not its EOS token."""
     tokenizer = _byte_level_tokenizer(["<s>", "</s>"])
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        **SIZES,
         max_position_embeddings=CONTEXT,
-        hidden_size=WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
         num_key_value_heads=2,
-        intermediate_size=2 * WIDTH,
         bos_token_id=0,
         eos_token_id=1,
     )
@@ -127,12 +126,8 @@ def tiny_roberta(folder: Path, seed: int = SEED) -> Path:
         "mask_token": "<mask>",
     }
     config = RobertaConfig(
-        vocab_size=VOCABULARY,
+        **SIZES,
         max_position_embeddings=CONTEXT + 2,
-        hidden_size=WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=2 * WIDTH,
         type_vocab_size=1,
         bos_token_id=0,
         pad_token_id=1,
@@ -149,6 +144,11 @@ def tiny_t5(folder: Path, seed: int = SEED) -> Path:
         vocab_size=VOCABULARY, d_model=WIDTH, d_kv=WIDTH // HEADS, d_ff=2 * WIDTH, num_layers=LAYERS, num_heads=HEADS
     )
     return _save(folder, T5ForConditionalGeneration, config, tokenizer, special, seed)
+
+
+MAKERS = {"gpt2": tiny_gpt2, "gpt_neo": tiny_gpt_neo, "qwen2": tiny_qwen2}  # architectures that are reproduced
+TEXT = "def mean(values):\n    return sum(values) / len(values)\n" * 3
+NEIGHBOURS = [f"def f{i}(values):\n    return {i} * sum(values) / len(values)\n" * (i + 2) for i in range(4)]
 
 
 def _byte_level_tokenizer(special_tokens: list[str]) -> Tokenizer:

@@ -53,11 +53,12 @@ def device() -> str:
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     widest = torch.backends.cpu.get_cpu_capability()
-    cpu = f"{_cpu_model()}, {widest}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    cpu = f"{cpu_model()}, {widest}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return f"{cpu}; GPU: {', '.join(gpus) or 'none'}"
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """Return the processor's name, as far as the system tells it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():

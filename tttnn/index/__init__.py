@@ -18,7 +18,7 @@ Nothing counts that the manifest does not list, and it is replaced in one step, 
 build never shows, and never harms the index that was there.
 """
 
-from tttnn.index.build import add_shard, build_index
+from tttnn.index.build import BuildOptions, add_shard, build_index
 from tttnn.index.kinds import KINDS, default_kind
 from tttnn.index.manifest import DamagedIndex, IndexExists, IndexMismatch, NoIndex
 from tttnn.index.search import Answer, Index
@@ -28,6 +28,7 @@ from tttnn.index.verify import verify
 __all__ = [
     "KINDS",
     "Answer",
+    "BuildOptions",
     "DamagedIndex",
     "Index",
     "IndexExists",

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,39 @@ Writer = Callable[[Path, int, Batches, "BuildPlan"], list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
+class BuildOptions:
+    """How the shards of an index are written.
+
+    Attributes
+    ----------
+    shard_rows : int
+        Vectors of a shard, at most.
+    seed : int
+        Of the sample that a quantiser is trained on.
+    threads : int
+        For training and adding. The bytes are the same each time with one thread; with more they are, as far
+        as Faiss's BLAS is reproducible.
+    write : callable, optional
+        By default one shard after another, as `write_shards` does; on a cluster
+        `tttnn.index.ray_index.write_on_cluster`.
+
+    Raises
+    ------
+    ParameterError
+        If shards are to hold nothing.
+    """
+
+    shard_rows: int = SHARD_ROWS
+    seed: int = 1216
+    threads: int = 1
+    write: Writer | None = None
+
+    def __post_init__(self) -> None:
+        if self.shard_rows < 1:
+            raise ParameterError(f"shard_rows={self.shard_rows}: must be at least 1")
+
+
+@dataclass(frozen=True)
 class BuildPlan:
     """What is built: a call with another plan cannot take up an interrupted build.
 
@@ -69,8 +102,8 @@ class BuildPlan:
         Vectors that the index held before.
     count : int, optional
         Vectors to come.
-    threads : int
-        Does not count: it changes how long a build takes.
+    options : BuildOptions
+        Of them, threads and the way to write do not count: they change how long a build takes.
     """
 
     kind: str
@@ -79,18 +112,15 @@ class BuildPlan:
     corpus_fingerprint: str
     first: int
     count: int | None
-    shard_rows: int
-    seed: int
-    threads: int = field(compare=False)
+    options: BuildOptions
 
     def __post_init__(self) -> None:
         check_kind(self.kind)
-        if self.shard_rows < 1:
-            raise ParameterError(f"shard_rows={self.shard_rows}: must be at least 1")
 
     def identity(self) -> dict[str, Any]:
         """All that must be equal, as JSON."""
-        return {key: value for key, value in asdict(self).items() if key != "threads"}
+        facts = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "options"}
+        return facts | {"shard_rows": self.options.shard_rows, "seed": self.options.seed}
 
 
 def build_index(
@@ -101,10 +131,7 @@ def build_index(
     corpus_fingerprint: str,
     kind: str = "auto",
     count: int | None = None,
-    shard_rows: int = SHARD_ROWS,
-    seed: int = 1216,
-    threads: int = 1,
-    write: Writer | None = None,
+    options: BuildOptions | None = None,
 ) -> Index:
     """Write an index and open it. Killed at any point, the same call goes on, to the same bytes.
 
@@ -128,16 +155,8 @@ def build_index(
         becomes "flat-mapped"; its entry in the manifest says what it is.
     count : int, optional
         How many vectors there must be; also lets the progress bar tell the time left.
-    shard_rows : int
-        Vectors of a shard, at most.
-    seed : int
-        Of the sample that a quantiser is trained on.
-    threads : int
-        For training and adding. The bytes are the same each time with one thread; with more they are, as far
-        as Faiss's BLAS is reproducible.
-    write : callable, optional
-        How the shards are written: by default one after another, as `write_shards` does; on a cluster
-        `tttnn.index.ray_index.write_on_cluster`.
+    options : BuildOptions, optional
+        Size of a shard, seed, threads, and on a cluster the way to write.
 
     Raises
     ------
@@ -149,17 +168,16 @@ def build_index(
         If an unfinished build of something else is there, or shards that this package did not write; if there are not
         `count` vectors.
     ParameterError
-        If a vector has another dimension or is not finite (the row is named), or an option is out of its range.
+        If a vector has another dimension or is not finite (the row is named), or the kind is none.
     StorageError
         If the disk is full, for example, or the file system has no locks: make room and call again.
     """
     folder = Path(expand(folder))
-    named = _named(embedder)
-    plan = BuildPlan(kind, embedder.dimension, named, corpus_fingerprint, 0, count, shard_rows, seed, threads)
+    plan = _plan(kind, embedder, corpus_fingerprint, 0, count, options)
     with sole_writer(folder):
         if (folder / MANIFEST).exists() and not (folder / PLAN).exists():
             raise IndexExists(f"{folder} holds an index already: remove it to build this one again")
-        _build(folder, batches, plan, write)
+        _build(folder, batches, plan)
     return Index.open(folder, embedder.fingerprint, embedder.name)
 
 
@@ -171,10 +189,7 @@ def add_shard(
     corpus_fingerprint: str,
     kind: str | None = None,
     count: int | None = None,
-    shard_rows: int = SHARD_ROWS,
-    seed: int = 1216,
-    threads: int = 1,
-    write: Writer | None = None,
+    options: BuildOptions | None = None,
 ) -> Index:
     """Add documents to an index, as one or more new shards, and open it. Until then the old one stands.
 
@@ -190,8 +205,9 @@ def add_shard(
         Of all texts, those added included.
     kind : str, optional
         By default what the index was built with.
-    count, shard_rows, seed, threads, write
-        See `build_index`; `count` is that of the added vectors.
+    count : int, optional
+        Of the added vectors.
+    options : BuildOptions, optional
 
     Raises
     ------
@@ -211,11 +227,8 @@ def add_shard(
         if pending is None and manifest["corpus_fingerprint"] == corpus_fingerprint:
             raise IndexMismatch(f"{folder} holds these texts already (corpus fingerprint {corpus_fingerprint[:12]})")
         first = pending["first"] if pending else manifest["count"]
-        kind = kind or manifest["kind"]
-        plan = BuildPlan(
-            kind, embedder.dimension, _named(embedder), corpus_fingerprint, first, count, shard_rows, seed, threads
-        )
-        _build(folder, batches, plan, write)
+        plan = _plan(kind or manifest["kind"], embedder, corpus_fingerprint, first, count, options)
+        _build(folder, batches, plan)
     return Index.open(folder, embedder.fingerprint, embedder.name)
 
 
@@ -231,7 +244,7 @@ def write_shard(
     number, first : int
         Which shard of the index, and the id of its first vector.
     limit : int, optional
-        Vectors it must have; None: as many as come, up to `plan.shard_rows`.
+        Vectors it must have; None: as many as come, up to `plan.options.shard_rows`.
     batches : callable
         Row of the plan -> batches.
     plan : BuildPlan
@@ -306,7 +319,7 @@ def write_shards(folder: Path, known: int, batches: Batches, plan: BuildPlan) ->
     with tqdm(total=plan.count, desc="index", unit=" vectors") as bar:
         while plan.count is None or done < plan.count:
             number = known + len(cards)
-            limit = None if plan.count is None else min(plan.shard_rows, plan.count - done)
+            limit = None if plan.count is None else min(plan.options.shard_rows, plan.count - done)
             card = write_shard(folder / shard_name(number), number, plan.first + done, limit, batches, plan, bar)
             if card is None:
                 break
@@ -315,11 +328,18 @@ def write_shards(folder: Path, known: int, batches: Batches, plan: BuildPlan) ->
     return cards
 
 
-def _build(folder: Path, batches: Batches, plan: BuildPlan, write: Writer | None) -> None:
+def _plan(
+    kind: str, embedder: Embedder, corpus_fingerprint: str, first: int, count: int | None, options: BuildOptions | None
+) -> BuildPlan:
+    named = {"name": embedder.name, "fingerprint": embedder.fingerprint}
+    return BuildPlan(kind, embedder.dimension, named, corpus_fingerprint, first, count, options or BuildOptions())
+
+
+def _build(folder: Path, batches: Batches, plan: BuildPlan) -> None:
     with storing(folder):
         _take_up(folder, plan)
         known = sum(card["first"] < plan.first for card in _shards(folder))
-        cards = (write or write_shards)(folder, known, batches, plan)
+        cards = (plan.options.write or write_shards)(folder, known, batches, plan)
         if not cards:
             (folder / PLAN).unlink()
             raise TTTNNError(f"{folder}: an index of no vectors was asked for; is the corpus empty?")
@@ -399,7 +419,7 @@ def _stream(folder: Path, start: int, limit: int | None, batches: Batches, plan:
 
 def _exactly(batches: Batches, start: int, done: int, limit: int | None, plan: BuildPlan) -> Iterator[np.ndarray]:
     """Checked batches (n, d) of the rows `done` to `limit` of a shard; the last is cut where the shard ends."""
-    most = plan.shard_rows if limit is None else limit
+    most = plan.options.shard_rows if limit is None else limit
     is_last = plan.count is not None and start + most == plan.count
     if done == most and not is_last:
         return
@@ -417,7 +437,7 @@ def _exactly(batches: Batches, start: int, done: int, limit: int | None, plan: B
 
 
 def _write_structure(path: Path, kind: Kind, vectors: np.ndarray, plan: BuildPlan) -> None:
-    structure = make_structure(kind, vectors, plan.seed, plan.threads)
+    structure = make_structure(kind, vectors, plan.options.seed, plan.options.threads)
     faiss = load_faiss()
     # Through Python's file: Faiss's own writer only prints a warning if the last block does not fit the disk.
     with writing(path) as partial, open(partial, "wb") as file:
@@ -434,7 +454,7 @@ def _card(folder: Path, number: int, first: int, count: int, kind: Kind, plan: B
         "count": count,
         "dimension": plan.dimension,
         "embedder": plan.embedder,
-        "seed": plan.seed,
+        "seed": plan.options.seed,
         "files": [{"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in paths],
         "versions": _versions(),
     }
@@ -442,10 +462,6 @@ def _card(folder: Path, number: int, first: int, count: int, kind: Kind, plan: B
 
 def _shards(folder: Path) -> list[dict[str, Any]]:
     return read_manifest(folder)["shards"] if (folder / MANIFEST).exists() else []
-
-
-def _named(embedder: Embedder) -> dict[str, str]:
-    return {"name": embedder.name, "fingerprint": embedder.fingerprint}
 
 
 def _versions() -> dict[str, str]:

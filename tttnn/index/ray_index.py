@@ -2,7 +2,7 @@
 
 Every machine must see the index's folder under the same path. Inside `tttnn.ray_cluster.cluster`::
 
-    build_index(folder, batches, ..., count=n, write=write_on_cluster)
+    build_index(folder, batches, ..., count=n, options=BuildOptions(write=write_on_cluster))
     index = ClusterIndex.open(folder, embedder.fingerprint, workers=8)
 """
 
@@ -36,15 +36,9 @@ class ClusterIndex(Index):
 
     @classmethod
     def open(
-        cls,
-        folder: str | Path,
-        fingerprint: str,
-        embedder_name: str = "",
-        threads: int | None = None,
-        *,
-        settings: SearchSettings | None = None,
-        workers: int = 2,
-    ) -> ClusterIndex:
+        cls, folder: str | Path, fingerprint: str, embedder_name: str = "", threads: int | None = None,
+        allow_missing: bool = False, settings: SearchSettings | None = None, workers: int = 2,
+    ) -> ClusterIndex:  # fmt: skip
         """Let workers open an index, and wait until they have.
 
         Parameters
@@ -53,6 +47,8 @@ class ClusterIndex(Index):
             See `Index.open`.
         threads : int, optional
             Threads that each worker searches with.
+        allow_missing : bool
+            Not to be had here: an answer never lacks a shard.
         workers : int
             Processes to spread the shards over; there are at most as many as shards.
 
@@ -61,13 +57,15 @@ class ClusterIndex(Index):
         ClusterError
             If a worker keeps dying.
         ParameterError
-            If there is to be no worker.
+            If there is to be no worker, or a shard may be missing.
         FileNotFoundError, IndexMismatch, DamagedIndex
             See `Index.open`.
         """
         folder = Path(expand(folder)).absolute()
         manifest = read_manifest(folder)
         check_embedder(folder, manifest["embedder"], fingerprint, embedder_name)
+        if allow_missing:
+            raise ParameterError("allow_missing: an index over a cluster opens all of its shards; leave it out")
         if workers < 1:
             raise ParameterError(f"workers={workers}: must be at least 1")
         cards = manifest["shards"]
@@ -129,7 +127,7 @@ class _HeldShard:
 
 
 def write_on_cluster(folder: Path, known: int, batches: Batches, plan: BuildPlan) -> list[dict[str, Any]]:
-    """Write the shards of a plan as tasks of a cluster: for the parameter `write` of `build_index` and `add_shard`.
+    """Write the shards of a plan as tasks of a cluster: for `BuildOptions.write`.
 
     The files are those of a build on one machine. The task of a worker that dies is done by another, which goes on
     from what is durable.
@@ -152,8 +150,8 @@ def write_on_cluster(folder: Path, known: int, batches: Batches, plan: BuildPlan
 
     if plan.count is None:
         raise ParameterError("count=None: on a cluster the number of vectors must be given")
-    task = ray.remote(num_cpus=plan.threads, max_retries=RETRIES, scheduling_strategy="SPREAD")(_write)
-    firsts = range(0, plan.count, plan.shard_rows)
+    task = ray.remote(num_cpus=plan.options.threads, max_retries=RETRIES, scheduling_strategy="SPREAD")(_write)
+    firsts = range(0, plan.count, plan.options.shard_rows)
     running = [task.remote(folder.absolute(), known + i, first, batches, plan) for i, first in enumerate(firsts)]
     cards: list[dict[str, Any]] = []
     try:
@@ -170,6 +168,6 @@ def write_on_cluster(folder: Path, known: int, batches: Batches, plan: BuildPlan
 
 
 def _write(folder: Path, number: int, first: int, batches: Batches, plan: BuildPlan) -> dict[str, Any]:
-    limit = min(plan.shard_rows, plan.count - first)
+    limit = min(plan.options.shard_rows, plan.count - first)
     place, silent = folder / shard_name(number), tqdm(disable=True)
     return write_shard(place, number, plan.first + first, limit, batches, plan, silent)

@@ -161,12 +161,12 @@ class LanguageModel:
             self._copy = []  # given back before as much is taken again
             self._copy = [torch.empty_like(parameter, requires_grad=False) for parameter in parameters]
         _copy_all(parameters, self._copy)
+        self.model.zero_grad()  # of what others left, the first step would take a share
         try:
             yield
         finally:
             _copy_all(self._copy, parameters)
-            for parameter in parameters:
-                parameter.grad = None
+            self.model.zero_grad()
 
 
 def _are_alike(tensors: list[Tensor], others: list[Tensor]) -> bool:

@@ -23,7 +23,7 @@ from tttnn.embedding.lexical import LexicalSettings
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.files import StorageError, home, read_json, sole_writer, write_json
 from tttnn.index import Index, IndexMismatch, build_index
-from tttnn.index.build import SHARD_ROWS
+from tttnn.index.build import SHARD_ROWS, BuildOptions
 from tttnn.index.kinds import check_kind
 from tttnn.index.manifest import MANIFEST
 from tttnn.index.ray_index import ClusterIndex, write_on_cluster
@@ -314,7 +314,8 @@ def open_retriever(
             batches, spread = _stored_vectors(folder, embedder) or (lambda start: _embed(store, embedder, start)), {}
             if workers:
                 batches = partial(_embed_there, corpus, split, folder, named, device, embedder.fingerprint)
-                spread = {"write": write_on_cluster, "shard_rows": min(SHARD_ROWS, -(-len(store) // workers))}
+                shard_rows = min(SHARD_ROWS, -(-len(store) // workers))
+                spread = {"options": BuildOptions(shard_rows, write=write_on_cluster)}
             build_index(
                 place, batches, kind=kind, embedder=embedder, corpus_fingerprint=fingerprint, count=len(store), **spread
             )

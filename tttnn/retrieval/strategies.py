@@ -86,10 +86,8 @@ class Selection:
 
         Parameters
         ----------
-        text : str
-            The query.
-        k : int
-            At least 1.
+        text, k
+            See `Retriever.neighbours`.
         meta : mapping, optional
             What is known about the text: `random-domain` needs its ``pile_set_name``, `other-units` its ``unit`` or
             ``source``, `other-sources` its ``source``.

@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from array import array
@@ -30,12 +29,14 @@ import numpy as np
 from tttnn.corpus import CorpusError, Document, TextStore, read_jsonl, write_jsonl
 from tttnn.errors import ParameterError
 from tttnn.files import read_json
+from tttnn.studies.own_process import in_own_process
 
 if TYPE_CHECKING:
     import pandas as pd
 
 KINDS = ("dictionary", "offsets", "store")
 VECTOR_KINDS = ("flat", "flat-mapped")
+MEASURE = ("-P", "-m", "tttnn.studies.footprint")  # this module, in a process of its own
 
 
 def footprint(jsonl: str | Path, table: str | Path, reads: int, seed: int) -> pd.DataFrame:
@@ -72,7 +73,7 @@ def footprint(jsonl: str | Path, table: str | Path, reads: int, seed: int) -> pd
         raise ParameterError(f"reads={reads}: must be at least 1")
     if not Path(table).exists():
         TextStore.build(jsonl, table)
-    return pd.DataFrame([_in_own_process("texts", kind, jsonl, table, reads, seed) for kind in KINDS])
+    return pd.DataFrame([in_own_process(*MEASURE, "texts", kind, jsonl, table, reads, seed) for kind in KINDS])
 
 
 def index_footprint(folder: str | Path, searches: int, seed: int) -> pd.DataFrame:
@@ -115,7 +116,7 @@ def index_footprint(folder: str | Path, searches: int, seed: int) -> pd.DataFram
             build_index(
                 Path(place) / kind, index.stream, kind=kind, embedder=known, corpus_fingerprint="copy", count=len(index)
             )
-            measured += _in_own_process("vectors", kind, Path(place) / kind, searches, seed)
+            measured += in_own_process(*MEASURE, "vectors", kind, Path(place) / kind, searches, seed)
     return pd.DataFrame(measured)
 
 
@@ -141,7 +142,7 @@ def kind_footprint(folder: str | Path, queries: str | Path, k: int) -> dict[str,
     RuntimeError
         If a measurement fails; the message ends with its error.
     """
-    return _in_own_process("kind", Path(folder).name, folder, queries, k, 0)
+    return in_own_process(*MEASURE, "kind", Path(folder).name, folder, queries, k, 0)
 
 
 def per_document(measured: pd.DataFrame) -> pd.DataFrame:
@@ -330,17 +331,6 @@ def _drop_from_page_cache(path: Path) -> None:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
-
-
-def _in_own_process(what: str, kind: str, *arguments: object) -> Any:
-    command = [sys.executable, "-P", "-m", "tttnn.studies.footprint", what, kind, *map(str, arguments)]
-    # The child finds the same packages as this process, installed or not.
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise RuntimeError(f"measuring {what}, {kind}, failed: {reason}")
-    return json.loads(done.stdout)
 
 
 def _main(what: str, kind: str, *arguments: str) -> None:
