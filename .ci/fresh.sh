@@ -1,0 +1,82 @@
+#!/bin/sh
+# The README's commands on a bare machine: a new Debian with python3.11, git and make alone, and a clone of HEAD in it.
+#
+#   .ci/fresh.sh [TARGET...]     targets of make; book and test unless named
+#
+# The root of that Debian is a folder under TMPDIR (7 GB) that goes when the run ends. What you set for pip holds there,
+# too (index, certificates, proxy; local folders are mounted): a machine that reaches no public index is no less fresh.
+set -eu
+
+refuse() {
+  echo "make fresh: $1" >&2
+  exit 1
+}
+
+[ "$(uname -s)" = Linux ] || refuse "a Debian root needs Linux, and this is $(uname -s)"
+for tool in mmdebstrap git unshare python3; do
+  command -v "$tool" >/dev/null || refuse "$tool is not installed; on Debian and Ubuntu: apt-get install mmdebstrap uidmap"
+done
+if [ "$(id -u)" = 0 ]; then
+  mode=root
+  unshare --mount true 2>/dev/null || refuse "this root may not mount, as in a container without that right"
+else
+  mode=unshare
+  unshare --user --map-root-user --mount true 2>/dev/null ||
+    refuse "this user may make no namespaces (kernel.unprivileged_userns_clone, AppArmor or a container forbid it); run it as root"
+fi
+
+cd "$(dirname "$0")/.."
+left_out=$(git status --porcelain)
+[ -z "$left_out" ] || printf 'make fresh: not committed, so left out:\n%s\n' "$left_out" >&2
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+trap 'exit 130' HUP INT TERM
+chmod 755 "$work" # in a user namespace, root is another user
+git bundle create --quiet "$work/tttnn.bundle" HEAD
+
+# pip's settings: files become one file, variables stay variables. What they name on this disk is mounted; of an index in
+# a folder, the folder above, where its files may lie.
+{ python3 -m pip config list 2>/dev/null || true; } > "$work/settings"
+{ echo '[global]' && sed -nE "s/\\\\n/ /g; s/^global\.([a-z-]+)='(.*)'$/\1 = \2/p" "$work/settings"; } > "$work/pip.conf"
+env | grep -E '^(PIP_[A-Z_]+|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|(https?|no|all)_proxy|(HTTPS?|NO|ALL)_PROXY)=' \
+  > "$work/environment" || true
+cat "$work/settings" "$work/environment" | grep -oE "[=' ](file://)?/[^' ]+" | cut -c2- |
+  while read -r named; do
+    case $named in file://*) named=$(dirname "${named#file://}") ;; esac
+    if [ -e "$named" ]; then echo "$named"; fi
+  done | sort -u > "$work/mounts"
+
+echo "${*:-book test}" > "$work/targets"
+cat > "$work/hook" <<'HOOK'
+#!/bin/sh
+# Run by mmdebstrap as root over the new Debian, in a mount namespace of its own: no mount outlives it.
+set -eu
+root=$1
+work=$(dirname "$0")
+while read -r path; do
+  mkdir -p "$root$(dirname "$path")"
+  if [ -d "$path" ]; then mkdir -p "$root$path"; else touch "$root$path"; fi
+  mount --bind "$path" "$root$path"
+done < "$work/mounts"
+cp "$work/pip.conf" "$root/etc/pip.conf"
+cp "$work/tttnn.bundle" "$root/tmp/tttnn.bundle"
+chroot "$root" useradd --create-home reader
+
+as_reader() {
+  set -- env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/home/reader USER=reader "$@"
+  chroot --userspec=reader:reader "$root" sh -c 'cd && exec "$@"' sh "$@"
+}
+as_reader git clone --quiet /tmp/tttnn.bundle tttnn
+for target in $(cat "$work/targets"); do
+  echo "== make $target"
+  # One setting a line; a list in it keeps its spaces.
+  (set -f && IFS='
+' && as_reader $(cat "$work/environment") make -C tttnn "$target")
+done
+HOOK
+chmod 755 "$work/hook"
+
+mmdebstrap --mode="$mode" --variant=minbase --format=null --include=python3.11,python3.11-venv,git,make \
+  --customize-hook="unshare --mount '$work/hook' \"\$1\"" bookworm /dev/null
+echo "make fresh: ${*:-book test}: passed on a bare Debian"
