@@ -65,7 +65,7 @@ chroot "$root" useradd --create-home reader
 
 as_reader() {
   set -- env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/home/reader USER=reader "$@"
-  chroot --userspec=reader:reader "$root" sh -c 'cd && exec "$@"' sh "$@"
+  chroot --userspec=reader:reader "$root" sh -c 'cd /home/reader && exec "$@"' sh "$@"
 }
 as_reader git clone --quiet /tmp/tttnn.bundle tttnn
 for target in $(cat "$work/targets"); do
