@@ -5,7 +5,6 @@ TTTNN_HOME ?= $(CURDIR)/.cache/tttnn
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 READY := .venv/.ready
-CUDA := '^(cuda-|nvidia-|triton)'
 WEIGHTS := smollm2-135m all-minilm-l6-v2
 
 # A copied .venv still runs the clone that it was copied from, and one whose Python is gone runs nothing: made anew.
@@ -64,14 +63,8 @@ lint: $(READY)  ## code style, and text and ipynb halves of the chapters agree
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q tests/test_project.py -k halves
 
-lock: $(READY)  ## write the versions installed in .venv to requirements.lock
-	$(PIP) freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+.*$$//' > .venv/versions
-	{ grep -E '^(#|-c )' requirements.lock; grep -vE $(CUDA) .venv/versions; } > requirements.lock.new
-	mv requirements.lock.new requirements.lock
-	if grep -qE $(CUDA) .venv/versions; then \
-	  { head -1 requirements-cuda.lock | sed "s/torch==[^ ]*/$$(grep '^torch==' .venv/versions)/"; \
-	    grep -E $(CUDA) .venv/versions; } > requirements-cuda.lock.new && \
-	  mv requirements-cuda.lock.new requirements-cuda.lock; fi
+lock: $(READY)  ## write both locks from pyproject.toml; LOCK=--upgrade for newest versions
+	$(BIN)/python .ci/lock.py $(LOCK)
 
 clean:  ## remove the rendered book and caches of tools; keep .venv and corpora
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis tttnn.egg-info
@@ -80,10 +73,13 @@ clean:  ## remove the rendered book and caches of tools; keep .venv and corpora
 distclean: clean  ## remove .venv, too, and the corpora and weights in .cache
 	rm -rf .venv .cache
 
+# Which build of torch comes is up to the index. The locks are whole, so no resolver asks for what the other build needs.
 # The stamp is the last thing written, so an interrupted installation is repeated.
 $(READY): requirements.lock requirements-cuda.lock pyproject.toml
 	test "$$(cat .venv/.place 2>/dev/null)" = "$(CURDIR)" && $(BIN)/python -m pip --version >/dev/null 2>&1 || \
 	  { $(PYTHON) -m venv --clear .venv && echo "$(CURDIR)" > .venv/.place; }
-	$(PIP) install -r requirements.lock
+	$(PIP) install --require-hashes --no-deps -r requirements.lock
+	! $(PIP) show torch | grep -q '^Requires:.*nvidia-' || \
+	  $(PIP) install --require-hashes --no-deps -r requirements-cuda.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $@
