@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LOCK, CUDA = ROOT / "requirements.lock", ROOT / "requirements-cuda.lock"
 ONLY_CUDA = re.compile(r"cuda-|nvidia-|triton$")
-PACKAGE = re.compile(r"^([\w.-]+)==(\S+)((?: \\\n    --hash=\S+)*)$", re.MULTILINE)
+PACKAGE = re.compile(r"^([\w.-]+(?:\[[^]]+\])?)==(\S+)((?: \\\n    --hash=\S+)*)$", re.MULTILINE)
 HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 Pins = dict[tuple[str, str], set[str]]  # hashes of (name, version)
@@ -42,7 +42,8 @@ def resolved(locked: Pins, arguments: list[str]) -> Pins:
     known = ROOT / ".venv" / "locked.txt"  # uv keeps the versions of the file that it is to write
     known.write_text(text(locked), encoding="utf-8")
     command = [Path(sys.executable).with_name("uv"), "pip", "compile", "--quiet", "--generate-hashes", "--all-extras"]
-    command += ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28", "--no-header", "--no-annotate"]
+    command += ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28"]
+    command += ["--no-strip-extras", "--no-header", "--no-annotate"]  # pip's resolver asks for hashes of name[extra]
     command += [*arguments, "--output-file", known, "pyproject.toml", "-"]
     subprocess.run(command, cwd=ROOT, input="\n".join(builds), text=True, check=True, stdout=subprocess.DEVNULL)
     return read(known)
