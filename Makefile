@@ -5,6 +5,7 @@ TTTNN_HOME ?= $(CURDIR)/.cache/tttnn
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 READY := .venv/.ready
+TORCH := $(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' requirements.lock)
 WEIGHTS := smollm2-135m all-minilm-l6-v2
 
 # A copied .venv still runs the clone that it was copied from, and one whose Python is gone runs nothing: made anew.
@@ -73,13 +74,13 @@ clean:  ## remove the rendered book and caches of tools; keep .venv and corpora
 distclean: clean  ## remove .venv, too, and the corpora and weights in .cache
 	rm -rf .venv .cache
 
-# Which build of torch comes is up to the index. The locks are whole, so no resolver asks for what the other build needs.
+# Torch for CPUs where an index that pip is set up for has it, as pip would choose by itself: else for CUDA.
 # The stamp is the last thing written, so an interrupted installation is repeated.
 $(READY): requirements.lock requirements-cuda.lock pyproject.toml
 	test "$$(cat .venv/.place 2>/dev/null)" = "$(CURDIR)" && $(BIN)/python -m pip --version >/dev/null 2>&1 || \
 	  { $(PYTHON) -m venv --clear .venv && echo "$(CURDIR)" > .venv/.place; }
-	$(PIP) install --require-hashes --no-deps -r requirements.lock
-	! $(PIP) show torch | grep -q '^Requires:.*nvidia-' || \
-	  $(PIP) install --require-hashes --no-deps -r requirements-cuda.lock
+	lock=requirements-cuda.lock; \
+	  ! $(BIN)/python -m pip index versions torch 2>/dev/null | grep -qF '$(TORCH)+cpu' || lock=requirements.lock; \
+	  $(PIP) install --require-hashes -r $$lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $@

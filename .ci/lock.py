@@ -1,10 +1,12 @@
 """Write requirements.lock and requirements-cuda.lock from pyproject.toml: `make lock`.
 
-uv resolves, keeps every version that is locked unless told otherwise, and lists the hashes of all files of each release,
-for any platform. Two things are not on one index: torch is another file on an index of CPU builds, so its hashes are
-those of both; and what its CUDA build alone needs goes to a lock of its own. Arguments are handed to ``uv pip compile``:
-``--upgrade``, ``--upgrade-package torch``, ``--resolution lowest-direct``. uv asks its own index (``UV_DEFAULT_INDEX``),
-whatever pip is set up for.
+uv resolves, keeps every version that is locked unless told otherwise, and lists the hashes of all files of each
+release, for any platform. That is the lock for CUDA: the torch of the public index is built for it. The lock for CPUs
+has the same versions, without what only CUDA needs, and the hashes of torch's builds for CPUs. Those are on an index of
+their own, which pip must be set up for when the version of torch changes; hashes that are locked for a version stay.
+
+Arguments are handed to ``uv pip compile``: ``--upgrade``, ``--upgrade-package torch``, ``--resolution lowest-direct``.
+uv asks its own index (``UV_DEFAULT_INDEX``), whatever pip is set up for.
 """
 
 from __future__ import annotations
@@ -26,14 +28,17 @@ Pins = dict[tuple[str, str], set[str]]  # hashes of (name, version)
 
 
 def main(arguments: list[str]) -> None:
-    """Resolve, add torch's other builds, and write both files."""
-    locked = read(LOCK) | read(CUDA)
-    pins = resolved(locked, arguments)
-    torch = next(package for package in pins if package[0] == "torch")
-    pins[torch] |= locked.get(torch, set()) | {hash_for_pip(f"torch=={torch[1]}")}
-    cuda = {package for package in pins if ONLY_CUDA.match(package[0])}
-    write(LOCK, {package: pins[package] for package in pins if package not in cuda})
-    write(CUDA, {package: pins[package] for package in cuda})
+    """Resolve for CUDA, take the lock for CPUs from that, and write both."""
+    locked_cpu, locked_cuda = read(LOCK), read(CUDA)
+    cuda = resolved(locked_cuda, arguments)
+    cpu = {package: hashes for package, hashes in cuda.items() if not ONLY_CUDA.match(package[0])}
+    torch = next(package for package in cuda if package[0] == "torch")
+    cuda[torch] = cuda[torch] | locked_cuda.get(torch, set())
+    cpu[torch] = locked_cpu.get(torch, set()) | hashes_for_cpus(torch[1])
+    write(LOCK, cpu)
+    write(CUDA, cuda)
+    if not cpu[torch]:
+        sys.stderr.write(f"requirements.lock has no hash of torch {torch[1]}: pip knows no index of CPU builds\n")
 
 
 def resolved(locked: Pins, arguments: list[str]) -> Pins:
@@ -43,18 +48,20 @@ def resolved(locked: Pins, arguments: list[str]) -> Pins:
     known.write_text(text(locked), encoding="utf-8")
     command = [Path(sys.executable).with_name("uv"), "pip", "compile", "--quiet", "--generate-hashes", "--all-extras"]
     command += ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28"]
-    command += ["--no-strip-extras", "--no-header", "--no-annotate"]  # pip's resolver asks for hashes of name[extra]
+    command += ["--no-strip-extras", "--no-header", "--no-annotate"]
     command += [*arguments, "--output-file", known, "pyproject.toml", "-"]
     subprocess.run(command, cwd=ROOT, input="\n".join(builds), text=True, check=True, stdout=subprocess.DEVNULL)
-    return read(known)
+    pins = read(known)
+    # Where one package asks for name[extra] and another for name, pip's resolver wants a line for either.
+    return pins | {(name.split("[")[0], version): hashes for (name, version), hashes in pins.items()}
 
 
-def hash_for_pip(requirement: str) -> str:
-    """The hash of the file that pip takes on the index it is set up for."""
+def hashes_for_cpus(version: str) -> set[str]:
+    """Those of the file that pip takes for this platform, if an index that it is set up for has one."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed", "--no-deps"]
-    run = subprocess.run([*command, "--report", "-", requirement], capture_output=True, text=True, check=True)
-    (taken,) = json.loads(run.stdout)["install"]
-    return f"sha256:{taken['download_info']['archive_info']['hashes']['sha256']}"
+    run = subprocess.run([*command, "--report", "-", f"torch=={version}+cpu"], capture_output=True, text=True)
+    taken = json.loads(run.stdout)["install"] if run.returncode == 0 else []
+    return {f"sha256:{one['download_info']['archive_info']['hashes']['sha256']}" for one in taken}
 
 
 def read(path: Path) -> Pins:
