@@ -67,7 +67,7 @@ as_reader() {
   set -- env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/home/reader USER=reader "$@"
   chroot --userspec=reader:reader "$root" sh -c 'cd /home/reader && exec "$@"' sh "$@"
 }
-as_reader git clone --quiet /tmp/tttnn.bundle tttnn
+as_reader git clone --quiet --config advice.detachedHead=false /tmp/tttnn.bundle tttnn
 for target in $(cat "$work/targets"); do
   echo "== make $target"
   # One setting a line; a list in it keeps its spaces.
