@@ -68,7 +68,7 @@ lock: $(READY)  ## write both locks from pyproject.toml; LOCK=--upgrade for newe
 	$(BIN)/python .ci/lock.py $(LOCK)
 
 clean:  ## remove the rendered book and caches of tools; keep .venv and corpora
-	rm -rf _build .pytest_cache .ruff_cache .hypothesis tttnn.egg-info
+	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis tttnn.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv, too, and the corpora and weights in .cache

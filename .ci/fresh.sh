@@ -13,7 +13,7 @@ refuse() {
 }
 
 [ "$(uname -s)" = Linux ] || refuse "a Debian root needs Linux, and this is $(uname -s)"
-for tool in mmdebstrap git unshare python3; do
+for tool in mmdebstrap git unshare; do
   command -v "$tool" >/dev/null || refuse "$tool is not installed; on Debian and Ubuntu: apt-get install mmdebstrap uidmap"
 done
 if [ "$(id -u)" = 0 ]; then
@@ -61,11 +61,11 @@ while read -r path; do
 done < "$work/mounts"
 cp "$work/pip.conf" "$root/etc/pip.conf"
 cp "$work/tttnn.bundle" "$root/tmp/tttnn.bundle"
-chroot "$root" useradd --create-home reader
+chroot "$root" useradd --create-home --home-dir /reader reader
 
 as_reader() {
-  set -- env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/home/reader USER=reader "$@"
-  chroot --userspec=reader:reader "$root" sh -c 'cd /home/reader && exec "$@"' sh "$@"
+  set -- env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/reader USER=reader "$@"
+  chroot --userspec=reader:reader "$root" sh -c 'cd /reader && exec "$@"' sh "$@"
 }
 as_reader git clone --quiet --config advice.detachedHead=false /tmp/tttnn.bundle tttnn
 for target in $(cat "$work/targets"); do
