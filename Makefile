@@ -74,7 +74,7 @@ clean:  ## remove the rendered book and caches of tools; keep .venv and corpora
 distclean: clean  ## remove .venv, too, and the corpora and weights in .cache
 	rm -rf .venv .cache
 
-# Torch for CPUs where an index that pip is set up for has it, as pip would choose by itself: else for CUDA.
+# Torch for CPUs where it is installed or an index that pip is set up for has it, as pip itself would choose.
 # The stamp is the last thing written, so an interrupted installation is repeated.
 $(READY): requirements.lock requirements-cuda.lock pyproject.toml
 	test "$$(cat .venv/.place 2>/dev/null)" = "$(CURDIR)" && $(BIN)/python -m pip --version >/dev/null 2>&1 || \

@@ -36,30 +36,32 @@ chmod 755 "$work" # in a user namespace, root is another user
 git bundle create --quiet "$work/tttnn.bundle" HEAD
 
 # pip's settings: files become one file, variables stay variables. What they name on this disk is mounted; of an index in
-# a folder, the folder above, where its files may lie.
-{ python3 -m pip config list 2>/dev/null || true; } > "$work/settings"
-{ echo '[global]' && sed -nE "s/\\\\n/ /g; s/^global\.([a-z-]+)='(.*)'$/\1 = \2/p" "$work/settings"; } > "$work/pip.conf"
-env | grep -E '^(PIP_[A-Z_]+|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|(https?|no|all)_proxy|(HTTPS?|NO|ALL)_PROXY)=' \
-  > "$work/environment" || true
-cat "$work/settings" "$work/environment" | grep -oE "[=' ](file://)?/[^' ]+" | cut -c2- |
+# a folder, the folder above, where its files may lie. They may hold passwords, so they are handed on as variables.
+settings=$(python3 -m pip config list 2>/dev/null || true)
+FRESH_ENVIRONMENT=$(env | grep -E \
+  '^(PIP_[A-Z_]+|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|(https?|no|all)_proxy|(HTTPS?|NO|ALL)_PROXY)=' || true)
+FRESH_PIP=$(echo '[global]' && echo "$settings" | sed -nE "s/\\\\n/ /g; s/^global\.([a-z-]+)='(.*)'$/\1 = \2/p")
+FRESH_MOUNTS=$(printf '%s\n' "$settings" "$FRESH_ENVIRONMENT" | grep -oE "[=' ](file://)?/[^' ]+" | cut -c2- |
   while read -r named; do
     case $named in file://*) named=$(dirname "${named#file://}") ;; esac
     if [ -e "$named" ]; then echo "$named"; fi
-  done | sort -u > "$work/mounts"
+  done | sort -u)
+FRESH_TARGETS=${*:-book test}
+export FRESH_ENVIRONMENT FRESH_PIP FRESH_MOUNTS FRESH_TARGETS
 
-echo "${*:-book test}" > "$work/targets"
 cat > "$work/hook" <<'HOOK'
 #!/bin/sh
 # Run by mmdebstrap as root over the new Debian, in a mount namespace of its own: no mount outlives it.
 set -eu
 root=$1
 work=$(dirname "$0")
-while read -r path; do
+echo "$FRESH_MOUNTS" | while read -r path; do
+  [ -n "$path" ] || continue
   mkdir -p "$root$(dirname "$path")"
   if [ -d "$path" ]; then mkdir -p "$root$path"; else touch "$root$path"; fi
   mount --bind "$path" "$root$path"
-done < "$work/mounts"
-cp "$work/pip.conf" "$root/etc/pip.conf"
+done
+echo "$FRESH_PIP" > "$root/etc/pip.conf"
 cp "$work/tttnn.bundle" "$root/tmp/tttnn.bundle"
 chroot "$root" useradd --create-home --home-dir /reader reader
 
@@ -68,11 +70,11 @@ as_reader() {
   chroot --userspec=reader:reader "$root" sh -c 'cd /reader && exec "$@"' sh "$@"
 }
 as_reader git clone --quiet --config advice.detachedHead=false /tmp/tttnn.bundle tttnn
-for target in $(cat "$work/targets"); do
+for target in $FRESH_TARGETS; do
   echo "== make $target"
   # One setting a line; a list in it keeps its spaces.
   (set -f && IFS='
-' && as_reader $(cat "$work/environment") make -C tttnn "$target")
+' && as_reader $FRESH_ENVIRONMENT make -C tttnn "$target")
 done
 HOOK
 chmod 755 "$work/hook"
