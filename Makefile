@@ -75,12 +75,13 @@ distclean: clean  ## remove .venv, too, and the corpora and weights in .cache
 	rm -rf .venv .cache
 
 # Torch for CPUs where it is installed or an index that pip is set up for has it, as pip itself would choose.
+# Three packages have no wheel: --use-pep517 has pips of before 23.1 build one, too, instead of running setup.py install.
 # The stamp is the last thing written, so an interrupted installation is repeated.
 $(READY): requirements.lock requirements-cuda.lock pyproject.toml
 	test "$$(cat .venv/.place 2>/dev/null)" = "$(CURDIR)" && $(BIN)/python -m pip --version >/dev/null 2>&1 || \
 	  { $(PYTHON) -m venv --clear .venv && echo "$(CURDIR)" > .venv/.place; }
 	lock=requirements-cuda.lock; \
 	  ! $(BIN)/python -m pip index versions torch 2>/dev/null | grep -qF '$(TORCH)+cpu' || lock=requirements.lock; \
-	  $(PIP) install --require-hashes -r $$lock
+	  $(PIP) install --use-pep517 --require-hashes -r $$lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $@

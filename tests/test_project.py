@@ -108,7 +108,7 @@ def test_conda_brings_what_the_two_commands_need():
 
 
 def test_make_installs_from_the_lock():
-    assert re.search(r"^\t.*install --require-hashes -r \$\$lock$", read("Makefile"), re.MULTILINE)
+    assert re.search(r"^\t.*install --use-pep517 --require-hashes -r \$\$lock$", read("Makefile"), re.MULTILINE)
     assert "make test" in read(".ci/run")
 
 
