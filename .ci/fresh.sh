@@ -30,7 +30,7 @@ left_out=$(git status --porcelain)
 [ -z "$left_out" ] || printf 'make fresh: not committed, so left out:\n%s\n' "$left_out" >&2
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap 'rm -rf --one-file-system "$work"' EXIT
 trap 'exit 130' HUP INT TERM
 chmod 755 "$work" # in a user namespace, root is another user
 git bundle create --quiet "$work/tttnn.bundle" HEAD
@@ -79,6 +79,7 @@ done
 HOOK
 chmod 755 "$work/hook"
 
-mmdebstrap --mode="$mode" --variant=minbase --format=null --include=python3.11,python3.11-venv,git,make \
+# Its own folder is in ours: interrupted, it leaves those that it had mounted something on.
+TMPDIR=$work mmdebstrap --mode="$mode" --variant=minbase --format=null --include=python3.11,python3.11-venv,git,make \
   --customize-hook="unshare --mount '$work/hook' \"\$1\"" bookworm /dev/null
 echo "make fresh: ${*:-book test}: passed on a bare Debian"
