@@ -18,9 +18,11 @@ for tool in mmdebstrap git unshare; do
 done
 if [ "$(id -u)" = 0 ]; then
   mode=root
+  apart="unshare --mount" # what mmdebstrap mounts goes with it, however it ends
   unshare --mount true 2>/dev/null || refuse "this root may not mount, as in a container without that right"
 else
   mode=unshare
+  apart=""
   unshare --user --map-root-user --mount true 2>/dev/null ||
     refuse "this user may make no namespaces (kernel.unprivileged_userns_clone, AppArmor or a container forbid it); run it as root"
 fi
@@ -79,7 +81,7 @@ done
 HOOK
 chmod 755 "$work/hook"
 
-# Its own folder is in ours: interrupted, it leaves those that it had mounted something on.
-TMPDIR=$work mmdebstrap --mode="$mode" --variant=minbase --format=null --include=python3.11,python3.11-venv,git,make \
+# Its folder is in ours, which is removed even if this is interrupted.
+TMPDIR=$work $apart mmdebstrap --mode="$mode" --variant=minbase --format=null --include=python3.11,python3.11-venv,git,make \
   --customize-hook="unshare --mount '$work/hook' \"\$1\"" bookworm /dev/null
 echo "make fresh: ${*:-book test}: passed on a bare Debian"
