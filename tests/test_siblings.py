@@ -8,7 +8,9 @@ import pytest
 from tiny import tiny_gpt2
 
 from tttnn.analysis.archive import FOLDER, archived_models, archived_rows
+from tttnn.analysis.controls import MEAN
 from tttnn.analysis.origins import ORIGIN, add_origins
+from tttnn.analysis.siblings import archived_without_siblings, without_siblings
 from tttnn.corpus import Document, open_corpus, write_jsonl
 from tttnn.corpus.siblings import language, sibling_columns
 from tttnn.experiment import RowsError, about, draw_documents, read_rows, run
@@ -133,3 +135,30 @@ def test_all_archived_rows_say_where_they_come_from():
         assert not (rows["same_unit"] & ~rows["same_source"]).any(), run_name
         spoken = rows[rows["domain"] == "europarl"].groupby("source")["language"].unique()
         assert set(map(len, spoken)) <= {1}
+
+
+def compared_rows():
+    """Two documents in two domains, adapted on one sibling and one other document, or on two others."""
+    made = []
+    for domain, before in (("a", 10.0), ("b", 20.0)):
+        for document in (0, 1):
+            for variant, after, same in (("nearest", 6.0, [True, False]), ("other-units", 9.0, [False, False])):
+                flags = [None, *same]
+                made += [{
+                    "variant": variant, "domain": domain, "document": document, "k": k, "bytes": 8,
+                    "nats": [before, None, after][k], "same_unit": flags[k], "same_source": flags[k],
+                } for k in range(3)]  # fmt: skip
+    return pd.DataFrame(made).astype({"same_unit": "boolean", "same_source": "boolean"})
+
+
+def test_what_siblings_bring_is_the_difference_on_the_same_documents():
+    found = without_siblings(compared_rows(), 2).set_index("domain")
+    assert found.loc["a", ["documents", "same_unit", "nearest", "other_units"]].tolist() == [2, 0.5, 0.6, 0.9]
+    assert found.loc["a", ["difference", "low", "high"]].tolist() == pytest.approx([0.3] * 3)
+    assert found.loc[MEAN, "difference"] == pytest.approx((0.3 + 0.15) / 2)
+
+
+def test_runs_without_both_variants_are_passed_over(tmp_path):
+    assert archived_without_siblings([(str(tmp_path), "a-model")], 20).empty
+    found = archived_without_siblings([("variants", "gpt2-xs-pile"), (str(tmp_path), "a-model")], 20)
+    assert set(found["model"]) == {"gpt2-xs-pile"} and len(found) == 8

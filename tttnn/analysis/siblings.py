@@ -1,14 +1,20 @@
-"""How many of the neighbours come from the document's own unit, by rank, and what the loss says where these end."""
+"""How many of the neighbours come from the document's own unit, what the loss says where these end, and what is left of
+a gain without them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from tttnn.analysis.controls import effects_and_mean
+from tttnn.analysis.variant_effects import archived_variants
 from tttnn.rows import FLAGS, RowsError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+PAIR = ["nearest", "other-units"]
+COMPARED = ["domain", "documents", "same_unit", "nearest", "other_units", "difference", "low", "high"]
 
 
 def sibling_shares(rows: pd.DataFrame, by: Sequence[str] = ("domain",)) -> pd.DataFrame:
@@ -66,3 +72,46 @@ def loss_by_rank(rows: pd.DataFrame) -> pd.DataFrame:
         found = pd.DataFrame({"documents": groups.size(), "loss": sums["total"] / sums["steps"]}).reset_index()
         made.append(found.assign(origin=name))
     return pd.concat(made, ignore_index=True)
+
+
+def without_siblings(rows: pd.DataFrame, k: int) -> pd.DataFrame:
+    """After / before with the nearest neighbours, and with the nearest from outside the document's own unit.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of :func:`tttnn.analysis.variant_effects.archived_variants`: variants "nearest" and "other-units", scored at k.
+        Documents that only one of them has are left out.
+    k : int
+
+    Returns
+    -------
+    DataFrame
+        One row per domain, and a last one for their mean (:data:`tttnn.analysis.controls.MEAN`): domain, documents,
+        same_unit (share of the k nearest; missing for the mean), nearest and other_units (sum of nats after / before),
+        difference (the second less the first: what siblings bring), low and high (its 95 % interval over documents).
+    """
+    found = effects_and_mean(rows, {"other-units": "nearest"}, k)
+    near = rows[(rows["variant"] == "nearest") & (rows["k"] <= k)]
+    shares = sibling_shares(near).set_index("domain")["same_unit"]
+    found = found.assign(same_unit=found["domain"].map(shares))
+    found = found.rename(columns={"ratio": "other_units", "ratio_against": "nearest"})
+    return found[COMPARED]
+
+
+def archived_without_siblings(runs: Iterable[tuple[str, str]], k: int) -> pd.DataFrame:
+    """Of archived runs of variants, given as (run, model): :func:`without_siblings`, with a column `model` first.
+
+    A run that does not have both variants of the model is passed over, so that there may be no row.
+    """
+    import pandas as pd
+
+    parts = []
+    for run, model in runs:
+        try:
+            rows = archived_variants(run, model, PAIR)
+        except RowsError:
+            continue
+        parts.append(without_siblings(rows, k).assign(model=model))
+    columns = ["model", *COMPARED]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
