@@ -5,7 +5,7 @@ TTTNN_HOME ?= $(CURDIR)/.cache/tttnn
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 READY := .venv/.ready
-CUDA := '^(cuda-|nvidia-|triton)'
+TORCH := $(shell sed -n 's/^torch==\([^ ]*\).*/\1/p' requirements.lock)
 WEIGHTS := smollm2-135m all-minilm-l6-v2
 
 # A copied .venv still runs the clone that it was copied from, and one whose Python is gone runs nothing: made anew.
@@ -24,7 +24,7 @@ test test-all notebooks: export HF_HUB_OFFLINE = 1
 test test-all notebooks: export TQDM_DISABLE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book test test-all notebooks bench weights lint lock clean distclean
+.PHONY: help book test test-all notebooks fresh bench weights lint lock clean distclean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ notebooks: weights  ## execute the chapters and refresh the reference outputs in
 weights: $(READY)  ## fetch the pre-trained weights that the chapters use, unless they are there
 	@$(BIN)/python -m tttnn fetch $(WEIGHTS)
 
+fresh:  ## both commands in a bare Debian that mmdebstrap makes for them; TARGETS=book for one of them
+	.ci/fresh.sh $(TARGETS)
+
 bench: $(READY)  ## benchmarks against their baselines, as ratios; rows go to _build/bench
 	$(BIN)/python bench/text_store.py --out _build/bench/text_store.json
 	$(BIN)/python bench/index_kinds.py --out _build/bench/index_kinds.json
@@ -61,26 +64,24 @@ lint: $(READY)  ## code style, and text and ipynb halves of the chapters agree
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q tests/test_project.py -k halves
 
-lock: $(READY)  ## write the versions installed in .venv to requirements.lock
-	$(PIP) freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+.*$$//' > .venv/versions
-	{ grep -E '^(#|-c )' requirements.lock; grep -vE $(CUDA) .venv/versions; } > requirements.lock.new
-	mv requirements.lock.new requirements.lock
-	if grep -qE $(CUDA) .venv/versions; then \
-	  { head -1 requirements-cuda.lock | sed "s/torch==[^ ]*/$$(grep '^torch==' .venv/versions)/"; \
-	    grep -E $(CUDA) .venv/versions; } > requirements-cuda.lock.new && \
-	  mv requirements-cuda.lock.new requirements-cuda.lock; fi
+lock: $(READY)  ## write both locks from pyproject.toml; LOCK=--upgrade for newest versions
+	$(BIN)/python .ci/lock.py $(LOCK)
 
 clean:  ## remove the rendered book and caches of tools; keep .venv and corpora
-	rm -rf _build .pytest_cache .ruff_cache .hypothesis tttnn.egg-info
+	rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis tttnn.egg-info
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 distclean: clean  ## remove .venv, too, and the corpora and weights in .cache
 	rm -rf .venv .cache
 
+# Torch for CPUs where it is installed or an index that pip is set up for has it, as pip itself would choose.
+# Three packages have no wheel: --use-pep517 has pips of before 23.1 build one, too, instead of running setup.py install.
 # The stamp is the last thing written, so an interrupted installation is repeated.
 $(READY): requirements.lock requirements-cuda.lock pyproject.toml
 	test "$$(cat .venv/.place 2>/dev/null)" = "$(CURDIR)" && $(BIN)/python -m pip --version >/dev/null 2>&1 || \
 	  { $(PYTHON) -m venv --clear .venv && echo "$(CURDIR)" > .venv/.place; }
-	$(PIP) install -r requirements.lock
+	lock=requirements-cuda.lock; \
+	  ! $(BIN)/python -m pip index versions torch 2>/dev/null | grep -qF '$(TORCH)+cpu' || lock=requirements.lock; \
+	  $(PIP) install --use-pep517 --require-hashes -r $$lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	touch $@

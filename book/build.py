@@ -100,7 +100,7 @@ def make(root: Path, build: Path, options: argparse.Namespace) -> None:
     shares = read_profile(root, options.profile) if options.profile else {}
     check_package(root)
     check_parameters(root, {name: shares.get(name, {}) for name in names})
-    footer, pages = built_from(), {"versions.md": versions(), "api.md": api()}
+    footer, pages = built_from(), {"versions.md": versions(), "api.md": api(), "report_claims.md": claims()}
     timer = Timer(build / "seconds.json", options.profile)
     seconds = execute(root, build, names, shares, timer)
     if options.refresh:
@@ -409,6 +409,19 @@ def versions() -> str:
                 found.setdefault(name, item.version)  # the first on the path is the one that is imported
     rows = "".join(f"| {name} | {found[name]} |\n" for name in sorted(found, key=str.lower))
     return f"| package | version |\n|---|---|\n| Python | {platform.python_version()} |\n{rows}"
+
+
+def claims() -> str:
+    """Return what is known of the report, line by line with its source, as a Markdown table."""
+    from tttnn.analysis.published import report_claims
+
+    known = report_claims().astype(object).fillna("")
+    known["value"] = [f"{row.value:g} {row.unit}" if row.value != "" else "in words" for row in known.itertuples()]
+    columns = {"figure_or_section": "where", "model": "model", "dataset": "data", "quantity": "what", "value": "value",
+               "source_label": "source", "note": "remark"}  # fmt: skip
+    lines = [["line", *columns.values()], ["---"] * (1 + len(columns))]
+    lines += [[row.Index, *(getattr(row, name) for name in columns)] for row in known.itertuples()]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
 
 
 def api() -> str:

@@ -14,13 +14,16 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from zipfile import ZipFile
 
 import pandas  # noqa: F401 (loaded once, for all forks)
 import pyarrow.parquet  # noqa: F401
 import torch
 import transformers  # noqa: F401
+from test_cli import tiny_settings
 from test_fetch import CONTENT, METADATA, TAGS, WHEEL, pinned
 from tiny import LINES, tiny_gpt2
 from tqdm import tqdm
@@ -31,8 +34,14 @@ from tttnn import provenance
 from tttnn.corpus import Document, write_jsonl
 from tttnn.experiment import record, sweep  # noqa: F401
 from tttnn.fetch import PACKAGED
+from tttnn.files import write_json
 from tttnn.index.faiss_runtime import load_faiss
-from tttnn.pretraining import card  # noqa: F401
+from tttnn.pretraining import (  # noqa: F401
+    card,
+    repair,
+    train,
+)
+from tttnn.pretraining.settings import settings_as_json
 
 DRAW = random.Random(1216)
 GO_ON = "the same command goes on from there"
@@ -48,7 +57,11 @@ def commands(place, trial):
         "index build": ["index", "build", "--corpus", str(place / "corpus")],
         "sweep": ["sweep", *common, "--per-domain", "2", "--ks", "0,1", "--rates", "1e-3,1e-2"],
         "fetch": ["fetch", "tiny"],
-    }
+        "pretrain": ["pretrain", str(place / "recipe.json"), "--data", common[1], "--out", str(trial / "out"),
+                     "--device", "cpu", "--threads", "1"],
+        "repair": ["repair", *(f"{common[1]}/lines.{split}.jsonl" for split in ("train", "val")), *common[2:],
+                   "--every", "4", "--most", "12", "--looked-at", "2", "--learning-rate", "1e-3"],
+    }  # fmt: skip
 
 
 def prepare(place):
@@ -58,6 +71,8 @@ def prepare(place):
         texts = [" ".join(DRAW.choices(words, k=30)) for _ in range(size)]
         write_jsonl(place / "corpus" / f"lines.{split}.jsonl", [Document(text, {}) for text in texts])
     tiny_gpt2(place / "model")
+    recipe = replace(tiny_settings(), tokens=12 * 64, checkpoint_minutes=-1)  # a checkpoint after every step
+    write_json(place / "recipe.json", settings_as_json(recipe))
     (place / "shelf").mkdir()
     with ZipFile(place / "shelf" / WHEEL, "w") as archive:
         for path, content in CONTENT.items():
@@ -71,6 +86,7 @@ def prepare(place):
     os.environ.update({f"PIP_{name}": value for name, value in pip.items()})
     tttnn.index.vectors.CHECKPOINT_BYTES = 1  # after every batch
     provenance._git = lambda *arguments: ""
+    train.time = SimpleNamespace(monotonic=lambda: 0.0)  # the log says when
     record._now = lambda: "2026-01-01T00:00:00Z"
     tqdm.set_lock(threading.RLock())  # its own is shared with the children, and one may be killed holding it
     torch.set_num_threads(1)

@@ -13,7 +13,16 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from tttnn.errors import ParameterError
-from tttnn.report.chapter import ARCHIVED, KNOWN, REAL_MODEL, REAL_RUN, RUNS, chapter_parameters, chosen_domains
+from tttnn.report.chapter import (
+    ARCHIVED,
+    KNOWN,
+    LIKE_RUN,
+    REAL_MODEL,
+    REAL_RUN,
+    RUNS,
+    chapter_parameters,
+    chosen_domains,
+)
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 CHAPTERS = sorted(path.stem for path in NOTEBOOKS.glob("*.md"))
@@ -34,14 +43,14 @@ MISSPELT = {
     "ladder": [[name] for name in NO_MODEL],
     **{key: ["lexicl", "lm:gpt2", "/no/such/folder", ""] for key in ("embedder", "real_embedder")},
     "compare_embedders": [["lexicl"], ["lexical", "lm:gpt3"]],
-    **dict.fromkeys((*RUNS, REAL_RUN), NO_RUN),
+    **dict.fromkeys((*RUNS, REAL_RUN, LIKE_RUN), NO_RUN),
     **{key: ["gpt2-xs-generall", "gpt2", ""] for key in (*ARCHIVED, REAL_MODEL)},
     "corpus": ["wheel", "/no/such/folder", ""],
     "device": ["gpu", "cuda:99", "cpu:1", "meta", ""],
     "case": ["githb", ""],
     "bench": ["/no/such/folder"],
     "last": [21],
-    **{key: [0] for key in ("threads", "per_domain", "resamples", "planned", "shown", "scored_twice")},
+    **{key: [0] for key in ("threads", "per_domain", "resamples", "planned", "shown")},
     **{key: [0] for key in ("real_k", "real_rate", "real_tokens")},
     **{key: [0, "0.0"] for key in ("disk_speed", "read_time")},
     "usable": [0, 1.5, "75 %"],

@@ -112,7 +112,7 @@ def test_scaling_runs_with_other_models(corpus, home, tmp_path, monkeypatch):
 @pytest.mark.parametrize("model", MODELS)
 def test_the_reasoning_chapter_runs_with_other_models(model, corpus, home, tmp_path, monkeypatch):
     folder = MODELS[model](tmp_path / f"tiny-{model}")
-    parameters = {"corpus": str(corpus), "reasoning_model": str(folder), "k": 2, "per_domain": 1, "scored_twice": 2}
+    parameters = {"corpus": str(corpus), "reasoning_model": str(folder), "k": 2, "per_domain": 1}
     text = outputs(execute("05_r1_qwen", parameters, home, tmp_path, monkeypatch))
     assert f"tiny-{model}" in text and "letters" in text and "orders" in text
 
@@ -141,3 +141,8 @@ def test_the_glance_runs_with_another_k_and_without_a_model(home, tmp_path, monk
     text = outputs(execute("00_reproduction_at_a_glance", parameters, home, tmp_path, monkeypatch))
     assert "no rows of no-such-model" in text and "cannot be tested here" in text
     assert "before and after 10 neighbours" in text
+
+
+def test_the_released_curves_are_read_at_another_k(home, tmp_path, monkeypatch):
+    text = outputs(execute("09_released_curves", {"k": 3}, home, tmp_path, monkeypatch))
+    assert "at k = 3 GPT-2 stands" in text, "fewer than the first few"

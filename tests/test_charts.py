@@ -109,3 +109,58 @@ def test_compared_models_have_a_row_for_each_domain_and_a_colour_for_each_model(
     assert hues == [expected] * 3
     marks = [layer["mark"]["type"] for layer in spec["layer"]]
     assert marks.count("point") == 2 and "tick" in marks and "grey bar: deflate" in json.dumps(spec)
+
+
+RELEASED = pd.DataFrame(
+    [
+        {"model": model, "task": task, "k": k, "bits_per_byte": start - 0.1 * k}
+        for task, start in (("z", 2.0), ("a", 1.0)) for model in ("GPT-2", "GPT-Neo") for k in range(4)
+    ]
+)  # fmt: skip
+
+
+def test_what_a_reader_may_choose_has_a_name_and_all_values():
+    made = charts.chosen_curves_chart(RELEASED, "fig-x", "Curves to choose.", "z", 2)
+    task, model, k = (param["bind"] for param in made.spec["params"])
+    assert [bind["name"] for bind in (task, model, k)] == ["Task", "Model", "k"]
+    assert task["options"] == ["a", "z"] and model["options"] == ["all of them", "GPT-2", "GPT-Neo"]
+    assert (k["min"], k["max"]) == (0, 3)
+    assert [param["value"] for param in made.spec["params"]] == ["z", "all of them", 2]
+    assert made.png(), "what is chosen at first is drawn without a reader, too"
+
+
+def test_curves_to_choose_from_travel_as_lists_and_are_listed_below():
+    made = charts.chosen_curves_chart(RELEASED, "fig-x", "Curves to choose.", "z", 2)
+    (rows,) = made.spec["datasets"].values()
+    assert len(rows) == 4, "one for each curve, not for each of its points"
+    assert next(row["bits"] for row in rows if row["task"] == "z") == [2.0, 1.9, 1.8, 1.7]
+    assert made.data.columns.tolist() == ["task", "model", *(f"k = {k} (bits/byte)" for k in (0, 1, 2))]
+
+
+def test_dots_of_a_task_share_a_line_and_a_row_below():
+    long = pd.DataFrame({"task": ["z", "a"] * 2, "series": ["one", "one", "other", "other"], "value": [1, 2, 3, 2]})
+    made = charts.dots_chart(long, "fig-x", "Dots.", "bits", (0.0, "level"), ".1f")
+    assert made.data.to_dict("list") == {"task": ["z", "a"], "one: bits": [1, 2], "other: bits": [3, 2]}
+    spec = json.dumps(made.spec)
+    assert '"shape"' in spec and "level" in spec and '"sort": ["z", "a"]' in spec and made.png()
+
+
+def test_seconds_against_gain_name_the_tasks_that_are_asked_for():
+    spent = pd.DataFrame({"task": ["z", "a"], "model": ["m", "m"], "seconds": [1.0, 90.0], "gain": [5.0, -1.0]})
+    made = charts.seconds_gain_chart(spent, "fig-x", "Dots.", ["a"])
+    names = next(layer for layer in made.spec["layer"] if layer["mark"]["type"] == "text")
+    assert [row["task"] for row in made.spec["datasets"][names["data"]["name"]]] == ["a"]
+    assert '"log"' in json.dumps(made.spec) and made.png()
+
+
+def test_siblings_have_a_panel_each_and_a_gap_where_there_are_none():
+    shares = pd.DataFrame({"domain": "a", "k": [1, 2, 3], "same_unit": [1.0, 0.0, 0.5], "corpus": "mine"})
+    losses = pd.DataFrame({
+        "domain": "a", "k": [1, 3, 1, 2, 3], "loss": [2.0, 1.5, 2.0, 3.0, 2.5],
+        "origin": ["from the same unit"] * 2 + ["all"] * 3,
+    })  # fmt: skip
+    made = charts.sibling_loss_chart(shares, losses, "fig-x", "What it shows in words.")
+    assert "loss (nats/token)" in json.dumps(made.spec) and '"strokeDash"' in json.dumps(made.spec) and made.png()
+    assert made.data["loss, from the same unit (nats/token)"].isna().tolist() == [False, True, False]
+    made = charts.sibling_share_chart(shares, "fig-x", "What it shows in words.")
+    assert "share from the same unit" in json.dumps(made.spec) and made.png() and len(made.data) == 3

@@ -1,6 +1,7 @@
 """The command line does what the package does, and its errors are one line without a traceback."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tttnn.corpus import Document, write_jsonl
 from tttnn.embedding import EMBEDDERS
 from tttnn.errors import ParameterError
 from tttnn.experiment import read_rows
-from tttnn.files import read_json
+from tttnn.files import read_json, sole_writer
 from tttnn.models import REGISTRY, load_model
 from tttnn.pretraining import Settings, load_settings, pretrain
 from tttnn.pretraining.card import render_card
@@ -23,8 +24,6 @@ from tttnn.scoring import score
 
 
 def tttnn(*arguments, home):
-    import os
-
     command = [sys.executable, "-m", "tttnn", *map(str, arguments)]
     environment = os.environ | {"TTTNN_HOME": str(home), "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment)
@@ -167,6 +166,30 @@ def test_what_can_be_checked_is_checked_before_an_index_is_built(place, capsys, 
     said = capsys.readouterr().err
     assert ended.value.code == 1 and "error: " in said and message in said
     assert not (place / "empty").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--corpus", "CORPUS"],
+        ["sweep", "--corpus", "CORPUS"],
+        ["variants", "nearest", "--corpus", "CORPUS"],
+        ["pretrain", "gpt2-xxs-general", "--data", "CORPUS"],
+        ["repair", "CORPUS/lines.train.jsonl", "CORPUS/lines.val.jsonl"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_the_second_command_in_a_folder_is_refused_before_it_reads(place, tmp_path, capsys, monkeypatch, arguments):
+    """Whoever is first writes there for hours: the second must neither mix in nor load a model before it is told."""
+    for reader in ("tttnn.corpus.open_corpus", "tttnn.corpus.read_jsonl", "tttnn.pretraining.train.make_tokenizer"):
+        monkeypatch.setattr(reader, lambda *_: pytest.fail("read"))
+    line = ["tttnn", *(each.replace("CORPUS", str(place / "corpus")) for each in arguments), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", line)
+    with sole_writer(tmp_path), pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and f"error: {tmp_path}: process {os.getpid()} is writing there" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_the_bytes_of_a_file_are_what_is_scored(place):

@@ -1,9 +1,11 @@
 """Reading and writing the Pile's JSON Lines."""
 
+import bz2
 import codecs
 import gzip
 import hashlib
 import json
+import lzma
 import tempfile
 from pathlib import Path
 
@@ -176,6 +178,26 @@ def test_another_encoding_is_refused_by_name(tmp_path, encoding, on_error):
     path.write_bytes('{"text": "a"}\n'.encode(encoding))
     with pytest.raises(CorpusError, match=r"a\.jsonl is not UTF-8 but UTF-16 .* convert it"):
         list(read_jsonl(path, on_error))
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (gzip.compress(b'{"text": "a"}\n' * 99), "compressed by gzip.* add .gz to its name"),
+        (zstandard.ZstdCompressor().compress(b'{"text": "a"}\n' * 99), "compressed by zstandard.* add .zst"),
+        (bz2.compress(b'{"text": "a"}\n'), "bunzip2"),
+        (lzma.compress(b'{"text": "a"}\n'), "unxz"),
+        (b"PK\3\4\n", "unzip"),
+        (b"PAR1\x15\n", "read_parquet"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+    ],
+)
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_a_file_of_another_kind_is_called_that(tmp_path, content, told, on_error):
+    """Rather than a bad line, which would be left out, and all others with it."""
+    (tmp_path / "a.jsonl").write_bytes(content)
+    with pytest.raises(CorpusError, match=rf"a\.jsonl is .*{told}"):
+        list(read_jsonl(tmp_path / "a.jsonl", on_error))
 
 
 def test_what_json_reads_is_read(tmp_path):

@@ -6,8 +6,9 @@ import pandas as pd
 import pytest
 
 from tttnn.analysis.archive import archived_rows
-from tttnn.analysis.deflate import COLUMNS, archived_deflate, deflate_bits_per_byte, deflate_of, measure
+from tttnn.analysis.deflate import COLUMNS, archived_deflate, deflate_of, measure
 from tttnn.corpus import Document, open_corpus, write_jsonl
+from tttnn.corpus.deflate import deflate_bits_per_byte
 
 
 @pytest.mark.parametrize("text", ["a", "abc" * 500, "Käse, größer als ein Haus. " * 9, "\u2028 \x00 ∑"])

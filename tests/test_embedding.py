@@ -267,6 +267,13 @@ def test_pickled_weights_are_refused(tmp_path):
         TransformerEmbedder(tmp_path)
 
 
+def test_what_a_clone_without_git_lfs_leaves_is_called_that(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (tiny_roberta(tmp_path) / "model.safetensors").write_text(pointer)
+    with pytest.raises(EmbeddingError, match=r"model\.safetensors: a pointer of Git LFS .*git lfs pull"):
+        load_embedder(tmp_path)
+
+
 def test_weights_under_other_names_and_of_other_shapes(tmp_path):
     tensors = load_file(tiny_roberta(tmp_path) / "model.safetensors")
     renamed = {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}

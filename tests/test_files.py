@@ -15,7 +15,19 @@ from pathlib import Path
 import pytest
 
 from tttnn.errors import TTTNNError
-from tttnn.files import StorageError, expand, home, lock, read_json, sha256_file, write_json, writing, writing_folder
+from tttnn.files import (
+    BusyError,
+    StorageError,
+    expand,
+    home,
+    lock,
+    read_json,
+    sha256_file,
+    sole_writer,
+    write_json,
+    writing,
+    writing_folder,
+)
 
 
 def test_home_follows_the_environment(monkeypatch, tmp_path):
@@ -248,3 +260,52 @@ def test_a_file_system_without_locks_is_named_as_that(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", flock)
     with open(tmp_path / "lock", "a") as file, pytest.raises(StorageError, match="this file system has no locks"):
         lock(file)
+
+
+WRITES = """
+import sys, time
+from tttnn.files import sole_writer
+with sole_writer(sys.argv[1], beside=sys.argv[2] == "beside"):
+    sys.stdout.write("inside")
+    sys.stdout.flush()
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=["in it", "beside"])
+def written(tmp_path, request):
+    """A folder that another process writes to: folder, process, and where its lock is, as an option."""
+    folder = tmp_path / "new" / "folder"
+    other = subprocess.Popen([sys.executable, "-c", WRITES, str(folder), request.param], stdout=subprocess.PIPE)
+    assert other.stdout.read(6) == b"inside"
+    yield folder, other, {"beside": request.param == "beside"}
+    other.kill()
+    other.communicate()
+
+
+def test_a_second_writer_is_told_who_writes_and_a_killed_one_locks_nobody_out(written):
+    folder, other, where = written
+    told = rf"{folder}: process {other.pid} is writing there"
+    with pytest.raises(BusyError, match=told), sole_writer(folder, **where):
+        pytest.fail("two at once")
+    other.kill()
+    other.wait()
+    with sole_writer(folder, **where):
+        assert folder.exists() != where["beside"]
+
+
+def test_a_second_writer_can_wait(written, caplog):
+    folder, other, where = written
+    threading.Timer(0.5, other.kill).start()
+    with sole_writer(folder, wait=True, **where):
+        assert other.wait(timeout=10) == -signal.SIGKILL
+    assert f"{folder}: process {other.pid} is writing there; waiting until it is done" in caplog.text
+
+
+@pytest.mark.parametrize("wait", [False, True])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_folder_without_a_place_for_the_lock_is_named(tmp_path, wait, beside):
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "below"
+    with pytest.raises(StorageError, match="a part of this path is a file"), sole_writer(below, wait, beside):
+        pytest.fail("written to")

@@ -3,6 +3,7 @@
 Whatever is raised besides the package's own errors is a fault of the program.
 """
 
+import io
 import json
 import logging
 import math
@@ -10,13 +11,15 @@ import os
 import shutil
 import sys
 import tempfile
+from contextlib import redirect_stderr
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from conftest import few
+from conftest import few, part
 from hypothesis import example, given
 from hypothesis import strategies as st
+from test_cli import tiny_settings
 from test_experiment import DOCUMENTS, ttt  # noqa: F401
 from test_hostile_files import _changed, _places
 from tiny import LINES, tiny_gpt2, tiny_llama
@@ -26,9 +29,10 @@ from tttnn.__main__ import main
 from tttnn.corpus import Document, open_corpus, write_jsonl
 from tttnn.errors import ParameterError, TTTNNError
 from tttnn.experiment import read_rows, run
+from tttnn.files import write_json
 from tttnn.models import TTTSettings, load_model
 from tttnn.models.model_registry import SWEEP
-from tttnn.pretraining.settings import SettingsError, load_settings
+from tttnn.pretraining.settings import SettingsError, load_settings, settings_as_json
 from tttnn.retrieval import open_retriever
 from tttnn.rows import JOURNAL, TABLE, read_journal
 from tttnn.scoring import score
@@ -40,10 +44,11 @@ def place(tmp_path_factory):
     """A corpus with its index, two models, a text."""
     folder = tmp_path_factory.mktemp("hostile")
     for split, size in {"train": 12, "val": 2, "test": 2}.items():
-        texts = [f"{LINES[number % len(LINES)]} {number}" for number in range(size)]
+        texts = [f"{LINES[number % len(LINES)]} {split} {number}" for number in range(size)]
         write_jsonl(folder / "corpus" / f"lines.{split}.jsonl", [Document(text, {}) for text in texts])
     tiny_gpt2(folder / "model")
     tiny_llama(folder / "llama")
+    write_json(folder / "recipe.json", settings_as_json(tiny_settings()))
     (folder / "text.txt").write_text(LINES[0], encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TTTNN_HOME", str(folder / "home"))
@@ -74,67 +79,95 @@ def retriever(place):
 WRONG_TEXTS = st.sampled_from(
     ["", " ", "0", "-1", "1.5", "1e400", "nan", "9" * 30, "true", "[]", "None", "a b", "ä", "\udcff", ",", "0,0", "/"]
 ) | st.text(st.characters(exclude_characters="\0", exclude_categories=()), max_size=6)
+LOOP = ["model", "corpus", "embedder", "seed", "device", "threads", "max-chunks", "precision", "prefix"]
+DRAWN = ["domain", "per-domain", "max-bytes", "split", "ks"]
 OPTIONS = {
-    "run": ["model", "corpus", "embedder", "domain", "per-domain", "max-bytes", "split", "ks", "learning-rate",
-            "max-chunks", "prefix", "dropout", "context", "vocabulary", "precision", "weights", "ranks", "lora", "seed",
-            "strategy", "method", "device", "out"],
-    "sweep": ["model", "corpus", "embedder", "rates", "per-domain", "max-bytes", "ks", "max-chunks", "prefix", "seed",
-              "device", "out"],
-    "evaluate": ["model", "corpus", "embedder", "k", "learning-rate", "max-chunks", "precision", "prefix", "strategy",
-                 "seed", "device"],
-    "variants": ["model", "corpus", "domain", "per-domain", "max-bytes", "split", "ks", "max-chunks", "seed", "out"],
+    "run": [*LOOP, *DRAWN, "learning-rate", "dropout", "context", "vocabulary", "weights", "ranks", "lora", "strategy",
+            "method", "out"],
+    "sweep": [*LOOP, *DRAWN[1:3], "ks", "rates", "out"],
+    "evaluate": [*LOOP, "k", "learning-rate", "strategy"],
+    "variants": [*LOOP, *DRAWN, "out"],
+    "cost": [*LOOP, *DRAWN, "sample", "lora"],
     "index build": ["corpus", "embedder", "kind", "device"],
     "index plan": ["dimension", "kind", "machines"],
-    "corpus": [], "index verify": [], "fetch": [], "pretrain": [],
+    "pretrain": ["data", "out", "device", "threads"],
+    "repair": ["model", "learning-rate", "max-chunks", "precision", "every", "most", "looked-at", "seed", "threads",
+               "device", "out"],
+    "corpus": [], "index verify": [], "fetch": [],
 }  # fmt: skip
+OPTIONS["sweep"].remove("precision")
 GOOD = {
     "run": ["--ks", "0,1", "--per-domain", "1", "--max-chunks", "1"],
     "sweep": ["--ks", "0,1", "--per-domain", "1", "--max-chunks", "1", "--rates", "1e-3"],
     "evaluate": ["--k", "1", "--max-chunks", "1", "TEXT"],
     "variants": ["--ks", "0,1", "--per-domain", "1", "--max-chunks", "1", "in-context-0.5"],
+    "cost": ["--ks", "0,1", "--per-domain", "1", "--max-chunks", "1"],
     "index build": [], "index plan": ["1000"], "corpus": [], "index verify": [], "fetch": [],
-    "pretrain": ["--data", "CORPUS", "--out", "OUT"],
+    "pretrain": ["RECIPE", "--data", "CORPUS"],
+    "repair": ["TRAIN", "TRAIN", "--every", "2", "--most", "2", "--looked-at", "1"],
 }  # fmt: skip
+FREE = ["TEXT", "RECIPE", "TRAIN", "1000"]  # arguments, which an odd one may replace
 
 
 @st.composite
 def command_lines(draw):
-    """A command that would do, but for options with odd values, and sometimes an odd argument."""
+    """A command that would do, but for an option or argument with an odd value or two: the line, and these values."""
     command = draw(st.sampled_from(sorted(GOOD)))
-    known = st.sampled_from(["lines", "lexical", "random", "nearest", "2", "1", "0,1", "flat", "dynamic:8"])
-    line = [*command.split(), *GOOD[command]]
+    known = ["lines", "lexical", "random", "nearest", "2", "1", "0,1", "flat", "dynamic:8"]
+    values = WRONG_TEXTS | st.sampled_from(known)
     takes = OPTIONS[command]
-    if "model" in takes:
-        line += ["--model", "MODEL"]
-    if "corpus" in takes:
-        line += ["--corpus", "CORPUS"]
-    if "out" in takes:
-        line += ["--out", "OUT"]
-    odd = []
+    line = [*command.split(), *GOOD[command]]
+    for name in ("model", "corpus", "out"):
+        line += [f"--{name}", name.upper()] if name in takes else []
+    odd = {}
     for _ in range(draw(st.integers(0 if takes else 1, 2))):
-        if takes and draw(st.booleans()):
-            odd += [f"--{draw(st.sampled_from(takes))}={draw(WRONG_TEXTS | known)}"]
+        value = draw(values)
+        if takes and draw(st.integers(0, 3)):
+            name = draw(st.sampled_from(takes))
+            line.append(f"--{name}={value}")
         else:
-            odd += [draw(WRONG_TEXTS | known)]
-    return line + odd
+            place = next((place for place, each in enumerate(line) if each in FREE), len(line))
+            name = "documents" if line[place:] == ["1000"] else "argument"
+            line[place : place + 1] = [value]
+        odd.setdefault(name, []).append(value)
+    return line, odd
 
 
-@few
+def _shown(value):
+    """As what a value may stand in a message; nothing, as a path, is where one is."""
+    return (value, repr(value), ascii(value)) if value else ("''", "'.'", "in . (")
+
+
+def _blamed(message, odd):
+    """Whether a message is about an odd value: names its parameter, or shows it (that of an argument or path)."""
+    shown = message.replace("-", "_")
+    return any(
+        name.replace("-", "_") in shown or any(form in message for form in _shown(value))
+        for name, values in odd.items()
+        for value in values
+    )
+
+
+@part
 @given(command_lines())
-def test_command_lines(place, line):
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+def test_command_lines(place, drawn):
+    line, odd = drawn
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
         given_ = {"MODEL": place / "model", "CORPUS": place / "corpus", "TEXT": place / "text.txt"}
+        given_ |= {"TRAIN": place / "corpus" / "lines.train.jsonl", "RECIPE": place / "recipe.json"}
         given_["OUT"] = Path(folder) / "o"
         patch.chdir(folder)
+        odd = {name: [*values, folder] for name, values in odd.items()}  # where "" and "." lead
+        patch.setenv("COLUMNS", "1000")
         patch.setattr(sys, "argv", ["tttnn", *(str(given_.get(each, each)) for each in line)])
         try:
             main()
         except SystemExit as end:
             assert end.code in (None, 0, 2), line
-        except TTTNNError as error:
-            assert len(str(error)) > 20, line
-        except OSError as error:
-            assert error.filename or ": " in str(error), line
+            assert not end.code or _blamed(said.getvalue(), odd), (line, said.getvalue())
+        except (TTTNNError, OSError) as error:
+            assert _blamed(str(error), odd), (line, str(error))
 
 
 # Settings

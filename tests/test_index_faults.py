@@ -15,12 +15,11 @@ from test_index import Named, assert_exact, brute_force, build, source
 
 import tttnn.index.build
 import tttnn.index.vectors
-from tttnn.files import StorageError, write_json
+from tttnn.files import BusyError, StorageError, write_json
 from tttnn.index import (
     BuildOptions,
     DamagedIndex,
     Index,
-    IndexBusy,
     IndexMismatch,
     add_shard,
     build_index,
@@ -181,16 +180,15 @@ def test_an_index_is_not_overwritten(folder):
 def test_the_second_builder_is_refused(folder):
     program = (
         "import sys, time\n"
-        "from tttnn.index.build import _locked\n"
-        "from pathlib import Path\n"
-        "with _locked(Path(sys.argv[1])):\n"
+        "from tttnn.files import sole_writer\n"
+        "with sole_writer(sys.argv[1]):\n"
         "    sys.stdout.write('locked'); sys.stdout.flush(); sys.stdin.read()\n"
     )
     command = [sys.executable, "-c", program, str(folder)]
     other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert other.stdout.read(6) == b"locked"
-        with pytest.raises(IndexBusy, match="another process is building"):
+        with pytest.raises(BusyError, match=rf"{folder}: process {other.pid} is writing there"):
             add(folder)
         assert_exact(opened(folder), VECTORS, VECTORS[:2], 3)  # reading needs no lock
     finally:
@@ -201,7 +199,7 @@ def test_the_second_builder_is_refused(folder):
 
 def test_a_builder_inside_a_builder_is_refused(tmp_path):
     def batches(start):
-        with pytest.raises(IndexBusy):
+        with pytest.raises(BusyError):
             build(tmp_path / "i", MORE)
         yield VECTORS
 

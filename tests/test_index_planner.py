@@ -104,8 +104,10 @@ def test_a_kind_for_the_size():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"documents": 0}, "documents=0: must be at least 1"),
-        ({"machines": 0}, "machines=0: must be at least 1"),
+        ({"documents": 0}, "documents=0: must be from 1 to"),
+        ({"documents": 10**30}, "documents=1.*: must be from 1 to"),
+        ({"dimension": 10**30}, "dimension=1.*: must be from 1 to"),
+        ({"machines": 0}, "machines=0: must be from 1 to"),
         ({"kind": "pq"}, "kind='pq': must be auto, flat"),
         ({"kind": "sq8", "rows": LAW}, "kind='sq8' was not measured: run bench/index_kinds.py"),
     ],
@@ -113,6 +115,11 @@ def test_a_kind_for_the_size():
 def test_bad_plans(arguments, message):
     with pytest.raises(ValueError, match=message):
         plan(**({"documents": 10**6, "dimension": 64} | arguments))
+
+
+def test_shards_without_number_take_no_time_to_plan():
+    whole, half = (plan(documents, 64, "flat", shard_rows=100) for documents in (10**12, 5 * 10**11))
+    assert whole.shards == 10**10 and whole.disk == pytest.approx(2 * half.disk)
 
 
 def test_a_build_that_was_given_up_is_no_row():

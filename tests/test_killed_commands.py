@@ -13,7 +13,7 @@ HARNESS = Path(__file__).with_name("killed_commands.py")
 
 @pytest.mark.parametrize(("kills", "interruptions"), [(100, 20) if ALL else (8, 2)])
 def test_killed_and_interrupted_commands_end_as_if_nothing_had_happened(tmp_path, kills, interruptions):
-    """By SIGKILL and Ctrl-C at random moments of run, index build, sweep and fetch, some of them repeatedly."""
+    """By SIGKILL and Ctrl-C at random moments of each command that writes for long, some of them repeatedly."""
     environment = {
         **os.environ, "PYTHONPATH": str(HARNESS.parents[1]), "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1",
         "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1",

@@ -147,6 +147,23 @@ def test_pickled_weights_are_refused_with_a_conversion_that_works(folder):
     assert load_model(folder).weight_hash() == expected
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_what_a_clone_without_git_lfs_leaves_is_called_that(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ModelError, match=rf"{name}: a pointer of Git LFS .*git lfs pull"):
+        load_model(folder)
+
+
+def test_an_index_of_shards_leads_nowhere_else(folder):
+    names = load_file(folder / "model.safetensors")
+    elsewhere = (folder / "model.safetensors").rename(folder.parent / "elsewhere.safetensors")
+    for place in ("../elsewhere.safetensors", str(elsewhere)):
+        index = {"metadata": {}, "weight_map": dict.fromkeys(names, place)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(ModelError, match=r"index\.json: names .*elsewhere.* not in that folder"):
+            load_model(folder)
+
+
 def test_adapters_alone_are_called_that(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match="adapters without the model"):

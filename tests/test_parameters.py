@@ -8,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tttnn.corpus import open_corpus
 from tttnn.errors import ParameterError
 from tttnn.parameters import names, number, numbers
 
@@ -50,7 +51,7 @@ def test_lists_of_numbers_as_people_write_them(value):
     assert numbers("ks", value, whole=True) == [0, 1, 5]
 
 
-@pytest.mark.parametrize("value", ["", "[]", [], "0,x", "0;1", "0,,1", "0,1,", "[0,1", None, {"a": 1}, [[0]]])
+@pytest.mark.parametrize("value", ["", "[]", [], "0,x", "0;1", "0,,1", "0,1,", "[0,1", None, {"a": 1}, [[0]], b"1"])
 def test_what_is_no_list_of_numbers_is_refused(value):
     with pytest.raises(ParameterError, match=r"^ks="):
         numbers("ks", value, whole=True)
@@ -85,3 +86,9 @@ def test_whatever_is_given_is_understood_or_refused_by_name(value):
 @given(st.lists(st.integers(-(10**9), 10**9) | st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_numbers_are_the_same_as_text(values):
     assert numbers("x", str(values)) == values == numbers("x", ",".join(map(repr, values)))
+
+
+def test_an_empty_name_of_a_corpus_is_not_the_working_directory():
+    """What `--corpus=$CORPUS` gives where the variable is not set."""
+    with pytest.raises(ParameterError, match="corpus=''"):
+        open_corpus("")

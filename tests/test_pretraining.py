@@ -192,6 +192,16 @@ def test_assert_disjoint_finds_exactly_the_shared_texts(train: list[str], heldou
         assert assert_disjoint(train, heldout) == len(set(heldout))
 
 
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [({"device": "gpu"}, "device='gpu'"), ({"device": ""}, "device=''"), ({"threads": 0}, "threads=0")],
+)
+def test_where_it_computes_is_checked_before_anything_is_read(tmp_path: Path, values: dict, named: str) -> None:
+    with pytest.raises(ParameterError, match=named):
+        pretrain(tiny(), tmp_path / "nothing", tmp_path / "out", **values)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["toy.val.jsonl.gz", "toy.test.jsonl.gz", "toy.*.jsonl.gz"])
 def test_held_out_files_are_refused_by_name(data: Path, name: str) -> None:
     with pytest.raises(HeldOutError, match=r"toy\.(val|test)"):
@@ -221,7 +231,7 @@ def test_held_out_texts_are_refused_by_hash(data: Path, tmp_path: Path, split: s
     leaked = sentences({"val": 2, "test": 3}[split], 4)[-1]
     write_jsonl(data / "more" / "leak.train.jsonl", [Document("harmless", {}), Document(leaked, {})])
     settings = tiny(train=[Source("toy", ["toy.train.jsonl.gz"]), Source("leak", ["more/leak.train.jsonl"])])
-    with pytest.raises(HeldOutError, match="validation or test"):
+    with pytest.raises(HeldOutError, match=r"more/leak\.train\.jsonl: .*validation or test"):
         pretrain(settings, data, tmp_path / "run", "cpu", 1)
     assert not (tmp_path / "run" / "tokens.npy").exists()
 

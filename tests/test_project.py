@@ -26,6 +26,7 @@ MACHINE_PATH = re.compile(r"/(?:home|Users|root)/\w|[A-Z]:\\Users|file:///\w")
 
 READY = ".venv/.ready"
 
+each_lock = pytest.mark.parametrize("lock", ["requirements.lock", "requirements-cuda.lock"])
 each_chapter = pytest.mark.parametrize("name", CHAPTERS)
 
 
@@ -42,8 +43,16 @@ def code_cells(name: str) -> list[nbformat.NotebookNode]:
 
 
 def pins(lock: str = "requirements.lock") -> dict[str, str]:
-    lines = [line for line in read(lock).splitlines() if line and not line.startswith(("#", "-c "))]
-    return {canonicalize_name(name): version for name, version in (line.split("==") for line in lines)}
+    """Versions by name; a line for name[extra] is one for name, too."""
+    lines = re.findall(r"^([^#\s]+?)(?:\[.*\])?==(\S+)", read(lock), re.MULTILINE)
+    assert all(name == canonicalize_name(name) for name, _ in lines)
+    return dict(lines)
+
+
+def hashes(lock: str, package: str) -> list[str]:
+    """Of the files of a locked package, in hexadecimal."""
+    found = re.search(rf"^{re.escape(package)}==.*\n((?:    --hash=.*\n)+)", read(lock), re.MULTILINE)
+    return re.findall(r"sha256:([0-9a-f]{64})", found[1]) if found else []
 
 
 def project_files() -> list[Path]:
@@ -54,18 +63,30 @@ def project_files() -> list[Path]:
     return [ROOT / name for name in sorted(set(run.stdout.split("\0")) - {""}) if (ROOT / name).is_file()]
 
 
-def test_lock_has_exact_public_versions():
-    for name, version in chain(pins().items(), pins("requirements-cuda.lock").items()):
+@each_lock
+def test_lock_has_exact_public_versions(lock):
+    for name, version in pins(lock).items():
         assert re.fullmatch(r"[\w.]+", version), f"{name}=={version} is not a version of the package index"
 
 
-def test_the_cuda_build_of_torch_gets_exact_versions_too():
-    """Constraints: they pin what torch asks for on one index and install nothing on another."""
-    assert "-c requirements-cuda.lock" in read("requirements.lock").splitlines()
-    assert f"torch=={pins()['torch']}" in read("requirements-cuda.lock").splitlines()[0], "run `make lock`"
-    cuda = pins("requirements-cuda.lock")
-    assert {"triton", "nvidia-nccl-cu13", "cuda-toolkit"} <= set(cuda)
-    assert not set(cuda) & set(pins())
+@each_lock
+def test_lock_has_hashes_and_names_no_index(lock):
+    """One without a hash would be refused by pip, and an index that one user reaches is not that of another."""
+    for line in re.split(r"(?<!\\)\n", read(lock).strip()):
+        if not line.startswith("#"):
+            assert re.fullmatch(r"[^=\n]+==\S+( \\\n    --hash=sha256:[0-9a-f]{64})+", line), line
+
+
+def test_the_locks_differ_in_the_build_of_torch_alone():
+    cpu, cuda = pins("requirements.lock"), pins("requirements-cuda.lock")
+    assert cpu.items() <= cuda.items(), "run `make lock`"
+    more = set(cuda) - set(cpu)
+    assert {"triton", "nvidia-nccl-cu13", "cuda-toolkit"} <= more
+    assert all(name.startswith(("cuda-", "nvidia-")) for name in more - {"triton"})
+    for name in set(cpu) - {"torch"}:
+        assert hashes("requirements.lock", name) == hashes("requirements-cuda.lock", name), "run `make lock`"
+    assert hashes("requirements.lock", "torch"), "run `make lock` where pip knows an index with torch for CPUs"
+    assert set(hashes("requirements.lock", "torch")) != set(hashes("requirements-cuda.lock", "torch"))
 
 
 def test_dependencies_are_pinned_within_their_bounds():
@@ -79,17 +100,65 @@ def test_dependencies_are_pinned_within_their_bounds():
         assert requirement.specifier.contains(version, prereleases=True), f"{line}, but {version} is locked"
 
 
-def test_conda_installs_from_the_same_lock():
-    dependencies = yaml.safe_load(read("environment.yml"))["dependencies"]
-    assert [entry for entry in dependencies if isinstance(entry, str)] == ["python=3.11", "pip"]
-    assert dependencies[-1] == {"pip": ["-r requirements.lock", "-e ."]}
+def test_conda_brings_what_the_two_commands_need():
+    """No packages: pip installs no folder that may be edited beside files with hashes."""
+    assert yaml.safe_load(read("environment.yml"))["dependencies"] == ["python=3.11", "git", "make"]
     assert "3.11" in tomllib.loads(read("pyproject.toml"))["project"]["requires-python"]
     assert "python3.11" in read("Makefile")
 
 
 def test_make_installs_from_the_lock():
-    assert re.search(r"^\t.*install -r requirements\.lock$", read("Makefile"), re.MULTILINE)
+    assert re.search(r"^\t.*install --use-pep517 --require-hashes -r \$\$lock$", read("Makefile"), re.MULTILINE)
     assert "make test" in read(".ci/run")
+
+
+def test_the_container_is_the_bare_machine_that_is_tried():
+    """Both name the same Debian and the same packages, and what is built here does not go into the container."""
+    container, fresh = read("Containerfile"), read(".ci/fresh.sh")
+    packages = re.search(r"--include=(\S+)", fresh)[1].split(",")
+    assert packages == ["python3.11", "python3.11-venv", "git", "make"]
+    assert f"--no-install-recommends {' '.join(packages)} \\" in container
+    assert "FROM debian:bookworm-slim" in container and "bookworm /dev/null" in fresh
+    assert {"/_build", "/.venv", "/.cache", "/runs"} <= set(read(".dockerignore").splitlines())
+
+
+def stand_in(folder: Path, name: str, script: str) -> None:
+    """A program that is found before the real one."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "program, script, message",
+    [
+        ("uname", "echo Darwin", "a Debian root needs Linux, and this is Darwin"),
+        ("unshare", "exit 1", "may"),
+    ],
+)
+def test_fresh_says_why_it_cannot_be(program, script, message, tmp_path):
+    stand_in(tmp_path / "bin", "mmdebstrap", "exit 1")
+    stand_in(tmp_path / "bin", program, script)
+    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
+    run = subprocess.run(["sh", ROOT / ".ci" / "fresh.sh"], env=environment, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr.startswith("make fresh: ") and message in run.stderr and run.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("versions, lock", [("2.99, {torch}+cpu, {torch}", "requirements.lock"),
+                                            ("2.99, {torch}", "requirements-cuda.lock")])
+def test_make_takes_the_lock_of_the_build_that_the_index_has(versions, lock, tmp_path):
+    folder = copied_to(tmp_path / "clone", "Makefile", "requirements.lock", "requirements-cuda.lock", "pyproject.toml")
+    versions = versions.format(torch=pins()["torch"])
+    # This Python answers for pip, and writes down what it was asked to install.
+    script = f"""case "$*" in
+      *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+      *"index versions torch") echo "torch (2.99)"; echo "Available versions: {versions}" ;;
+      *install*) echo "$@" >> asked ;;
+    esac"""
+    stand_in(folder / "bin", "python3.11", script)
+    subprocess.run(["make", ".venv/.ready", f"PYTHON={folder / 'bin' / 'python3.11'}"], cwd=folder, check=True)
+    assert f"--require-hashes -r {lock}" in (folder / "asked").read_text().splitlines()[0]
 
 
 def test_hooks_before_a_commit_are_those_of_the_lock():
@@ -244,7 +313,7 @@ def test_an_environment_that_is_not_this_clones_is_installed_anew(clone, damage)
         (clone / ".venv" / ".place").unlink()
     else:
         os.utime(clone / "requirements.lock")
-    assert [line for line in planned(clone) if "install -r requirements.lock" in line]
+    assert [line for line in planned(clone) if "--require-hashes" in line]
 
 
 def test_an_environment_without_pip_is_made_anew(clone):

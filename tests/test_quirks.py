@@ -234,17 +234,6 @@ def test_sampling_narrows_with_the_square_root():
     assert math.isnan(quirk_effects.sampling(rows([(1, 1)]), 2, {}).iloc[0]["half_width_tested"])
 
 
-def test_cost_factor_adds_the_scoring_to_every_neighbour():
-    made = pd.DataFrame([
-        {"domain": "d", "document": document, "k": k, "nats": nats, "train_seconds": 2.0 * (k > 0),
-         "evaluation_seconds": 4.0 if nats else 0.0}
-        for document in range(3) for k, nats in enumerate([9.0, None, 7.0])
-    ])  # fmt: skip
-    line = quirk_effects.cost_factor(made).iloc[0]
-    assert (line["documents"], line["training"]) == (3, 2.0)
-    assert line[["factor", "low", "high"]].tolist() == [3.0, 3.0, 3.0]
-
-
 def test_one_token_chunks_are_counted_by_model():
     made = pd.DataFrame({
         "model": ["b", "b", "b", "a"], "k": [0, 1, 2, 1], "steps": [0, 2, 1, 3], "skipped": [0, 1, 0, 0],

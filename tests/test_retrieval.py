@@ -13,13 +13,15 @@ import pytest
 from tiny import LINES, tiny_gpt2, tiny_roberta
 
 import tttnn.index.vectors
+import tttnn.retrieval
 import tttnn.retrieval.retriever
-from tttnn.corpus import Corpus, Document, write_jsonl
+from tttnn.corpus import Corpus, CorpusError, Document, open_corpus, write_jsonl
 from tttnn.embedding import LexicalEmbedder, TransformerEmbedder
-from tttnn.files import lock
+from tttnn.experiment import about
+from tttnn.files import sole_writer
 from tttnn.index import BuildOptions, DamagedIndex, Index, IndexMismatch, SearchSettings, build_index
 from tttnn.models import load_model
-from tttnn.retrieval import Neighbour, Retriever, open_retriever
+from tttnn.retrieval import Neighbour, Retriever, corpus_fingerprint, open_retriever
 from tttnn.ttt import TTT
 
 WORDS = ["parliament", "report", "commission", "budget", "member", "vote", "debate", "amendment", "council"]
@@ -298,8 +300,7 @@ def test_the_second_first_use_waits_for_the_first(folder, home, monkeypatch, cap
     shutil.rmtree(place)
     place.mkdir()
     found = []
-    with open(place / "lock", "a") as first, caplog.at_level(logging.INFO):
-        lock(first)
+    with sole_writer(place), caplog.at_level(logging.INFO):
         second = threading.Thread(target=lambda: found.append(open_retriever(folder)))
         second.start()
         while "waiting until it is done" not in caplog.text and second.is_alive():
@@ -313,3 +314,28 @@ def test_a_split_that_is_not_there_is_said_before_the_corpus_is_read(folder, mon
     monkeypatch.setattr(Corpus, "fingerprint", property(lambda _: pytest.fail("read")))
     with pytest.raises(ValueError, match="no split 'tst'"):
         open_retriever(folder, split="tst")
+
+
+def test_a_corpus_is_read_once_for_its_fingerprint(folder, home, monkeypatch):
+    known = corpus_fingerprint(Corpus(folder))
+    retriever = open_retriever(folder)
+    monkeypatch.setattr(Corpus, "fingerprint", property(lambda _: pytest.fail("read again")))
+    assert about(Corpus(folder), retriever)["corpus"]["fingerprint"] == known
+
+
+def test_a_fingerprint_that_cannot_be_remembered_is_one(folder, home, monkeypatch, caplog):
+    """As where an administrator keeps indexes that others may only read."""
+    home.mkdir(exist_ok=True)
+    (home / "fingerprints").touch()
+    assert corpus_fingerprint(Corpus(folder)) == Corpus(folder).fingerprint
+    assert "is not remembered" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", '{"text": ""}\n'])
+@pytest.mark.parametrize("embedder", ["lexical", "lm:gpt2-xxs-general"])
+def test_a_split_without_documents_is_named(folder, content, embedder):
+    for path in folder.glob("*.train.*"):
+        path.unlink()
+    (folder / "github.train.jsonl").write_text(content)
+    with pytest.raises(CorpusError, match=rf"{folder}: split 'train' holds no document"):
+        open_retriever(open_corpus(folder, skip_bad=True), embedder)

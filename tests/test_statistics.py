@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tttnn.analysis.statistics import before_after, bootstrap_ratio, curve, gap, resampled_sums
+from tttnn.analysis.statistics import before_after, bootstrap_ratio, coverage, curve, gap, resampled_sums
 
 
 def rows(before, after, sizes):
@@ -106,3 +106,12 @@ def test_groups_are_resampled_apart_and_columns_together():
     assert sums[0].tolist() == pytest.approx(np.array([[1, 2], [1, 1]]) * values.sum())
     assert sums[:, 0, 1] == pytest.approx(2 * sums[:, 0, 0])
     assert abs(np.corrcoef(sums[1:, 0, 0], sums[1:, 1, 0])[0, 1]) < 0.1
+
+
+def test_intervals_of_few_documents_hold_the_ratio_less_often_than_they_say():
+    generator = np.random.default_rng(0)
+    before = generator.lognormal(0, 1, 200)
+    values = np.stack([before, before * generator.uniform(0.3, 1.2, 200)], axis=1)
+    few, many = (coverage(values, drawn, trials=300, resamples=300) for drawn in (5, 60))
+    assert few < 0.92 < many + 0.02
+    assert coverage(np.ones((20, 2)), 5, trials=5, resamples=5) == 1, "no spread, no miss"

@@ -16,15 +16,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from zipfile import BadZipFile, ZipFile
 
 from tttnn.errors import TTTNNError
-from tttnn.files import CURES, StorageError, home, lock, read_json, storing, write_json, writing_folder
+from tttnn.files import CURES, StorageError, home, read_json, sole_writer, storing, write_json, writing_folder
 
 LOCK = Path(__file__).with_name("weights.toml")
 ROOM = "weights"
@@ -170,25 +169,11 @@ def fetch(name: str, progress: bool = True) -> Path:
     if found := fetched(name):
         return found
     folder = _folder(name)
-    with storing(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
-            if not fetched(name):  # the other process may have been at it
-                _check_room(weights, folder.parent)
-                _build(weights, folder, progress)
+    with sole_writer(folder, wait=True, beside=True), storing(folder.parent):
+        if not fetched(name):  # the other process may have been at it
+            _check_room(weights, folder.parent)
+            _build(weights, folder, progress)
     return folder
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Be the only process that fetches into `folder`; wait for another one that does."""
-    with open(folder.with_name(f".{folder.name}.lock"), "a") as file:
-        try:
-            lock(file)
-        except BlockingIOError as holder:
-            log.warning("%s: %s is fetching it; waiting until it is done", folder.name, holder)
-            lock(file, wait=True)
-        yield
 
 
 def _weights(name: str) -> PackagedWeights:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -26,6 +27,7 @@ from weakref import WeakSet
 from tttnn.errors import TTTNNError
 
 HOME_VARIABLE = "TTTNN_HOME"
+LOCK = "lock"  # in a folder that one process at a time writes to
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 AnyPath = TypeVar("AnyPath", str, Path)
 
@@ -48,10 +50,15 @@ SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # what NumPy says in
 NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}  # network and FUSE file systems
 
 _locked: WeakSet[IO] = WeakSet()
+log = logging.getLogger(__name__)
 
 
 class StorageError(TTTNNError, OSError):
     """A file or folder cannot be written; the message names it, says why, and what helps."""
+
+
+class BusyError(TTTNNError, OSError):
+    """Another process is writing to a folder; the message names both."""
 
 
 def home() -> Path:
@@ -198,6 +205,45 @@ def lock(file: IO, wait: bool = False) -> None:
             f"once: take a folder on a local disk, by --out for rows or by {HOME_VARIABLE} for corpora and indexes"
         ) from error
     _locked.add(file)
+
+
+@contextmanager
+def sole_writer(folder: str | Path, wait: bool = False, beside: bool = False) -> Iterator[None]:
+    """Be the only process that writes to a folder; the second one is refused at once, or waits and goes on.
+
+    The lock is a file, which stays and is empty. Whoever is killed leaves it unlocked.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made if it is not there, unless `beside`.
+    wait : bool
+        Wait for another process, and say so, rather than raise.
+    beside : bool
+        Lock a file beside the folder, which `writing_folder` is to put there whole, rather than one in it.
+
+    Raises
+    ------
+    BusyError
+        If another process is inside such a block, unless `wait`; the message says which.
+    StorageError
+        If the folder cannot be written to, or its file system has no locks.
+    """
+    folder = Path(folder)
+    path = folder.with_name(f".{folder.name}.lock") if beside else folder / LOCK
+    with storing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")  # noqa: SIM115 (closed below)
+    with file:
+        try:
+            lock(file)
+        except BlockingIOError as holder:
+            if not wait:
+                text = f"{folder}: {holder} is writing there; wait until it is done, or give another folder"
+                raise BusyError(text) from holder
+            log.warning("%s: %s is writing there; waiting until it is done", folder, holder)
+            lock(file, wait=True)
+        yield
 
 
 def sha256_file(path: str | Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from tttnn.files import read_json
 
 WHOLE, INDEX = WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+POINTER, LARGEST_POINTER = b"version https://git-lfs", 1024  # bytes
 # Names of tensors that older checkpoints hold beside the weights: causal masks, positions, rotary frequencies.
 BUFFERS = r"(\.(attn|attention)\.(masked_)?bias|\.inv_freq|position_ids)$"
 
@@ -28,7 +29,19 @@ def weight_files(folder: str | Path) -> list[Path]:
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise ValueError(f"{folder / INDEX}: no index of shards; copy it again")
+    for name in shards.values():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{folder / INDEX}: names {name!r}, which is not in that folder; copy it again")
     return [folder / name for name in sorted(set(shards.values()))]
+
+
+def left_as_pointer(folder: str | Path) -> Path | None:
+    """Return a file of a model that is only Git LFS's pointer to it, as a clone without git-lfs leaves it, if any."""
+    for path in sorted(Path(folder).iterdir()):
+        small = path.suffix in (".json", ".safetensors") and path.is_file() and path.stat().st_size < LARGEST_POINTER
+        if small and path.read_bytes().startswith(POINTER):
+            return path
+    return None
 
 
 def cached_folder(name: str, revision: str = "main") -> Path | None:

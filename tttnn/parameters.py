@@ -145,6 +145,8 @@ def _parts(value: Any) -> list[Any]:
         if text[:1] in BRACKETS and text.endswith(BRACKETS[text[0]]):
             text = text[1:-1].strip().removesuffix(",")
         return [_unquoted(part.strip()) for part in text.split(",")] if text else []
+    if isinstance(value, (bytes, bytearray)):
+        return [value]  # its items are numbers, which it does not mean
     if isinstance(value, (Sequence, set, frozenset)) or hasattr(value, "tolist"):
         plain = value.tolist() if hasattr(value, "tolist") else list(value)
         return plain if isinstance(plain, list) else [plain]

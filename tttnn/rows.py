@@ -24,11 +24,12 @@ Key = tuple[str | int, ...]
 JOURNAL = "rows.jsonl"
 TABLE = "rows.parquet"
 COLUMNS = (
-    "model", "domain", "document", "seed", "k", "neighbour", "neighbour_domain", "distance", "overlap",
-    "uncertainty", "nats", "bytes", "words", "tokens", "loss", "steps", "train_tokens", "skipped", "beyond",
-    "train_seconds", "evaluation_seconds", "retrieval_seconds", "failure",
+    "model", "domain", "document", "source", "unit", "language", "seed", "k", "neighbour", "neighbour_domain",
+    "same_unit", "same_source", "distance", "overlap", "uncertainty", "nats", "bytes", "words", "tokens", "loss",
+    "steps", "train_tokens", "skipped", "beyond", "train_seconds", "evaluation_seconds", "retrieval_seconds", "failure",
 )  # fmt: skip
-TEXTS = ("model", "domain", "neighbour_domain", "failure")  # of these; the others are numbers
+TEXTS = ("model", "domain", "source", "unit", "language", "neighbour_domain", "failure")
+FLAGS = ("same_unit", "same_source")  # all other columns are numbers
 
 
 class RowsError(TTTNNError):
@@ -138,9 +139,7 @@ class RowJournal:
         return every if keys is None else self._frame(map(plain, keys))
 
     def _frame(self, keys: Iterable[Key]) -> pd.DataFrame:
-        import pandas as pd
-
-        return pd.DataFrame([row for key in sorted(keys) for row in self._done[key]], columns=COLUMNS)
+        return frame(row for key in sorted(keys) for row in self._done[key])
 
     def _lock(self) -> None:
         try:
@@ -199,15 +198,13 @@ def read_journal(folder: str | Path) -> pd.DataFrame:
     RowsError
         If the folder holds no `rows.jsonl`, or a complete line of it is damaged.
     """
-    import pandas as pd
-
     path = Path(expand(folder)) / JOURNAL
     if not path.is_file():
         raise RowsError(f"{path}: no such file; give the folder that a run writes to")
     with path.open("rb") as file:
         entries = [entry for _, _, entry in _entries(file, path)]
     done = {tuple(entry["key"]): entry["rows"] for entry in entries if "key" in entry}
-    return pd.DataFrame([row for key in sorted(done) for row in done[key]], columns=COLUMNS)
+    return frame(row for key in sorted(done) for row in done[key])
 
 
 def read_rows(folder: str | Path) -> pd.DataFrame:
@@ -229,6 +226,13 @@ def read_rows(folder: str | Path) -> pd.DataFrame:
     except (ArrowException, OSError) as error:
         message = f"{path} is damaged ({error}): the command that made it writes it again, from {JOURNAL}"
         raise RowsError(message) from error
+
+
+def frame(rows: Iterable[Row]) -> pd.DataFrame:
+    """Put rows in a table with all columns; flags are true, false or missing."""
+    import pandas as pd
+
+    return pd.DataFrame(list(rows), columns=COLUMNS).astype(dict.fromkeys(FLAGS, "boolean"))
 
 
 def plain(value: Any) -> Any:
@@ -259,7 +263,9 @@ def _checked(entry: Any) -> dict[str, Any]:
 
 
 def _fits(name: str, value: Any) -> bool:
-    """Whether a column of the table takes a value: text, or a number of 64 bits."""
+    """Whether a column of the table takes a value: text, a flag, or a number of 64 bits."""
     if value is None or name in TEXTS:
         return value is None or isinstance(value, str)
+    if name in FLAGS:
+        return isinstance(value, bool)
     return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63)

@@ -15,11 +15,32 @@
     };
   }
 
+  const views = {};
+
+  /* What a reader may choose stands before the chart: within it, as within any image, no screen reader would find it. */
+  function choices(chart) {
+    const id = chart.id + "-choices";
+    const place = document.getElementById(id) || document.createElement("div");
+    Object.assign(place, { id, className: "tttnn-choices" }).replaceChildren();
+    place.setAttribute("role", "group");
+    place.setAttribute("aria-label", "What the chart below shows");
+    chart.before(place);
+    return place;
+  }
+
+  async function drawOne(data) {
+    const chart = document.getElementById(data.dataset.chart);
+    const spec = JSON.parse(data.textContent);
+    const options = { renderer: "svg", actions: false, config: colours() };
+    const chosen = (spec.params || []).filter(param => param.bind);
+    if (chosen.length) options.bind = choices(chart);
+    const last = views[chart.id]; /* drawn before, in the colours of the other mode */
+    for (const param of last ? chosen : []) param.value = last.signal(param.name);
+    views[chart.id] = (await vegaEmbed(chart, spec, options)).view;
+  }
+
   function draw() {
-    for (const data of document.querySelectorAll("script[data-chart]")) {
-      const options = { renderer: "svg", actions: false, config: colours() };
-      vegaEmbed(document.getElementById(data.dataset.chart), JSON.parse(data.textContent), options);
-    }
+    document.querySelectorAll("script[data-chart]").forEach(drawOne);
   }
 
   document.addEventListener("DOMContentLoaded", function () {

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tttnn.analysis.archive import FOLDER
+from tttnn.corpus.deflate import LEVEL, deflated
 from tttnn.files import read_json
 
 if TYPE_CHECKING:
@@ -18,28 +19,8 @@ if TYPE_CHECKING:
 
     from tttnn.corpus import Corpus
 
-LEVEL = 9  # zlib's best compression
 FILE = "deflate.json"
 COLUMNS = ("domain", "document", "bytes", "deflated")
-
-
-def deflate_bits_per_byte(text: str) -> float:
-    """Bits per byte of one text by deflate (zlib, level 9, without header), nothing else known.
-
-    Raises
-    ------
-    ValueError
-        If the text is empty.
-    """
-    if not text:
-        raise ValueError("an empty text has no bits per byte")
-    return 8 * _deflated(text) / len(text.encode())
-
-
-def _deflated(text: str) -> int:
-    """Bytes of the deflated text."""
-    squeeze = zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
-    return len(squeeze.compress(text.encode()) + squeeze.flush())
 
 
 def measure(corpus: Corpus, per_domain: int, seed: int, split: str = "test") -> dict[str, Any]:
@@ -62,7 +43,7 @@ def measure(corpus: Corpus, per_domain: int, seed: int, split: str = "test") -> 
         "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
         "drawn": {"per_domain": per_domain, "split": split, "seed": seed},
         "compressor": f"deflate, level {LEVEL}, one document at a time (zlib {zlib.ZLIB_RUNTIME_VERSION})",
-        "documents": [[d.domain, d.number, len(d.text.encode()), _deflated(d.text)] for d in drawn],
+        "documents": [[d.domain, d.number, len(d.text.encode()), deflated(d.text)] for d in drawn],
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
@@ -20,7 +20,6 @@ MODELS = MappingProxyType({
     "main": "gpt2-xs-general", "small": "gpt2-xxs-general", "large": "gpt2-xs-general", "trained": "gpt2-xs-pile",
     "reasoning": "qwen2-xs-reasoning", "real": "smollm2-135m",
 })  # fmt: skip
-UNSEEN = ("arxiv", "dm-mathematics", "europarl", "github")  # what "main" did not see and "trained" did, by the registry
 LEAST_DOCUMENTS = 5  # documents a domain must have for an interval to mean anything
 
 
@@ -35,6 +34,31 @@ class Verdict(StrEnum):
 
 class Untestable(LookupError):
     """There is no data for a claim; the message says what is missing."""
+
+
+def domains_read(model: str, among: Iterable[str]) -> set[str]:
+    """Which of some domains a model read in pre-training.
+
+    Parameters
+    ----------
+    model : str
+        One of ours is asked for the settings of its pre-training; for any other the registry's word counts, which is
+        for all domains alike. What nothing is known of has read none.
+    among : iterable of str
+    """
+    from tttnn.models import find_entry
+    from tttnn.pretraining import load_settings
+
+    entry = find_entry(model)
+    if entry.embedded:
+        return {source.domain for source in load_settings(model).train} & set(among)
+    return set(among) if entry.saw_domains.startswith("yes") else set()
+
+
+def new_domains(model: str, trained: str, among: Iterable[str]) -> list[str]:
+    """The domains that `trained` read in pre-training and `model` did not, in alphabetical order."""
+    among = set(among)
+    return sorted(domains_read(trained, among) - domains_read(model, among))
 
 
 @dataclass(frozen=True)
@@ -80,11 +104,13 @@ class Evidence:
         Rows of :func:`tttnn.studies.footprint.footprint` on documents of a few characters.
     models : mapping of str to str
         Which model plays which part: main, small, large, trained (saw the domains), reasoning, real (pre-trained by
-        others at full scale).
+        others at full scale). Wherever a part is asked for, a model's own name will do.
     deflate : DataFrame, optional
         Of :func:`tttnn.analysis.deflate.archived_deflate`; without it no model counts as worse than deflate.
-    unseen : sequence of str
-        Domains that the main model did not see in pre-training and the trained one did.
+    cost : DataFrame, optional
+        Rows of ``bench/neighbours.py``: see :func:`tttnn.analysis.timings.bench_rows`.
+    unseen : sequence of str, optional
+        Domains that the main model did not see in pre-training and the trained one did; default: :func:`new_domains`.
     resamples, seed : int
         Of the bootstrap.
     """
@@ -95,16 +121,27 @@ class Evidence:
     memory: pd.DataFrame | None = None
     models: Mapping[str, str] = field(default_factory=lambda: MODELS)
     deflate: pd.DataFrame | None = None
-    unseen: Sequence[str] = UNSEEN
+    cost: pd.DataFrame | None = None
+    unseen: Sequence[str] | None = None
     resamples: int = RESAMPLES
     seed: int = SEED
 
+    def name(self, role: str) -> str:
+        """The model that plays `role`."""
+        return self.models.get(role, role)
+
     def of(self, role: str) -> pd.DataFrame:
         """Rows of the model that plays `role`; Untestable if there are none."""
-        rows = self.rows[self.rows["model"] == self.models[role]]
+        rows = self.rows[self.rows["model"] == self.name(role)]
         if rows.empty:
-            raise Untestable(f"no rows of {self.models[role]}")
+            raise Untestable(f"no rows of {self.name(role)}")
         return rows
+
+    def new_domains(self) -> list[str]:
+        """Domains that the trained model read in pre-training and the main one did not."""
+        if self.unseen is not None:
+            return list(self.unseen)
+        return new_domains(self.name("main"), self.name("trained"), self.of("main")["domain"].unique())
 
     def sums(self, columns: Sequence[tuple[str, int]], domains: Sequence[str] = ()) -> tuple[list[str], np.ndarray]:
         """Nats by domain, as measured and resampled, over the documents that have every one of `columns`.
@@ -144,7 +181,7 @@ class Evidence:
 
     def documents(self, role: str) -> dict[str, int]:
         """How many documents of each domain a model has at 0 and k; none if it has no rows."""
-        rows = self.rows[self.rows["model"] == self.models[role]]
+        rows = self.rows[self.rows["model"] == self.name(role)]
         return ends(rows, self.k)["domain"].value_counts().to_dict()
 
     def beaten(self, role: str, domain: str) -> str:
@@ -154,18 +191,26 @@ class Evidence:
         bits = rows["nats"].sum() / rows["bytes"].sum() / np.log(2)
         if floor is None or bits <= floor:
             return ""
-        return f"{self.models[role]} starts at {bits:.2f} bits/byte on {domain}, and deflate needs {floor:.2f}"
+        return f"{self.name(role)} starts at {bits:.2f} bits/byte on {domain}, and deflate needs {floor:.2f}"
+
+    def bits(self, roles: Sequence[str], domain: str) -> list[float]:
+        """Bits per byte of models as they are on a domain, over the documents that all of them have."""
+        scored = [self.of(role).query("domain == @domain and k == 0 and nats.notna()", local_dict={"domain": domain})
+                  .set_index("document")[["nats", "bytes"]] for role in roles]  # fmt: skip
+        shared = sorted(set.intersection(*(set(rows.index) for rows in scored)))
+        sums = [rows.loc[shared].sum() for rows in scored]
+        return [float(each["nats"] / each["bytes"] / np.log(2)) for each in sums]
 
     def _nats(self, role: str, k: int) -> pd.Series:
         rows = self.of(role)
         scored = rows[(rows["k"] == k) & rows["nats"].notna()].set_index(["domain", "document"])
         if scored.empty:
-            raise Untestable(f"{self.models[role]} was not scored at k = {k}")
+            raise Untestable(f"{self.name(role)} was not scored at k = {k}")
         return scored["nats"]
 
     def origin(self, *roles: str, domains: Sequence[str] = ()) -> str:
         """Run, models and domains in words."""
-        models = list(dict.fromkeys(self.models[role] for role in roles))
+        models = list(dict.fromkeys(self.name(role) for role in roles))
         rows = self.rows[self.rows["model"].isin(models)]
         rows = rows[rows["domain"].isin(domains)] if domains else rows
         runs = rows["run"].fillna(self.run).unique() if "run" in rows else [self.run]

@@ -24,32 +24,41 @@ PILE_SETS = {
 }  # the Pile's pile_set_name: our name of the domain
 
 
-def published_curves(run: str = "gpt2") -> pd.DataFrame:
-    """Bits per byte by task and k as released by Hardt & Sun (2024).
-
-    Parameters
-    ----------
-    run : str
-        ``gpt2``, ``gpt2-split``, ``gpt2-large`` or ``gptneo``.
+def published_runs() -> pd.DataFrame:
+    """All curves that Hardt & Sun (2024) released: 4 runs, 22 tasks and ``all``, k = 0 to 50.
 
     Returns
     -------
     DataFrame
-        Columns task, k, bits_per_byte, seconds_per_neighbour, ratio (to k = 0).
+        Columns run (``gpt2``, ``gpt2-split``, ``gpt2-large``, ``gptneo``), task, k (neighbours), bits_per_byte,
+        seconds_per_neighbour (of the k-th one, with a score of the test document), ratio (to k = 0).
+    """
+    import pandas as pd
+
+    curves = pd.read_csv(FOLDER / "hardt_sun_2024.csv")
+    before = curves["bits_per_byte"].where(curves["k"] == 0).groupby([curves["run"], curves["task"]])
+    return curves.assign(ratio=curves["bits_per_byte"] / before.transform("first"))
+
+
+def published_curves(run: str = "gpt2") -> pd.DataFrame:
+    """The curves of one run, as :func:`published_runs` has them, without the column run.
 
     Raises
     ------
     TTTNNError
         If there is no such run.
     """
-    import pandas as pd
-
-    curves = pd.read_csv(FOLDER / "hardt_sun_2024.csv")
+    curves = published_runs()
     if run not in set(curves["run"]):
         raise TTTNNError(f"no published run {run!r}: there are {', '.join(curves['run'].unique())}")
-    curves = curves[curves["run"] == run].drop(columns="run").reset_index(drop=True)
-    before = curves[curves["k"] == 0].set_index("task")["bits_per_byte"]
-    return curves.assign(ratio=curves["bits_per_byte"] / curves["task"].map(before))
+    return curves[curves["run"] == run].drop(columns="run").reset_index(drop=True)
+
+
+def scored_documents() -> pd.Series:
+    """Documents of each task in the fifth of the Pile's test split that was scored, at most: by task."""
+    import pandas as pd
+
+    return pd.read_csv(FOLDER / "pile_test_documents.csv", index_col="task")["documents"]
 
 
 def report_claims() -> pd.DataFrame:

@@ -120,7 +120,7 @@ def discrepancy(domain: str = "github") -> Discrepancy:
     Raises
     ------
     ValueError
-        If the report has no figure for the domain.
+        If no figure of the report is known for the domain.
     """
     if domain not in REPORTED:
         raise ValueError(f"{domain}: the report's figures known to us are for {', '.join(REPORTED)}")
@@ -325,27 +325,6 @@ def _nats(rows: pd.DataFrame, k: int) -> dict[str, tuple[np.ndarray, np.ndarray]
     """Nats of the documents before and after, by domain."""
     parts = ends(rows, k).groupby("domain", sort=True)
     return {str(name): (part["before"].to_numpy(), part["after"].to_numpy()) for name, part in parts}
-
-
-def cost_factor(rows: pd.DataFrame) -> pd.DataFrame:
-    """By how much the published timer overstates the training on a neighbour.
-
-    Returns
-    -------
-    DataFrame
-        One row a domain: domain, documents, training (mean seconds per neighbour), factor (with the scoring of the
-        test document after each / without) with its 95 % interval low, high over resampled documents.
-    """
-    import pandas as pd
-
-    training = rows[rows["k"] > 0].groupby(KEY)["train_seconds"].mean()
-    scoring = rows[rows["nats"].notna()].groupby(KEY)["evaluation_seconds"].mean()
-    made = []
-    for domain, seconds in training.groupby("domain", sort=True):
-        found = bootstrap_ratio(seconds + scoring.loc[seconds.index], seconds)
-        ends = {"factor": found.value, "low": found.low, "high": found.high}
-        made.append({"domain": domain, "documents": len(seconds), "training": seconds.mean(), **ends})
-    return pd.DataFrame(made)
 
 
 def one_token_chunks(rows: pd.DataFrame) -> pd.DataFrame:

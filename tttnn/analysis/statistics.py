@@ -90,6 +90,38 @@ def interval(statistic: np.ndarray) -> Interval:
     return Interval(float(statistic[0]), float(low), float(high))
 
 
+def coverage(values: np.ndarray, drawn: int, trials: int = 400, resamples: int = 1000, seed: int = SEED) -> float:
+    """How often the 95 % interval of a ratio of sums holds the ratio, on few documents.
+
+    The documents given stand for all there are: of these, sets are drawn with replacement, and each set gets the
+    percentile interval that the book would give it.
+
+    Parameters
+    ----------
+    values : ndarray, shape (documents, 2)
+        Denominator and numerator: for example nats before and after.
+    drawn : int
+        Documents in a set.
+    trials, resamples : int
+        Sets, and resamples of each.
+    seed : int
+
+    Returns
+    -------
+    float
+        Share of the sets.
+    """
+    generator = np.random.default_rng(seed)
+    truth = values[:, 1].sum() / values[:, 0].sum()
+    held = 0
+    for _ in range(trials):
+        chosen = values[generator.integers(len(values), size=drawn)]
+        before, after = chosen[generator.integers(drawn, size=(resamples, drawn))].sum(1).T
+        low, high = np.quantile(after / before, [0.025, 0.975])
+        held += low <= truth <= high
+    return held / trials
+
+
 def ends(rows: pd.DataFrame, k: int, key: Sequence[str] = ("domain", "document")) -> pd.DataFrame:
     """Nats of each document before and after k neighbours.
 
@@ -185,34 +217,6 @@ def curve(rows: pd.DataFrame, by: str = "domain") -> pd.DataFrame:
     weighted = stepped.assign(total=stepped["loss"] * stepped["steps"]).groupby([by, "k"])[["total", "steps"]].sum()
     losses = (weighted["total"] / weighted["steps"]).rename("loss").reset_index()
     return sums.drop(columns=["nats", "bytes", "words"]).merge(losses, on=[by, "k"], how="left")
-
-
-def cost(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean seconds per neighbour by domain, as trained and as published (Figure 1 of the report).
-
-    The published timer ran over the training on a neighbour and the scoring of the whole test document after it.
-    Here scores are taken at some k only, so a document's mean scoring time stands for each of its neighbours.
-
-    Returns
-    -------
-    DataFrame
-        Two rows a domain: domain, timed ("training alone", "training and scoring, as published"), seconds, tokens
-        (mean trained tokens per neighbour).
-    """
-    import pandas as pd
-
-    stepped = rows[rows["k"] > 0]
-    scored = rows[rows["nats"].notna()]
-    training = stepped.groupby("domain")["train_seconds"].mean()
-    per_document = scored.groupby(["domain", "document"])["evaluation_seconds"].mean()
-    scoring = per_document.groupby("domain").mean()
-    tokens = stepped.groupby("domain")["train_tokens"].mean()
-    kinds = {"training alone": training, "training and scoring, as published": training + scoring}
-    parts = [
-        pd.DataFrame({"domain": seconds.index, "timed": kind, "seconds": seconds.values, "tokens": tokens.values})
-        for kind, seconds in kinds.items()
-    ]
-    return pd.concat(parts, ignore_index=True)
 
 
 def gap(

@@ -41,11 +41,13 @@ def open_corpus(name_or_folder: str | Path, skip_bad: bool = False) -> Corpus:
         If there is no such folder or it is not a corpus, or if a package that the embedded corpus reads is
         not installed.
     ParameterError
-        If it is no text.
+        If it is no text, or an empty one, as of a variable that is not set.
     """
     if not isinstance(name_or_folder, (str, Path)):
         kind = type(name_or_folder).__name__
         raise ParameterError(f"corpus={name_or_folder!r} ({kind}): give the name of a corpus or folder as text")
+    if name_or_folder == "":
+        raise ParameterError("corpus='': give the name of a corpus or a folder ('.' is the one that you are in)")
     if name_or_folder == "wheels":
         from tttnn.corpus.wheels import (
             wheels_folder,  # it reads from a hundred packages: only when asked

@@ -31,6 +31,15 @@ PACKED_BLOCK = 1 << 14  # what is compressed may expand a thousandfold, so its b
 LARGEST_WINDOW = 1 << 31  # bytes that zstandard may look back, as with `zstd -d --long=31`: memory of the reader
 GZIP_MAGIC = b"\x1f\x8b"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"{\0", b"\0{", codecs.BOM_UTF32_BE, b"\0\0\0{")  # or UTF-32
+OTHER_KINDS = {  # how their files begin
+    GZIP_MAGIC: ("compressed by gzip", "add .gz to its name"),
+    b"\x28\xb5\x2f\xfd": ("compressed by zstandard", "add .zst to its name"),
+    b"BZh": ("compressed by bzip2", "unpack it (bunzip2)"),
+    b"\xfd7zXZ": ("compressed by xz", "unpack it (unxz)"),
+    b"PK\3\4": ("a zip archive", "unpack it (unzip)"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself (git lfs pull)"),
+    b"PAR1": ("a Parquet table", "convert it (pandas: read_parquet, then to_json(orient='records', lines=True))"),
+}
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # escaped, the only way for one to get in
 
 COMPRESSED = (".gz", ".zst")  # suffixes
@@ -45,7 +54,7 @@ class CorpusError(TTTNNError):
 
 
 class OtherEncoding(CorpusError):
-    """A file is not in UTF-8."""
+    """A file is not in UTF-8, or no text at all."""
 
 
 class BadDocument(CorpusError):
@@ -255,7 +264,7 @@ def parse_line(line: Line, filled: bool = False) -> Document:
         If the line is not UTF-8, not JSON, not an object, has no ``text`` that is a string, has a ``meta`` that is no
         object, or a lone surrogate.
     OtherEncoding
-        If it begins a file in UTF-16.
+        If it begins a file in UTF-16, or of another kind.
     """
     record = _decoded(line)
     if not isinstance(record, dict):
@@ -298,6 +307,9 @@ def _check_encoding(line: Line) -> None:
         raise OtherEncoding(
             f"{line.path} is not UTF-8 but UTF-16 or UTF-32: convert it (iconv -f UTF-16 -t UTF-8 in.jsonl > out.jsonl)"
         )
+    for begins, (kind, cure) in OTHER_KINDS.items():
+        if line.offset == 0 and line.content.startswith(begins):
+            raise OtherEncoding(f"{line.path} is {kind}, not JSON Lines in UTF-8: {cure}")
 
 
 def _holds_surrogate(value: Any) -> bool:

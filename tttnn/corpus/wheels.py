@@ -26,7 +26,7 @@ from tttnn.corpus import cutting, mathematics
 from tttnn.corpus.folder import MANIFEST, fingerprint_files
 from tttnn.corpus.jsonl import CorpusError, Document, write_jsonl
 from tttnn.corpus.overlap import WINDOW, seen_shares
-from tttnn.files import home, sha256_file, write_json, writing_folder
+from tttnn.files import home, sha256_file, sole_writer, write_json, writing_folder
 
 SEED = 1216
 WANTED = 2_100_000  # bytes of text a domain
@@ -83,7 +83,9 @@ def wheels_folder() -> Path:
     """
     folder = home() / "corpora" / f"wheels-{_recipe_digest()[:12]}"
     if not folder.exists():
-        build_wheels(folder)
+        with sole_writer(folder, wait=True, beside=True):
+            if not folder.exists():  # the other process may have been at it
+                build_wheels(folder)
     return folder
 
 

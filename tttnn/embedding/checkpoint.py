@@ -12,7 +12,7 @@ import torch
 
 from tttnn.embedding.base import EmbeddingError
 from tttnn.errors import first_line
-from tttnn.hub import BUFFERS
+from tttnn.hub import BUFFERS, left_as_pointer, weight_files
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -83,6 +83,12 @@ def _check_files(source: str | Path) -> None:
         if str(source).startswith((".", "/", "~")) or isinstance(source, Path):
             raise EmbeddingError(f"{source}: there is no such folder")
         return
+    if pointer := left_as_pointer(folder):
+        raise EmbeddingError(f"{pointer}: a pointer of Git LFS and not the file itself; fetch it there: git lfs pull")
+    try:
+        weight_files(folder)
+    except ValueError as error:
+        raise EmbeddingError(str(error)) from error
     if (folder / "adapter_config.json").exists():
         raise EmbeddingError(f"{folder}: it holds an adapter (adapter_config.json): merge it into the weights first")
     if not any(folder.glob("*.safetensors")) and (pickled := sorted(folder.glob("pytorch_model*.bin"))):

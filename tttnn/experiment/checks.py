@@ -14,7 +14,7 @@ from tttnn.baselines import find_method
 from tttnn.errors import ParameterError
 from tttnn.experiment.drawing import DrawnDocument, draw_documents
 from tttnn.experiment.record import asked_for, check_belongs
-from tttnn.files import expand
+from tttnn.files import expand, sole_writer
 from tttnn.parameters import number, numbers
 from tttnn.retrieval.strategies import find_strategy
 from tttnn.rows import RowJournal, RowsError
@@ -111,7 +111,7 @@ def checked_ks(ks: Any) -> list[int]:
 
 
 def check_writable(folder: str | Path) -> Path:
-    """Return a folder, made if need be, in which files can be written; ``~`` is the home folder."""
+    """Return a folder, made if need be, in which files can be written and nobody else is writing; ``~`` is home."""
     folder = Path(expand(folder))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,8 @@ def check_writable(folder: str | Path) -> Path:
         raise RowsError(f"out={str(folder)!r}: {error.filename} is a file: rows go into a folder") from error
     except OSError as error:
         raise RowsError(f"out={str(folder)!r}: cannot be written to ({error.strerror}); give another folder") from error
-    return folder
+    with sole_writer(folder):
+        return folder
 
 
 def check_method(method: str, longest: float = math.inf) -> None:

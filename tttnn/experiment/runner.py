@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from tttnn.baselines import find_method
 from tttnn.corpus.overlap import seen_shares
+from tttnn.corpus.siblings import origin_columns, sibling_columns
 from tttnn.embedding import EmbeddingError
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.experiment.checks import METHOD, check_run
@@ -92,9 +93,11 @@ def run(
     Returns
     -------
     DataFrame
-        Of the documents asked for. Columns: model, domain, document, seed, k, neighbour (id), neighbour_domain,
-        distance (squared L2), overlap (share of the query's 50-byte windows in the neighbour), uncertainty (see
-        `tttnn.retrieval.Neighbour`), nats, bytes, words, tokens, loss (nats/token), steps, train_tokens, skipped
+        Of the documents asked for. Columns: model, domain, document, source, unit and language (empty where the
+        corpus does not say), seed, k, neighbour (id), neighbour_domain, same_unit and same_source (whether the
+        neighbour shares them with the document), distance (squared L2), overlap (share of the query's 50-byte windows
+        in the neighbour), uncertainty (see `tttnn.retrieval.Neighbour`), nats, bytes, words, tokens, loss
+        (nats/token), steps, train_tokens, skipped
         (one-token chunks), beyond (chunks left out because of `max_chunks`), train_seconds, evaluation_seconds,
         retrieval_seconds, failure. Without a score at that k, nats is missing; where the model diverged it is
         infinite. A document that could not be evaluated has one row with the reason in `failure`, which is logged,
@@ -159,6 +162,7 @@ def _key(ttt: TTT, document: DrawnDocument) -> tuple[str, str, int, str]:
 def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: str = METHOD) -> list[Row]:
     """Evaluate one document: a row for each k from 0 on, or one row with the reason why it could not be done."""
     base = {"model": ttt.lm.name, "domain": document.domain, "document": document.number, "seed": ttt.switches.seed}
+    base |= origin_columns(document.meta)
     try:
         found = retrieve(ttt, document, max(ks))
         steps = list(find_method(method)(ttt, found.scored, found.texts, ks))
@@ -168,7 +172,7 @@ def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: 
         if not _memory_is_full(error):
             raise
         return [base | {"k": 0, "failure": f"no memory for this document: {SMALLER}"}]
-    return [base | _neighbour(step.k, found) | _row(step, found.seconds) for step in steps]
+    return [base | _neighbour(step.k, document, found) | _row(step, found.seconds) for step in steps]
 
 
 def _memory_is_full(error: RuntimeError | MemoryError) -> bool:
@@ -199,11 +203,11 @@ def retrieve(ttt: TTT, document: DrawnDocument, k: int) -> Retrieved:
     return found
 
 
-def _neighbour(k: int, found: Retrieved) -> Row:
+def _neighbour(k: int, document: DrawnDocument, found: Retrieved) -> Row:
     if not k:
-        return dict.fromkeys(("neighbour", "neighbour_domain", "distance", "overlap", "uncertainty"))
+        return {}
     neighbour = found.neighbours[k - 1]
-    return {
+    return sibling_columns(document.meta, neighbour.meta) | {
         "neighbour": neighbour.id,
         "neighbour_domain": str(neighbour.meta.get("pile_set_name") or ""),
         "distance": None if math.isnan(neighbour.distance) else neighbour.distance,

@@ -11,6 +11,7 @@ from tttnn.errors import ParameterError
 from tttnn.experiment.checks import checked_ks
 from tttnn.experiment.drawing import DrawnDocument
 from tttnn.experiment.runner import run
+from tttnn.files import sole_writer
 from tttnn.parameters import numbers
 from tttnn.retrieval import corpus_fingerprint
 from tttnn.ttt import TTT
@@ -51,18 +52,21 @@ def sweep(
     ------
     ParameterError
         If `ks` lacks 0 or a rate is not positive, before anything is evaluated; if no document could be.
+    BusyError
+        If another process is writing to `folder`.
     """
     import pandas as pd
 
     rates, ks = checked_rates(rates), places_with_zero(ks)
     found = []
-    for rate in rates:
-        one = TTT(ttt.lm, ttt.retriever, replace(ttt.switches, learning_rate=rate))
-        rows = run(one, documents, ks, Path(folder) / f"lr-{rate:g}", about)
-        if (rows["failure"] != "").all():
-            raise ParameterError(f"documents: none could be evaluated; the first: {rows['failure'].iloc[0]}")
-        nats = rows[rows["nats"].notna()].groupby("k")["nats"].sum()
-        found += [{"learning_rate": rate, "k": k, "ratio": nats[k] / nats[0]} for k in nats.index]
+    with sole_writer(folder):  # of all rates: between two of them another process would step in
+        for rate in rates:
+            one = TTT(ttt.lm, ttt.retriever, replace(ttt.switches, learning_rate=rate))
+            rows = run(one, documents, ks, Path(folder) / f"lr-{rate:g}", about)
+            if (rows["failure"] != "").all():
+                raise ParameterError(f"documents: none could be evaluated; the first: {rows['failure'].iloc[0]}")
+            nats = rows[rows["nats"].notna()].groupby("k")["nats"].sum()
+            found += [{"learning_rate": rate, "k": k, "ratio": nats[k] / nats[0]} for k in nats.index]
     return pd.DataFrame(found)
 
 

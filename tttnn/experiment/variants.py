@@ -7,6 +7,7 @@ A variant changes what is trained on (a strategy of `tttnn.retrieval.strategies`
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from tttnn.errors import ParameterError
 from tttnn.experiment.checks import METHOD, check_run, checked_ks
 from tttnn.experiment.drawing import DrawnDocument
 from tttnn.experiment.runner import run
+from tttnn.files import sole_writer
 from tttnn.parameters import names as known_names
 from tttnn.retrieval.strategies import Selection
 from tttnn.ttt import TTT, Switches
@@ -128,19 +130,22 @@ def run_variants(
     ParameterError
         If there is no variant of that name, or one of them cannot be had with this model, index or `ks`: before any is
         evaluated.
+    BusyError
+        If another process is writing to `folder`.
     """
     import pandas as pd
 
     chosen = checked_variants(names)
     places = {name: _checked_places(ttt, name, ks) for name in chosen}
     parts = []
-    for name, wanted in places.items():
-        variant = VARIANTS[name]
-        place = Path(folder) / name / ttt.lm.name if folder else None
-        ordered = documents[::-1] if variant.reverse else documents
-        facts = {**(about or {}), "variant": name}
-        rows = run(changed(ttt, variant), ordered, wanted, place, facts, method=variant.method)
-        parts.append(rows.assign(variant=name))
+    with sole_writer(folder) if folder else nullcontext():
+        for name, wanted in places.items():
+            variant = VARIANTS[name]
+            place = Path(folder) / name / ttt.lm.name if folder else None
+            ordered = documents[::-1] if variant.reverse else documents
+            facts = {**(about or {}), "variant": name}
+            rows = run(changed(ttt, variant), ordered, wanted, place, facts, method=variant.method)
+            parts.append(rows.assign(variant=name))
     return pd.concat(parts, ignore_index=True)
 
 

@@ -20,7 +20,7 @@ build never shows, and never harms the index that was there.
 
 from tttnn.index.build import BuildOptions, add_shard, build_index
 from tttnn.index.kinds import KINDS, default_kind
-from tttnn.index.manifest import DamagedIndex, IndexBusy, IndexExists, IndexMismatch, NoIndex
+from tttnn.index.manifest import DamagedIndex, IndexExists, IndexMismatch, NoIndex
 from tttnn.index.search import Answer, Index
 from tttnn.index.shard import SearchSettings, merge, search_shard
 from tttnn.index.verify import verify
@@ -31,7 +31,6 @@ __all__ = [
     "BuildOptions",
     "DamagedIndex",
     "Index",
-    "IndexBusy",
     "IndexExists",
     "IndexMismatch",
     "NoIndex",

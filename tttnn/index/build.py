@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from tttnn import __version__
 from tttnn.errors import ParameterError, TTTNNError
-from tttnn.files import expand, lock, read_json, sha256_file, storing, write_json, writing
+from tttnn.files import expand, read_json, sha256_file, sole_writer, storing, write_json, writing
 from tttnn.index.exact import checked_vectors
 from tttnn.index.faiss_runtime import load_faiss
 from tttnn.index.kinds import Kind, check_kind, make_structure, resolve
@@ -36,7 +35,6 @@ from tttnn.index.manifest import (
     STRUCTURE,
     VECTORS,
     DamagedIndex,
-    IndexBusy,
     IndexExists,
     IndexMismatch,
     check_embedder,
@@ -52,7 +50,7 @@ if TYPE_CHECKING:
     from tttnn.embedding import Embedder
 
 SHARD_ROWS = 1 << 21  # vectors of a shard: 8 GB raw at dimension 1024, and a structure that fits into memory
-PLAN, LOCK = "build.json", "lock"
+PLAN = "build.json"
 WRITE_BYTES = 1 << 20
 OF_A_SHARD = (CARD, VECTORS, STRUCTURE, PARTIAL, JOURNAL)  # the files that are written into its folder
 TORN = re.compile(rf"\.({'|'.join(map(re.escape, (*OF_A_SHARD, MANIFEST, PLAN)))})\.[0-9a-f-]+\.partial")
@@ -164,7 +162,7 @@ def build_index(
     ------
     IndexExists
         If there is an index in `folder`.
-    IndexBusy
+    BusyError
         If another process is building there.
     IndexMismatch
         If an unfinished build of something else is there, or shards that this package did not write; if there are not
@@ -176,7 +174,7 @@ def build_index(
     """
     folder = Path(expand(folder))
     plan = _plan(kind, embedder, corpus_fingerprint, 0, count, options)
-    with _locked(folder):
+    with sole_writer(folder):
         if (folder / MANIFEST).exists() and not (folder / PLAN).exists():
             raise IndexExists(f"{folder} holds an index already: remove it to build this one again")
         _build(folder, batches, plan)
@@ -217,13 +215,13 @@ def add_shard(
         If there is no index in `folder`.
     IndexMismatch
         If the index is of these texts already: these vectors were added before. See also `build_index`.
-    DamagedIndex, IndexBusy, ParameterError, StorageError
+    DamagedIndex, BusyError, ParameterError, StorageError
         See `build_index`.
     """
     folder = Path(expand(folder))
     manifest = read_manifest(folder)
     check_embedder(folder, manifest["embedder"], embedder.fingerprint, embedder.name)
-    with _locked(folder):
+    with sole_writer(folder):
         manifest = read_manifest(folder)
         pending = _pending(folder)
         if pending is None and manifest["corpus_fingerprint"] == corpus_fingerprint:
@@ -460,20 +458,6 @@ def _card(folder: Path, number: int, first: int, count: int, kind: Kind, plan: B
         "files": [{"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in paths],
         "versions": _versions(),
     }
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Be the only one who writes to an index. The kernel gives the lock back even if the process is killed."""
-    with storing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK, "a")  # noqa: SIM115 (closed below)
-    with file:
-        try:
-            lock(file)
-        except BlockingIOError as error:
-            raise IndexBusy(f"another process is building in {folder} ({error}): wait until it is done") from error
-        yield
 
 
 def _shards(folder: Path) -> list[dict[str, Any]]:

@@ -31,10 +31,6 @@ class DamagedIndex(TTTNNError):
     """A file of an index is missing, or is not what the manifest says."""
 
 
-class IndexBusy(TTTNNError, OSError):
-    """Another process is writing to this index."""
-
-
 class NoIndex(TTTNNError, FileNotFoundError):
     """There is no index in this folder."""
 

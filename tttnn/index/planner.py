@@ -32,6 +32,7 @@ from tttnn.index.kinds import (
     lists,
     resolve,
 )
+from tttnn.parameters import number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,7 @@ MEASURED = Path(__file__).parents[1] / "measured" / "index_kinds.json"
 PQ_CODES, PQ_ROUNDS, PQ_ROWS = 256, 25, 1 << 16  # Faiss's product quantiser, and the vectors it is trained on
 GRAPH_LINKS = 32  # of a vector in the graph, and twice as many at its base
 NEIGHBOURS = 20  # k of the measured queries
+LARGEST = 10**15  # documents, far beyond any index
 
 Rows = Sequence[dict[str, Any]]
 RESIDENT, DISK, BUILD, LATENCY = "resident_bytes", "disk_bytes", "build_cpu_seconds", "cpu_p50_ms"
@@ -108,24 +110,25 @@ def plan(
     Raises
     ------
     ParameterError
-        If a number is less than 1, there is no such kind, or there are no rows of it.
+        If a number is less than 1 or beyond any index, there is no such kind, or there are no rows of it.
     """
-    for name, value in {
-        "documents": documents, "dimension": dimension, "machines": machines, "shard_rows": shard_rows,
-    }.items():  # fmt: skip
-        if value < 1:
-            raise ParameterError(f"{name}={value}: must be at least 1")
+    documents, dimension, machines, shard_rows = (
+        int(number(name, value, least=1, most=LARGEST, whole=True))
+        for name, value in {
+            "documents": documents, "dimension": dimension, "machines": machines, "shard_rows": shard_rows,
+        }.items()
+    )  # fmt: skip
     check_kind(kind)
     here = ceil(documents / machines)
     shards = ceil(here / shard_rows)
     chosen = resolve(kind, min(here, shard_rows))
-    sizes = [shard_rows] * (here // shard_rows) + [here % shard_rows] * (here % shard_rows > 0)
+    sizes = {shard_rows: here // shard_rows, here % shard_rows: 1}  # rows of a shard -> how many shards have them
     cost = dict.fromkeys((RESIDENT, DISK, BUILD, LATENCY), 0.0)
     models = _fitted(chosen.name) if rows is None else fit(chosen.name, rows)
-    for size in set(sizes):
+    for size, count in ((size, count) for size, count in sizes.items() if size and count):
         work = _work(chosen.name, size, dimension)
         for measure in cost:
-            cost[measure] += sizes.count(size) * float(models[measure] @ work[measure])
+            cost[measure] += count * float(models[measure] @ work[measure])
     reads = shards * max(chosen.candidates * NEIGHBOURS, chosen.least_candidates) if chosen.factory else 0
     return IndexPlan(
         chosen.name, documents, dimension, machines, shards, cost[RESIDENT], cost[DISK], cost[BUILD] / 3600,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.errors import first_line
-from tttnn.files import home, sha256_file, write_json, writing_folder
+from tttnn.files import home, sha256_file, sole_writer, write_json, writing_folder
 from tttnn.memory import require
 from tttnn.models.loading import LOADING_ERRORS, ModelError, is_gguf
 
@@ -69,13 +69,19 @@ def prepare(file: Path) -> Path:
     folder = home() / ROOM / digest
     if not folder.is_dir():
         numbers = _check(file)
-        require(file.name, CONVERTING * numbers, "convert it")
-        log.info("%s: converted once, to float32 in %s", file, folder)
-        with writing_folder(folder) as partial:
-            _convert(file, numbers, partial)
-            programs = {name: version(name) for name in ("gguf", "transformers")}
-            write_json(partial / "origin.json", {"file": file.name, "sha256": digest, "converted_by": programs})
+        with sole_writer(folder, wait=True, beside=True):
+            if not folder.is_dir():  # the other process may have been at it
+                _prepare(file, numbers, digest, folder)
     return folder
+
+
+def _prepare(file: Path, numbers: int, digest: str, folder: Path) -> None:
+    require(file.name, CONVERTING * numbers, "convert it")
+    log.info("%s: converted once, to float32 in %s", file, folder)
+    with writing_folder(folder) as partial:
+        _convert(file, numbers, partial)
+        programs = {name: version(name) for name in ("gguf", "transformers")}
+        write_json(partial / "origin.json", {"file": file.name, "sha256": digest, "converted_by": programs})
 
 
 def _check(file: Path) -> int:

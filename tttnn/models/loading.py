@@ -15,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from tttnn.errors import TTTNNError, first_line
-from tttnn.hub import BUFFERS
+from tttnn.hub import BUFFERS, left_as_pointer, weight_files
 from tttnn.models.model_registry import REGISTRY
 
 if TYPE_CHECKING:
@@ -142,6 +142,12 @@ def _check_folder(folder: Path) -> None:
                 "merge_and_unload, then save_pretrained) and give that folder"
             )
         raise ModelError(f"{folder}: no config.json there; give a folder in Hugging Face format, or a name")
+    if pointer := left_as_pointer(folder):
+        raise ModelError(f"{pointer}: a pointer of Git LFS and not the file itself; fetch it there: git lfs pull")
+    try:
+        weight_files(folder)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern) if path.stem != "training_args")
     if pickled and not any(folder.glob("*.safetensors")):
         raise ModelError(

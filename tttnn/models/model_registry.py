@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TTTSettings:
-    """How a model is adapted and scored unless a run says otherwise (Table 1 of the report).
+    """How a model is adapted and scored unless a run says otherwise.
 
     Attributes
     ----------

@@ -139,13 +139,20 @@ def assert_disjoint(train: Iterable[str], heldout: Iterable[str]) -> int:
     HeldOutError
         On the first training text that is a held-out text; the message shows its beginning.
     """
-    hashes = {hashlib.sha256(text.encode()).digest() for text in heldout}
-    for text in train:
-        if hashlib.sha256(text.encode()).digest() in hashes:
-            raise HeldOutError(
-                f"this training text is in a validation or test file; remove it: {text[:80]!r}"
-            )
+    hashes = {_hash(text) for text in heldout}
+    _refuse_known(train, hashes)
     return len(hashes)
+
+
+def _refuse_known(train: Iterable[str], hashes: set[bytes], file: Path | None = None) -> None:
+    for text in train:
+        if _hash(text) in hashes:
+            where = f"{file}: " if file else ""
+            raise HeldOutError(f"{where}this training text is in a validation or test file; remove it: {text[:80]!r}")
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def make_tokenizer(settings: TokenizerSettings, train: list[Source], data: Path, path: Path) -> Tokenizer:
@@ -224,8 +231,9 @@ def cache_tokens(
     }
     array, sidecar = folder / "tokens.npy", folder / "data.json"
     if not (array.exists() and sidecar.exists() and read_json(sidecar)["inputs"] == inputs):
-        everything = [path for paths in files.values() for path in paths]
-        compared = assert_disjoint(texts(everything), texts(held_out))
+        hashes = {_hash(text) for text in texts(held_out)}
+        for path in (path for paths in files.values() for path in paths):
+            _refuse_known(texts([path]), hashes, path)
         parts, domains = [], {}
         for domain, paths in files.items():
             ids, domains[domain] = _tokenize(domain, paths, tokenizer)
@@ -233,7 +241,7 @@ def cache_tokens(
         sidecar.unlink(missing_ok=True)  # written last: it says that the array beside it is whole
         with writing(array) as partial, open(partial, "wb") as file:
             np.save(file, np.concatenate(parts))
-        write_json(sidecar, {"inputs": inputs, "held_out_texts_compared": compared, "domains": domains})
+        write_json(sidecar, {"inputs": inputs, "held_out_texts_compared": len(hashes), "domains": domains})
     return np.load(array, mmap_mode="r"), read_json(sidecar)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tttnn.errors import ParameterError
-from tttnn.files import read_json, write_json, writing_folder
+from tttnn.files import read_json, sole_writer, write_json, writing_folder
 from tttnn.parameters import number
 from tttnn.pretraining.checkpoint import read_checkpoint, save_checkpoint
 from tttnn.scoring import Scorer
@@ -63,6 +63,8 @@ def repair(
     ------
     ParameterError
         If there are too few texts, or `out` holds a run with other settings.
+    BusyError
+        If another process is writing to `out`.
     """
     out = Path(out)
     every, patience, most = (
@@ -78,17 +80,18 @@ def repair(
         "settings": vars(ttt.lm.settings), "texts": len(train), "validation texts": len(validation),
         "every": every, "patience": patience, "most": most,
     }  # fmt: skip
-    found = _claim(out / RUN, settings)
-    if found.get("end"):
-        return found
-    with ttt.session():
-        _train(ttt, [train[number] for number in order], scorers, out, every, patience)
-        _export(ttt, out)
-    found = read_json(out / RUN)
-    found["end"] = "flat" if _flat(found["curve"], patience) else "most"
-    write_json(out / RUN, found)
-    for file in (STATE, BEST):
-        (out / file).unlink(missing_ok=True)
+    with sole_writer(out):
+        found = _claim(out / RUN, settings)
+        if found.get("end"):
+            return found
+        with ttt.session():
+            _train(ttt, [train[number] for number in order], scorers, out, every, patience)
+            _export(ttt, out)
+        found = read_json(out / RUN)
+        found["end"] = "flat" if _flat(found["curve"], patience) else "most"
+        write_json(out / RUN, found)
+        for file in (STATE, BEST):
+            (out / file).unlink(missing_ok=True)
     return found
 
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tttnn.files import expand, sha256_file, write_json, writing
+from tttnn.device import find_device, use_threads
+from tttnn.files import expand, sha256_file, sole_writer, write_json, writing
 from tttnn.models.cross_entropy import mean_cross_entropy
 from tttnn.pretraining.card import export
 from tttnn.pretraining.checkpoint import read_checkpoint, save_checkpoint
@@ -74,16 +75,20 @@ def pretrain(
         If a file is not a train split, or a training text is also a validation or test text.
     FileNotFoundError
         If a file of the settings is missing under `data`.
+    ParameterError
+        If there is no such device, or `threads` is less than 1.
+    BusyError
+        If another process is writing to `out`.
     """
     settings = settings if isinstance(settings, Settings) else load_settings(settings)
     data, out = Path(expand(data)), Path(expand(out))
-    if threads:
-        torch.set_num_threads(threads)
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, settings)
-    run = Run.open(settings, data, out, device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    run.train()
-    return run.finish(data)
+    use_threads(threads)
+    place = find_device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
+    with sole_writer(out):
+        _claim(out, settings)
+        run = Run.open(settings, data, out, str(place))
+        run.train()
+        return run.finish(data)
 
 
 def _claim(out: Path, settings: Settings) -> None:

@@ -26,7 +26,7 @@ INJECTED = "# Parameters"  # how the cell begins that papermill puts behind the 
 ABOVE_ZERO = {
     "adapt_documents", "adapt_k", "compare_documents", "compare_k", "compare_queries", "copies",
     "disk_speed", "k", "last", "machine_memory", "memory_documents", "per_domain", "per_domain_cut", "pile_bytes",
-    "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "resamples", "scored_twice",
+    "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "resamples",
     "real_k", "real_rate", "real_tokens", "searches", "servers", "short_documents", "shown", "threads", "usable",
 }  # fmt: skip
 MAY_BE_ZERO = {
@@ -37,6 +37,7 @@ MAY_BE_EMPTY = {"bench", "compare_embedders", "domains", "mathematics", "others"
 SEVERAL = {"copies", "memory_documents", "short_documents"}  # sizes whose growth is measured
 MOST = {"seed": 2**32 - 1, "seeds": 2**32 - 1, "threads": 1024, "usable": 1}
 RUNS = {"archived_run", "variants_run", "validation_run"}
+LIKE_RUN = "like_run"  # variants that a chapter can do without, if they have no rows of its models
 REAL_RUN, REAL_MODEL = "real_run", "real_main"  # conditions of a pre-trained model, and which model's
 ARCHIVED = {"main", "small", "large", "trained", "reasoning"}  # models whose rows a chapter reads in them
 BASE = "nearest"  # the variant that others are compared with
@@ -225,19 +226,20 @@ CHECKS: dict[str, Callable[[str, str], None]] = {
     "case": _case, "real_embedder": _embedder,
     **dict.fromkeys(("model", "ladder", "twin", "reasoning_model", "real"), _model),
 }  # fmt: skip
-KNOWN = ABOVE_ZERO | MAY_BE_ZERO | MAY_BE_EMPTY | ARCHIVED | RUNS | {REAL_RUN, REAL_MODEL} | CHECKS.keys()
+KNOWN = ABOVE_ZERO | MAY_BE_ZERO | MAY_BE_EMPTY | ARCHIVED | RUNS | {LIKE_RUN, REAL_RUN, REAL_MODEL} | CHECKS.keys()
 
 
 def _check_runs(values: dict[str, Any]) -> None:
     """Each model that a chapter reads rows of is in each of its runs, up to the last neighbour that it looks at."""
     live = "corpus" in values
     asked = ARCHIVED if live else set()  # the chapter without a live run says itself of which models there are no rows
-    for run in (name for name in values if name in {*RUNS, REAL_RUN}):
+    needed = {REAL_RUN: {REAL_MODEL}, LIKE_RUN: set()}
+    for run in (name for name in values if name in {*RUNS, REAL_RUN, LIKE_RUN}):
         try:
             models = (archived_models if run == "archived_run" else variant_models)(values[run])
         except ValueError as error:
             raise ParameterError(f"{run}={values[run]!r}: {error}") from error
-        for name in (name for name in values if name in ({REAL_MODEL} if run == REAL_RUN else asked)):
+        for name in (name for name in values if name in needed.get(run, asked)):
             names(name, [values[name]], models)
     last = "last" if "last" in values else "" if live else "k"
     for place in _places(values) if last else ():

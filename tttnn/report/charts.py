@@ -5,6 +5,7 @@ Every chart names its units, tells series apart by shape or dash as well as by c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tttnn.analysis.timings import LOOPS
@@ -97,7 +98,7 @@ def cost_chart(cost: pd.DataFrame, name: str, alt_text: str) -> Figure:
     Parameters
     ----------
     cost : DataFrame
-        Of :func:`tttnn.analysis.statistics.cost`.
+        Of :func:`tttnn.analysis.timings.per_neighbour`.
     """
     import altair as alt
 
@@ -612,3 +613,212 @@ def spent_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
     )
     named = UNITS | {"seconds": "seconds of training per document"}
     return figure((lines + points).properties(height=300), name, alt_text, table.rename(columns=named))
+
+
+def dots_chart(
+    table: pd.DataFrame, name: str, alt_text: str, title: str, mark: tuple[float, str], number: str = ".0%"
+) -> Figure:
+    """Values of several series in one line for each task, joined from the lowest to the highest.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns task, series, value; tasks and series in the order of the rows.
+    title : str
+        Of the axis, with its unit.
+    mark : tuple of float and str
+        Value to draw a line at, and what it means.
+    number : str
+        How the axis shows values.
+    """
+    import altair as alt
+    import pandas as pd
+
+    columns = ["task", "series", "value"]
+    tasks, series = (table[column].drop_duplicates().tolist() for column in ("task", "series"))
+    hue = {"scale": alt.Scale(domain=series, range=colours(series)), "title": None}
+    y = alt.Y("task:N", sort=tasks, title=None)
+    x = alt.X("value:Q", title=title, axis=alt.Axis(format=number), scale=alt.Scale(zero=False))
+    tooltip = ["task:N", "series:N", alt.Tooltip("value:Q", format=number.replace("0", "1"), title=title)]
+    points = alt.Chart(table[columns]).mark_point(size=65, filled=True).encode(
+        x=x, y=y, color=alt.Color("series:N", **hue), tooltip=tooltip,
+        yOffset=alt.YOffset("series:N", sort=series, scale=alt.Scale(paddingOuter=1)),  # equal values stay apart
+        shape=alt.Shape("series:N", scale=alt.Scale(domain=series), title=None),
+    )  # fmt: skip
+    spans = table.groupby("task", sort=False)["value"].agg(["min", "max"]).reset_index()
+    lines = alt.Chart(spans).mark_rule(strokeWidth=1.5, opacity=0.35).encode(x="min:Q", x2="max:Q", y=y)
+    at = pd.DataFrame({"at": [mark[0]], "meaning": [mark[1]]})
+    rule = alt.Chart(at).mark_rule(strokeDash=[4, 4]).encode(x="at:Q")
+    label = alt.Chart(at).mark_text(align="left", dx=4, baseline="bottom", fontSize=11).encode(
+        x="at:Q", y=alt.value(-2), text="meaning:N"
+    )  # fmt: skip
+    chart = (rule + label + lines + points).properties(height={"step": 24, "for": "position"})
+    wide = table.pivot(index="task", columns="series", values="value").loc[tasks, series].reset_index()
+    return figure(chart, name, alt_text, wide.rename_axis(columns=None).rename(columns=lambda c: _headed(c, title)))
+
+
+def _headed(column: str, title: str) -> str:
+    return column if column == "task" else f"{column}: {title}"
+
+
+LISTED = (0, 1, 2, 5, 10, 20, 30, 40, 50)  # k in the table below the chart that follows
+
+
+def chosen_curves_chart(curves: pd.DataFrame, name: str, alt_text: str, task: str, k: int) -> Figure:
+    """Curves over k of the task and the model that the reader chooses, and the values at a k to choose, too.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        Columns model, task, k, bits_per_byte, each curve from k = 0 without a gap; models in the order of the rows.
+    task : str
+        Shown first.
+    k : int
+        Shown first.
+    """
+    import altair as alt
+
+    wide = curves.pivot(index=["task", "model"], columns="k", values="bits_per_byte")
+    models, every = curves["model"].drop_duplicates().tolist(), "all of them"
+    choices = [
+        alt.param("task", value=task, bind=alt.binding_select(options=sorted(curves["task"].unique()), name="Task")),
+        alt.param("model", value=every, bind=alt.binding_select(options=[every, *models], name="Model")),
+        alt.param("k", value=k, bind=alt.binding_range(min=0, max=int(wide.columns.max()), step=1, name="k")),
+    ]
+    # A curve travels as one list, a tenth of what a row for each of its points would take.
+    lists = [{"task": key[0], "model": key[1], "bits": bits.tolist()} for key, bits in wide.iterrows()]
+    data = alt.Chart(alt.InlineData(lists)).transform_filter(
+        f"datum.task == task && (model == '{every}' || datum.model == model)"
+    ).transform_flatten(["bits"]).transform_window(
+        at="row_number()", before="first_value(bits)", groupby=["model"], frame=[None, None]
+    ).transform_calculate(k="datum.at - 1", ratio="datum.bits / datum.before")  # fmt: skip
+    chart = alt.vconcat(_chosen_lines(data, models), _chosen_values(data, models)).add_params(*choices)
+    chart = chart.resolve_scale(color="independent", strokeDash="independent")  # the lines keep their legend
+    ks = [each for each in LISTED if each in wide]
+    listed = wide[ks].rename(columns=lambda each: f"k = {each} (bits/byte)").reset_index().rename_axis(columns=None)
+    return figure(chart, name, alt_text, listed)
+
+
+def _chosen_lines(data: alt.Chart, models: list[str]) -> alt.LayerChart:
+    import altair as alt
+
+    shown = {"title": None, "legend": alt.Legend(symbolType="stroke")}
+    hue = shown | {"scale": alt.Scale(domain=models, range=colours(models))}
+    dash = alt.StrokeDash("model:N", scale=alt.Scale(domain=models), **shown)
+    y = alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
+    x = alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(format="d"))
+    tooltip = ["model:N", "k:Q", alt.Tooltip("bits:Q", format=".3f", title="bits per byte")]
+    lines = data.mark_line().encode(x=x, y=y, color=alt.Color("model:N", **hue), strokeDash=dash, tooltip=tooltip)
+    points = data.transform_filter("datum.k == k").mark_point(size=70, filled=True).encode(
+        x=x, y=y, color=alt.Color("model:N", **hue), tooltip=tooltip
+    )  # fmt: skip
+    return (lines + points).properties(width=540, height=240)
+
+
+def _chosen_values(data: alt.Chart, models: list[str]) -> alt.LayerChart:
+    import altair as alt
+
+    said = "format(datum.ratio, '.1%') + ', ' + format(datum.before, '.3f') + ' to ' + format(datum.bits, '.3f')"
+    chosen = data.transform_filter("datum.k == k").transform_calculate(said=f"{said} + ' bits/byte'")
+    y = alt.Y("model:N", sort=models, title=None)
+    hue = alt.Color("model:N", scale=alt.Scale(domain=models, range=colours(models)), legend=None)
+    bars = chosen.mark_bar(opacity=0.45).encode(
+        x=alt.X("ratio:Q", title="after / before at the chosen k", axis=alt.Axis(format="%", tickCount=6)),
+        y=y, color=hue,
+    )  # fmt: skip
+    words = chosen.mark_text(align="left", dx=6).encode(x=alt.datum(0), y=y, text="said:N")
+    return (bars + words).properties(width=540)
+
+
+def seconds_gain_chart(table: pd.DataFrame, name: str, alt_text: str, named: Sequence[str]) -> Figure:
+    """Gain over the seconds that it takes, a point for each task and model.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns task, model, seconds (a document), gain (points); models in the order of the rows.
+    named : sequence of str
+        Tasks whose name stands beside the point of the first model.
+    """
+    import altair as alt
+
+    models = table["model"].drop_duplicates().tolist()
+    hue = {"scale": alt.Scale(domain=models, range=colours(models)), "title": None}
+    x = alt.X("seconds:Q", title="seconds per document (logarithmic)", scale=alt.Scale(type="log"))
+    y = alt.Y("gain:Q", title="gain (points of after / before)")
+    points = alt.Chart(table).mark_point(size=60, filled=True).encode(
+        x=x, y=y, color=alt.Color("model:N", **hue),
+        shape=alt.Shape("model:N", scale=alt.Scale(domain=models), title=None),
+        tooltip=["task:N", "model:N", alt.Tooltip("seconds:Q", format=".1f"), alt.Tooltip("gain:Q", format=".1f")],
+    )  # fmt: skip
+    first = table[(table["model"] == models[0]) & table["task"].isin(named)]
+    labels = alt.Chart(first).mark_text(align="left", dx=7, dy=-6).encode(x=x, y=y, text="task:N")
+    rule = alt.Chart(table.head(1)).mark_rule(strokeDash=[4, 4]).encode(y=alt.datum(0))
+    units = {"seconds": "seconds per document", "gain": "gain (points)", "saved": "bits saved (bits/byte)"}
+    return figure((rule + points + labels).properties(height=320), name, alt_text, table.rename(columns=units))
+
+
+def sibling_share_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """Share of the neighbours that come from the document's own unit over their rank, a line per domain.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns corpus (a panel each), domain, k (the rank), same_unit.
+    """
+    import altair as alt
+
+    columns = ["corpus", "domain", "k", "same_unit"]
+    panels = []
+    for corpus, part in table[columns].dropna().groupby("corpus", sort=False):
+        shown = {"title": None, "scale": alt.Scale(domain=sorted(part["domain"].unique()))}
+        legend = alt.Legend(columns=2, orient="bottom")
+        panels.append(alt.Chart(part, title=str(corpus)).mark_line().encode(
+            x=alt.X("k:Q", title="rank of the neighbour", axis=alt.Axis(tickMinStep=1, format="d")),
+            y=alt.Y("same_unit:Q", title="share from the same unit", axis=alt.Axis(format="%"),
+                    scale=alt.Scale(domain=[0, 1])),
+            color=alt.Color("domain:N", legend=legend, **shown),
+            strokeDash=alt.StrokeDash("domain:N", legend=legend, **shown),
+            tooltip=["domain:N", "k:Q", alt.Tooltip("same_unit:Q", format=".0%", title="same unit")],
+        ).properties(width=500 // table["corpus"].nunique(), height=230))  # fmt: skip
+    chart = alt.hconcat(*panels).resolve_scale(color="independent", strokeDash="independent")
+    return figure(chart, name, alt_text, table[columns].rename(columns={"k": "rank", "same_unit": "same unit"}))
+
+
+def sibling_loss_chart(shares: pd.DataFrame, losses: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """For each domain, the share of neighbours from the document's own unit over their rank, and the loss on them.
+
+    Parameters
+    ----------
+    shares : DataFrame
+        Of :func:`tttnn.analysis.siblings.sibling_shares` by domain and k.
+    losses : DataFrame
+        Of :func:`tttnn.analysis.siblings.loss_by_rank`; origins in the order of the rows.
+    """
+    import altair as alt
+
+    origins = losses["origin"].drop_duplicates().tolist()
+    # A rank without such neighbours is a gap in the line.
+    wide = losses.pivot(index=["domain", "k"], columns="origin", values="loss")[origins]
+    losses = wide.melt(var_name="origin", value_name="loss", ignore_index=False).reset_index()
+    shown = {"title": None, "scale": alt.Scale(domain=origins)}
+    rank = alt.X("k:Q", title="rank", axis=alt.Axis(tickMinStep=1, format="d"))
+    bare = alt.X("k:Q", title=None, axis=alt.Axis(labels=False, tickMinStep=1))
+    panels = []
+    for domain, part in losses.groupby("domain", sort=True):
+        above = alt.Chart(shares[shares["domain"] == domain], title=str(domain)).mark_area(
+            color=PALETTE[6], opacity=0.5, line={"color": PALETTE[6]}
+        ).encode(
+            x=bare, y=alt.Y("same_unit:Q", title="same unit", axis=alt.Axis(format="%", values=[0, 0.5, 1]),
+                            scale=alt.Scale(domain=[0, 1])),
+            tooltip=["k:Q", alt.Tooltip("same_unit:Q", format=".0%")],
+        ).properties(width=150, height=55)  # fmt: skip
+        below = alt.Chart(part).mark_line(point=alt.OverlayMarkDef(size=18)).encode(
+            x=rank, y=alt.Y("loss:Q", title="loss (nats/token)", scale=alt.Scale(zero=False)),
+            color=alt.Color("origin:N", **shown), strokeDash=alt.StrokeDash("origin:N", **shown),
+            tooltip=["origin:N", "k:Q", alt.Tooltip("loss:Q", format=".2f")],
+        ).properties(width=150, height=110)  # fmt: skip
+        panels.append(alt.vconcat(above, below, spacing=6))
+    data = shares[["domain", "k", "same_unit"]].merge(wide.reset_index(), on=["domain", "k"])
+    named = {"k": "rank", "same_unit": "same unit"} | {origin: f"loss, {origin} (nats/token)" for origin in origins}
+    return figure(alt.concat(*panels, columns=3), name, alt_text, data.rename(columns=named))

@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,13 @@ from typing import Any, Protocol, SupportsIndex, overload
 import numpy as np
 from tqdm import tqdm
 
-from tttnn.corpus import Corpus, Document, open_corpus
+from tttnn.corpus import Corpus, CorpusError, Document, open_corpus
 from tttnn.embedding import Embedder, EmbeddingError, LexicalEmbedder, load_embedder
 from tttnn.embedding.lexical import LexicalSettings
 from tttnn.errors import DocumentError, ParameterError
-from tttnn.files import home, lock, read_json, write_json
+from tttnn.files import StorageError, home, read_json, sole_writer, write_json
 from tttnn.index import Index, IndexMismatch, build_index
-from tttnn.index.build import LOCK, SHARD_ROWS, BuildOptions
+from tttnn.index.build import SHARD_ROWS, BuildOptions
 from tttnn.index.kinds import check_kind
 from tttnn.index.manifest import MANIFEST
 from tttnn.index.ray_index import ClusterIndex, write_on_cluster
@@ -303,8 +303,11 @@ def open_retriever(
     fingerprint = corpus_fingerprint(corpus)
     folder = home() / "indexes" / _folder_name(corpus, split, embedder, fingerprint, key)
     place = folder / f"index-{kind}"
-    with _first_use(folder, place / MANIFEST):
+    # Nobody waits, or writes, where all is there.
+    with nullcontext() if (place / MANIFEST).exists() else sole_writer(folder, wait=True):
         store = corpus.store(split, folder / "texts")
+        if not len(store):
+            raise CorpusError(f"{corpus.folder}: split {split!r} holds no document, so nothing can be found there")
         if is_lexical:
             embedder = load_embedder(LexicalEmbedder.name, lambda: _texts(store), folder / "embedder")
         if not (place / MANIFEST).exists():
@@ -321,22 +324,6 @@ def open_retriever(
     else:
         index = Index.open(place, embedder.fingerprint, embedder.name, threads, allow_missing)
     return Retriever(store, index, embedder, allow_missing, split)
-
-
-@contextmanager
-def _first_use(folder: Path, built: Path) -> Iterator[None]:
-    """Let one process after another build what is kept in a folder; nobody waits, or writes, where all is there."""
-    if built.exists():
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a") as file:
-        try:
-            lock(file)
-        except BlockingIOError as holder:
-            log.info("%s: %s is building it; waiting until it is done", folder, holder)
-            lock(file, wait=True)
-        yield
 
 
 def _stored_vectors(folder: Path, embedder: Embedder) -> Callable[[int], Iterator[np.ndarray]] | None:
@@ -366,8 +353,12 @@ def corpus_fingerprint(corpus: Corpus) -> str:
         known = read_json(memo)
         if known.get("stamps") == stamps:
             return known["fingerprint"]
-    write_json(memo, {"stamps": stamps, "fingerprint": corpus.fingerprint})
-    return corpus.fingerprint
+    found = corpus.fingerprint
+    try:
+        write_json(memo, {"stamps": stamps, "fingerprint": found})
+    except StorageError as error:
+        log.warning("the fingerprint of %s is not remembered: %s", corpus.name, error)
+    return found
 
 
 def _texts(store: Store) -> Iterator[str]:
