@@ -46,7 +46,7 @@ Evaluate = Callable[
 ]
 
 
-def about(corpus: Corpus, retriever: Retriever | Selection, **drawn: Any) -> dict[str, Any]:
+def run_facts(corpus: Corpus, retriever: Retriever | Selection, **drawn: Any) -> dict[str, Any]:
     """Provenance of a run for `run.json`: commit, versions, device, corpus and index, how documents were drawn."""
     return {
         "commit": commit(),
