@@ -194,6 +194,13 @@ def test_weights_that_are_not_numbers_are_noticed(tmp_path):
         embedder.embed(["The", broken])
 
 
+def test_a_damaged_tokenizer_is_named(tmp_path):
+    path = tiny_roberta(tmp_path) / "tokenizer.json"
+    path.write_text(path.read_text().replace('"type": "BPE"', '"type": "NONE"'))
+    with pytest.raises(EmbeddingError, match=r"tokenizer\.json is damaged"):
+        TransformerEmbedder(tmp_path)
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 def test_a_folder_without_a_tokenizer(maker, tmp_path):
     """Transformers makes an empty one up, by the config's architecture."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tttnn.embedding.base import EmbeddingError
 from tttnn.hub import BUFFERS
-from tttnn.models.loading import LOADING_ERRORS, cause, check_whole, quiet, read_weights
+from tttnn.models.loading import LOADING_ERRORS, cause, check_whole, naming_tokenizer, quiet, read_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -40,7 +40,7 @@ def load_checkpoint(
     _check_files(source)
     words, version = (tokenizer, "main") if tokenizer else (source, revision)
     try:
-        with quiet():
+        with quiet(), naming_tokenizer(source, EmbeddingError):
             config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
             words = AutoTokenizer.from_pretrained(words, revision=version, trust_remote_code=False)
             model, info = read_weights(_architecture(source, config), source, config, revision)

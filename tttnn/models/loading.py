@@ -66,11 +66,11 @@ def load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         config = AutoConfig.from_pretrained(source, **safe)
         _check_config(source, config)
-        with _naming_tokenizer(source):
+        with naming_tokenizer(source, ModelError):
             tokenizer = AutoTokenizer.from_pretrained(source, **safe)
         model, found = read_weights(AutoModelForCausalLM, source, config)
         _check_weights(source, **found)
-        with _naming_tokenizer(source):
+        with naming_tokenizer(source, ModelError):
             _check_tokenizer(source, model, tokenizer)
     except ModelError:
         raise
@@ -126,14 +126,14 @@ def check_whole(folder: Path, refuse: type[TTTNNError]) -> None:
 
 
 @contextlib.contextmanager
-def _naming_tokenizer(source: str | Path) -> Iterator[None]:
-    """Turn what tokenizers raises, a bare Exception, into a ModelError."""
+def naming_tokenizer(source: str | Path, refuse: type[TTTNNError]) -> Iterator[None]:
+    """Turn what tokenizers raises, a bare Exception, into `refuse`."""
     try:
         yield
     except Exception as error:
         if type(error) is not Exception:
             raise
-        raise ModelError(
+        raise refuse(
             f"{source}: its tokenizer.json is damaged, or of another version of tokenizers ({cause(error)}); copy it "
             "again"
         ) from error
