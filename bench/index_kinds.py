@@ -80,7 +80,7 @@ def measure_size(folder: Path, count: int, dimension: int, options: argparse.Nam
         measure_alone("build", "flat", folder)  # what the others are compared with
     for kind in missing:
         row = {"kind": kind, "vectors": count, "dimension": dimension, "k": K, "queries": options.queries}
-        row |= measured(kind, folder, options.limit) | about()
+        row |= measured(kind, folder, options.limit) | where_and_when()
         rows.append(row)
         write_json(options.out, rows)
         sys.stderr.write(f"{json.dumps(row)}\n")
@@ -102,7 +102,7 @@ def measure_alone(what: str, kind: str, folder: Path, limit: float | None = None
     return in_own_process(__file__, "--measure", what, kind, folder, "--out", os.devnull, limit=limit)
 
 
-def about() -> dict:
+def where_and_when() -> dict:
     """Where and when, and how busy the machine was."""
     return {
         "device": cpu_model(), "cores": os.cpu_count(), "threads": 1,

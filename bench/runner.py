@@ -14,7 +14,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 from tttnn import load_model, open_corpus, open_retriever
-from tttnn.experiment import DrawnDocument, about, draw_documents, run
+from tttnn.experiment import DrawnDocument, draw_documents, run, run_facts
 from tttnn.files import write_json
 from tttnn.ttt import TTT, Switches
 
@@ -30,7 +30,7 @@ def main() -> None:
     corpus = open_corpus("wheels")
     ttt = TTT(load_model(options.model), open_retriever(corpus), Switches(max_chunks=1))
     documents = draw_documents(corpus, 1, seed=1216, max_bytes=8000)
-    facts = about(corpus, ttt.retriever, split="test")
+    facts = run_facts(corpus, ttt.retriever, split="test")
     seconds = {"bare loop": [], "runner": []}
     bare(ttt, documents[:1])  # the first pass through a model is slower
     for _ in range(options.repeats):

@@ -25,7 +25,7 @@ from tttnn.embedding import (
     TransformerEmbedder,
     load_embedder,
 )
-from tttnn.embedding.transformer import _batches
+from tttnn.embedding.transformer import _by_length
 from tttnn.files import read_json, write_json
 from tttnn.hub import cached_folder
 
@@ -194,6 +194,13 @@ def test_weights_that_are_not_numbers_are_noticed(tmp_path):
         embedder.embed(["The", broken])
 
 
+def test_a_damaged_tokenizer_is_named(tmp_path):
+    path = tiny_roberta(tmp_path) / "tokenizer.json"
+    path.write_text(path.read_text().replace('"type": "BPE"', '"type": "NONE"'))
+    with pytest.raises(EmbeddingError, match=r"tokenizer\.json is damaged"):
+        TransformerEmbedder(tmp_path)
+
+
 @pytest.mark.parametrize("maker", MAKERS)
 def test_a_folder_without_a_tokenizer(maker, tmp_path):
     """Transformers makes an empty one up, by the config's architecture."""
@@ -323,7 +330,7 @@ def test_transformer_card(tmp_path):
 
 @given(lengths=st.lists(st.integers(1, 64), max_size=60), budget=st.integers(1, 200))
 def test_batches_keep_to_the_budget(lengths, budget):
-    batches = list(_batches(lengths, budget))
+    batches = list(_by_length(lengths, budget))
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= budget

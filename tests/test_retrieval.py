@@ -17,7 +17,7 @@ import tttnn.retrieval
 import tttnn.retrieval.retriever
 from tttnn.corpus import Corpus, CorpusError, Document, open_corpus, write_jsonl
 from tttnn.embedding import LexicalEmbedder, TransformerEmbedder
-from tttnn.experiment import about
+from tttnn.experiment import run_facts
 from tttnn.files import sole_writer
 from tttnn.index import BuildOptions, DamagedIndex, Index, IndexMismatch, SearchSettings, build_index
 from tttnn.models import load_model
@@ -320,7 +320,7 @@ def test_a_corpus_is_read_once_for_its_fingerprint(folder, home, monkeypatch):
     known = corpus_fingerprint(Corpus(folder))
     retriever = open_retriever(folder)
     monkeypatch.setattr(Corpus, "fingerprint", property(lambda _: pytest.fail("read again")))
-    assert about(Corpus(folder), retriever)["corpus"]["fingerprint"] == known
+    assert run_facts(Corpus(folder), retriever)["corpus"]["fingerprint"] == known
 
 
 def test_a_fingerprint_that_cannot_be_remembered_is_one(folder, home, monkeypatch, caplog):

@@ -13,7 +13,7 @@ from tttnn.analysis.origins import ORIGIN, add_origins
 from tttnn.analysis.siblings import archived_without_siblings, without_siblings
 from tttnn.corpus import Document, open_corpus, write_jsonl
 from tttnn.corpus.siblings import language, sibling_columns
-from tttnn.experiment import RowsError, about, draw_documents, read_rows, run
+from tttnn.experiment import RowsError, draw_documents, read_rows, run, run_facts
 from tttnn.models import load_model
 from tttnn.retrieval import open_retriever
 from tttnn.rows import FLAGS, JOURNAL, read_journal
@@ -47,7 +47,7 @@ def finished(corpus, tmp_path_factory):
         patch.setenv("TTTNN_HOME", str(place))
         retriever = open_retriever(corpus, "lexical")
     loop = TTT(load_model(tiny_gpt2(place / "gpt2")), retriever, Switches(learning_rate=1e-3, max_length=16))
-    facts = about(corpus, retriever, per_domain=2, split="test", max_bytes=None, seed=3)
+    facts = run_facts(corpus, retriever, per_domain=2, split="test", max_bytes=None, seed=3)
     run(loop, draw_documents(corpus, 2, 3), [0, 4], place / "now", facts)
     shutil.copytree(place / "now", place / "before")
     (place / "before" / JOURNAL).unlink()

@@ -1,5 +1,7 @@
 """Variants: the runner does what their names say, and the report compares them pair by pair."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,10 +10,12 @@ from tiny import tiny_gpt2
 
 from tttnn.analysis.variant_effects import archived_variants, effects, footing
 from tttnn.corpus import open_corpus, write_jsonl
+from tttnn.errors import DocumentError
 from tttnn.experiment import draw_documents, run
 from tttnn.experiment.variants import BASELINES, CONTROLS, LORA, QUIRKS, VARIANTS, changed, run_variants
 from tttnn.models import load_model
 from tttnn.retrieval import open_retriever
+from tttnn.retrieval.strategies import Selection
 from tttnn.ttt import TTT, Switches
 
 SWITCHES = Switches(learning_rate=1e-2, max_length=32, max_chunks=1)
@@ -53,6 +57,20 @@ def test_every_kind_of_variant_runs_and_starts_from_its_plain_score(ttt, drawn):
     plain = run(ttt, drawn[:1], [0])["nats"].item()
     for name, nats in rows[rows["k"] == 0].set_index("variant")["nats"].items():
         assert (nats == plain) == VARIANTS[name].switches.keys().isdisjoint({"split_query", "weights"}), name
+
+
+@pytest.mark.parametrize("strategy", ["nearest", "random-domain", "other-units", "other-sources"])
+@pytest.mark.parametrize("split_query", [False, True])
+def test_evaluate_gives_the_numbers_of_a_run(ttt, drawn, strategy, split_query):
+    document = drawn[1]
+    one = TTT(ttt.lm, Selection(ttt.retriever, strategy), replace(SWITCHES, split_query=split_query))
+    rows = run(one, [document], [0, 1, 3])
+    result = one.evaluate(document.text, 3, ks=[1], meta=document.meta)
+    assert rows["nats"].dropna().tolist() == [step.score.nats for step in result.steps if step.score]
+    assert rows["neighbour"].dropna().tolist() == [neighbour.id for neighbour in result.neighbours]
+    if strategy != "nearest":
+        with pytest.raises(DocumentError, match=strategy if "other" in strategy else "domain ''"):
+            one.evaluate(document.text, 3)
 
 
 def test_what_each_is_compared_with_differs_in_one_thing_only():

@@ -209,8 +209,8 @@ def run(
 ) -> None:  # fmt: skip
     """Evaluate test documents of a corpus; resumable, rows end as Parquet."""
     from tttnn.corpus import open_corpus
-    from tttnn.experiment import about
     from tttnn.experiment import run as run_documents
+    from tttnn.experiment import run_facts
     from tttnn.experiment.checks import Asked
     from tttnn.experiment.ray_runner import run_on_cluster
     from tttnn.ray_cluster import cluster as connected
@@ -230,7 +230,7 @@ def run(
         return _loop(model, opened, embedder, switches, threads, device, strategy)
 
     ttt = make()
-    origin = about(opened, ttt.retriever, **asked.drawn)
+    origin = run_facts(opened, ttt.retriever, **asked.drawn)
     if cluster:
         with connected(cluster, workers):
             rows = run_on_cluster(ttt, make, documents, asked.ks, out, origin, workers, method)
@@ -297,7 +297,7 @@ def variants(
 ) -> None:  # fmt: skip
     """Evaluate test documents in named ways: controls, baselines and quirks of the published code."""
     from tttnn.corpus import open_corpus
-    from tttnn.experiment import about
+    from tttnn.experiment import run_facts
     from tttnn.experiment.checks import Asked, check_writable
     from tttnn.experiment.variants import checked_variants, run_variants
     from tttnn.ttt import Switches
@@ -308,7 +308,7 @@ def variants(
     out, opened = check_writable(out), open_corpus(corpus, skip_bad)
     documents = asked.draw(opened)
     ttt = _loop(model, opened, embedder, switches, threads, device)
-    rows = run_variants(ttt, documents, asked.ks, chosen, out, about(opened, ttt.retriever, **asked.drawn))
+    rows = run_variants(ttt, documents, asked.ks, chosen, out, run_facts(opened, ttt.retriever, **asked.drawn))
     failed = rows[rows["failure"] != ""].groupby("variant").size()
     _report(rows, out, "".join(f", {n} of {name} failed" for name, n in failed.items()))
 
@@ -325,7 +325,7 @@ def sweep(
 ) -> None:  # fmt: skip
     """Compare test-time learning rates on validation documents."""
     from tttnn.corpus import open_corpus
-    from tttnn.experiment import about
+    from tttnn.experiment import run_facts
     from tttnn.experiment.checks import Asked, check_writable
     from tttnn.experiment.sweep import checked_rates, places_with_zero, record
     from tttnn.experiment.sweep import sweep as compare
@@ -337,7 +337,7 @@ def sweep(
     out, opened = check_writable(out), open_corpus(corpus, skip_bad)
     documents = asked.draw(opened)
     ttt = _loop(model, opened, embedder, Switches(prefix=prefix, max_chunks=max_chunks), threads, device)
-    table = compare(ttt, documents, compared, asked.ks, out, about(opened, ttt.retriever, **asked.drawn))
+    table = compare(ttt, documents, compared, asked.ks, out, run_facts(opened, ttt.retriever, **asked.drawn))
     typer.echo(table.pivot(index="learning_rate", columns="k", values="ratio").to_string(float_format="%.4f"))
     drawn = {"per_domain": asked.per_domain, "max_bytes": asked.max_bytes, "seed": asked.seed}
     found = record(table, ttt, opened, documents, **drawn)

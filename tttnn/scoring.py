@@ -157,7 +157,7 @@ class Scorer:
     @property
     def work(self) -> tuple[int, int]:
         """Forward passes that one score takes, and tokens they put through the model (windows may overlap)."""
-        return len(list(_batches(self._windows))), sum(len(window.inputs) for window in self._windows)
+        return len(list(_equally_long(self._windows))), sum(len(window.inputs) for window in self._windows)
 
     def __call__(self, windows: Sequence[Window] | None = None) -> Score:
         """Score the text with the model's present weights.
@@ -179,7 +179,7 @@ class Scorer:
         training = self._lm.model.training
         self._lm.model.eval()
         try:
-            return torch.cat([self._batch_nats(batch) for batch in _batches(windows or self._windows)])
+            return torch.cat([self._batch_nats(batch) for batch in _equally_long(windows or self._windows)])
         finally:
             self._lm.model.train(training)
 
@@ -205,7 +205,7 @@ def _size(text: str) -> int:
         raise DocumentError(message) from error
 
 
-def _batches(windows: Sequence[Window]) -> Iterator[list[Window]]:
+def _equally_long(windows: Sequence[Window]) -> Iterator[list[Window]]:
     """Neighbouring windows of equal length, some at a time."""
     for _, equal in groupby(windows, key=lambda window: len(window.inputs)):
         while batch := list(islice(equal, WINDOWS_AT_ONCE)):

@@ -10,9 +10,9 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from tttnn.parameters import number
 from tttnn.scoring import Score, Scorer
 
 if TYPE_CHECKING:
-    from tttnn.retrieval import Neighbours, Retriever
+    from tttnn.retrieval import Neighbour, Neighbours, Retriever
     from tttnn.retrieval.strategies import Selection
 
 log = logging.getLogger(__name__)
@@ -203,6 +203,31 @@ class Evaluation:
         return f"Evaluation(bits/byte {change} after {self.steps[-1].k} neighbours)"
 
 
+@dataclass(frozen=True)
+class Retrieved:
+    """What a text is adapted on, and what of it is scored.
+
+    Attributes
+    ----------
+    query, scored : str
+        The whole text twice, or its halves with `split_query`.
+    neighbours : Neighbours
+        Nearest first, or as the retriever's strategy has them.
+    seconds : float
+        Wall time of finding them.
+    """
+
+    query: str
+    scored: str
+    neighbours: Neighbours | Sequence[Neighbour]
+    seconds: float
+
+    @property
+    def texts(self) -> list[str]:
+        """Texts of the neighbours."""
+        return [neighbour.text for neighbour in self.neighbours]
+
+
 class TTT:
     """Test-time training on nearest neighbours.
 
@@ -245,7 +270,9 @@ class TTT:
         require(lm.name, (ADAPTING - COPY * (not rank and lm.has_copy)) * trained, "adapt it", lm.device)
         self.forget()
 
-    def evaluate(self, text: str, k: int = 20, ks: Sequence[int] | None = None) -> Evaluation:
+    def evaluate(
+        self, text: str, k: int = 20, ks: Sequence[int] | None = None, meta: Mapping[str, Any] | None = None
+    ) -> Evaluation:
         """Retrieve k neighbours of a text, adapt on them, and score it before and after.
 
         Parameters
@@ -256,22 +283,47 @@ class TTT:
             Neighbours to train on, at least 1.
         ks : sequence of int, optional
             Where to score besides 0 and k.
+        meta : mapping, optional
+            What is known about the text, such as a document's `meta`: some strategies of `tttnn.retrieval` need it.
 
         Raises
         ------
         ParameterError
-            If k is below 1 or above the corpus size.
+            If k is below 1 or above the corpus size, or there is no retriever.
         DocumentError
-            If the text is empty.
+            If the text is empty, or has no such neighbours.
         """
-        if self.retriever is None:
-            raise ParameterError("evaluate needs a retriever: TTT(lm, open_retriever(...)), or call adapt with texts")
         k = int(number("k", k, least=1, whole=True))
+        found = self.retrieve(text, k, meta)
+        steps = tuple(self.adapt(found.scored, found.texts, sorted({0, k, *(ks or ())})))
+        return Evaluation(steps[0].score, steps[-1].score, steps, found.neighbours)
+
+    def retrieve(self, text: str, k: int, meta: Mapping[str, Any] | None = None) -> Retrieved:
+        """Find the neighbours that a text is adapted on, for :meth:`evaluate` and the runner of experiments alike.
+
+        Parameters
+        ----------
+        text : str
+        k : int
+            How many; for 0 none is looked for, and no retriever needed.
+        meta : mapping, optional
+            See :meth:`evaluate`.
+
+        Raises
+        ------
+        ParameterError
+            If k is above the corpus size, or there is no retriever.
+        DocumentError
+            If the text is empty, or has no such neighbours.
+        """
         query, scored = split_halves(text) if self.switches.split_query else (text, text)
-        neighbours = self.retriever.neighbours(query, k)
-        wanted = {0, k, *(ks or ())}
-        steps = tuple(self.adapt(scored, [neighbour.text for neighbour in neighbours], sorted(wanted)))
-        return Evaluation(steps[0].score, steps[-1].score, steps, neighbours)
+        if not k:
+            return Retrieved(query, scored, (), 0.0)
+        if self.retriever is None:
+            raise ParameterError("neighbours need a retriever: TTT(lm, open_retriever(...)), or call adapt with texts")
+        start = time.perf_counter()
+        neighbours = self.retriever.neighbours(query, k, meta)
+        return Retrieved(query, scored, neighbours, time.perf_counter() - start)
 
     def adapt(
         self, text: str, neighbours: Sequence[str], ks: Sequence[int] = (0, 1, 2, 5, 10, 20)

@@ -171,10 +171,10 @@ def choose_threshold(nats: pd.DataFrame, signal: pd.DataFrame) -> float:
     if len(values) > THRESHOLDS:
         values = np.quantile(values, np.linspace(0, 1, THRESHOLDS))
     thresholds = [math.inf, *values[::-1].tolist()]
-    return min(thresholds, key=lambda threshold: _cost(nats, stops(signal, threshold)))
+    return min(thresholds, key=lambda threshold: _mean_ratio(nats, stops(signal, threshold)))
 
 
-def _cost(nats: pd.DataFrame, places: np.ndarray) -> float:
+def _mean_ratio(nats: pd.DataFrame, places: np.ndarray) -> float:
     domains = nats.index.get_level_values("domain")
     sums = nats.assign(after=_taken(nats, places)).groupby(domains)[[0, "after"]].sum()
     return float((sums["after"] / sums[0]).mean())

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from tttnn.embedding.base import EmbeddingError
-from tttnn.errors import first_line
-from tttnn.hub import BUFFERS, left_as_pointer, weight_files
+from tttnn.hub import BUFFERS
+from tttnn.models.loading import LOADING_ERRORS, cause, check_whole, naming_tokenizer, quiet, read_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -38,34 +35,20 @@ def load_checkpoint(
         If a file is missing or damaged, the architecture gives no hidden states of a text, weights are missing or have
         no place in the model, or the tokenizer has no words.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoTokenizer
 
     _check_files(source)
     words, version = (tokenizer, "main") if tokenizer else (source, revision)
-    # A library that reads whatever a file holds raises any of these where a value is not as it expects.
-    damaged = OSError, ValueError, LookupError, ArithmeticError, RuntimeError, TypeError, AttributeError, AssertionError
     try:
-        with _quiet():
+        with quiet(), naming_tokenizer(source, EmbeddingError):
             config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
             words = AutoTokenizer.from_pretrained(words, revision=version, trust_remote_code=False)
-            model, info = _architecture(source, config).from_pretrained(
-                source,
-                revision=revision,
-                dtype=torch.float32,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # they are refused below, by name
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
+            model, info = read_weights(_architecture(source, config), source, config, revision)
     except EmbeddingError:
         raise
-    except (*damaged, ImportError, SafetensorError, StrictDataclassError) as error:
-        kind, reason = type(error).__name__, first_line(error)
-        reason = reason if " " in reason or reason == kind else f"{kind} {reason}"  # a KeyError names a key only
+    except LOADING_ERRORS as error:
         raise EmbeddingError(
-            f"cannot load the embedder '{source}': {reason}\n"
+            f"cannot load the embedder '{source}': {cause(error)}\n"
             "Give 'lexical', 'lm:<embedded model>', a folder with config.json, model.safetensors and "
             "tokenizer files, or a hub name; a hub name needs the network once."
         ) from error
@@ -83,12 +66,7 @@ def _check_files(source: str | Path) -> None:
         if str(source).startswith((".", "/", "~")) or isinstance(source, Path):
             raise EmbeddingError(f"{source}: there is no such folder")
         return
-    if pointer := left_as_pointer(folder):
-        raise EmbeddingError(f"{pointer}: a pointer of Git LFS and not the file itself; fetch it there: git lfs pull")
-    try:
-        weight_files(folder)
-    except ValueError as error:
-        raise EmbeddingError(str(error)) from error
+    check_whole(folder, EmbeddingError)
     if (folder / "adapter_config.json").exists():
         raise EmbeddingError(f"{folder}: it holds an adapter (adapter_config.json): merge it into the weights first")
     if not any(folder.glob("*.safetensors")) and (pickled := sorted(folder.glob("pytorch_model*.bin"))):
@@ -150,22 +128,6 @@ def _check_words(source: str | Path, tokenizer: PreTrainedTokenizerBase) -> None
             f"{source}: no tokenizer there, or one without words, so that every text would get the same vector: "
             "copy tokenizer.json of the model that it was trained from into it"
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the report on heads that are not loaded: none is wanted, and what is missing is checked."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

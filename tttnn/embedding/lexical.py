@@ -111,7 +111,7 @@ class LexicalEmbedder:
             raise EmbeddingError(f"dimension={dimension}: must be between 1 and {settings.features}")
         counter = _counter(settings)
         count, document_frequency = 0, np.zeros(settings.features, dtype=np.int64)
-        for batch in _batches(texts):
+        for batch in _by_characters(texts):
             for number, text in enumerate(batch, count):
                 refuse_surrogates(text, f"text {number} of those to fit on")
             count += len(batch)
@@ -143,7 +143,7 @@ class LexicalEmbedder:
         """
         check_texts(texts)
         parts = [np.empty((0, self.dimension), dtype=np.float32)]
-        for batch in _batches(tqdm(texts, desc="embedding", unit=" texts", disable=not progress)):
+        for batch in _by_characters(tqdm(texts, desc="embedding", unit=" texts", disable=not progress)):
             parts.append(self._embed_batch(batch))
         return np.concatenate(parts)
 
@@ -243,7 +243,7 @@ def _fingerprint(settings: LexicalSettings, idf: np.ndarray, projection: csr_mat
     return digest.hexdigest()
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+def _by_characters(texts: Iterable[str]) -> Iterator[list[str]]:
     batch, characters = [], 0
     for text in texts:
         batch.append(text)

@@ -153,7 +153,7 @@ class TransformerEmbedder:
         tokens = self._tokenize(texts)
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         with tqdm(total=len(texts), desc="embedding", unit=" texts", disable=not progress) as bar:
-            for rows in _batches([len(ids) for ids in tokens], self.batch_tokens):
+            for rows in _by_length([len(ids) for ids in tokens], self.batch_tokens):
                 vectors[rows] = self._embed_batch([tokens[row] for row in rows])
                 bar.update(len(rows))
         if not (finite := np.isfinite(vectors).all(axis=1)).all():
@@ -260,7 +260,7 @@ class TransformerEmbedder:
         return facts
 
 
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[np.ndarray]:
+def _by_length(lengths: Sequence[int], budget: int) -> Iterator[np.ndarray]:
     """Positions of texts in batches, longest first: rows times longest is at most `budget` (or one row)."""
     # Longest first: what does not fit into memory fails at once, not after hours.
     order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")

@@ -2,7 +2,7 @@
 
 from tttnn.experiment.drawing import DrawnDocument, draw_documents
 from tttnn.experiment.record import identity
-from tttnn.experiment.runner import about, retrieve, run
+from tttnn.experiment.runner import retrieve, run, run_facts
 from tttnn.rows import RowsError, read_rows
 
-__all__ = ["DrawnDocument", "RowsError", "about", "draw_documents", "identity", "read_rows", "retrieve", "run"]
+__all__ = ["DrawnDocument", "RowsError", "draw_documents", "identity", "read_rows", "retrieve", "run", "run_facts"]

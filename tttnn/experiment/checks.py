@@ -69,7 +69,7 @@ class Asked:
 
     @property
     def drawn(self) -> dict[str, Any]:
-        """How the documents are drawn, for `tttnn.experiment.about`."""
+        """How the documents are drawn, for `tttnn.experiment.run_facts`."""
         return {
             "per_domain": self.per_domain, "split": self.split, "max_bytes": self.max_bytes, "seed": self.seed,
             "domains": list(self.domains) if self.domains else None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -30,13 +29,13 @@ from tttnn.index import DamagedIndex
 from tttnn.provenance import commit, device, versions
 from tttnn.retrieval import corpus_fingerprint
 from tttnn.rows import Row, RowJournal, RowsError
-from tttnn.ttt import TTT, Step, split_halves
+from tttnn.ttt import TTT, Retrieved, Step
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tttnn.corpus import Corpus
-    from tttnn.retrieval import Neighbour, Retriever
+    from tttnn.retrieval import Retriever
     from tttnn.retrieval.strategies import Selection
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,7 @@ Evaluate = Callable[
 ]
 
 
-def about(corpus: Corpus, retriever: Retriever | Selection, **drawn: Any) -> dict[str, Any]:
+def run_facts(corpus: Corpus, retriever: Retriever | Selection, **drawn: Any) -> dict[str, Any]:
     """Provenance of a run for `run.json`: commit, versions, device, corpus and index, how documents were drawn."""
     return {
         "commit": commit(),
@@ -165,15 +164,15 @@ def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: 
     base = {"model": ttt.lm.name, "domain": document.domain, "document": document.number, "seed": ttt.switches.seed}
     base |= origin_columns(document.meta)
     try:
-        query, scored, neighbours, seconds = retrieve(ttt, document, max(ks))
-        steps = list(find_method(method)(ttt, scored, [neighbour.text for neighbour in neighbours], ks))
-    except (DocumentError, EmbeddingError) as error:
+        found = retrieve(ttt, document, max(ks))
+        steps = list(find_method(method)(ttt, found.scored, found.texts, ks))
+    except DocumentError as error:
         return [base | {"k": 0, "failure": str(error)}]
     except (RuntimeError, MemoryError) as error:
         if not _memory_is_full(error):
             raise
         return [base | {"k": 0, "failure": f"no memory for this document: {SMALLER}"}]
-    return [base | _neighbour(step.k, query, document, neighbours) | _row(step, seconds) for step in steps]
+    return [base | _neighbour(step.k, document, found) | _row(step, found.seconds) for step in steps]
 
 
 def _memory_is_full(error: RuntimeError | MemoryError) -> bool:
@@ -183,44 +182,36 @@ def _memory_is_full(error: RuntimeError | MemoryError) -> bool:
     return isinstance(error, (OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def retrieve(ttt: TTT, document: DrawnDocument, k: int) -> tuple[str, str, Sequence[Neighbour], float]:
-    """Find a document's k neighbours (0: none is looked for).
-
-    Returns
-    -------
-    query, scored : str
-        The whole text twice, or its halves with `split_query`.
-    neighbours : sequence of Neighbour
-    seconds : float
-        Wall time of finding them.
+def retrieve(ttt: TTT, document: DrawnDocument, k: int) -> Retrieved:
+    """Find a document's k neighbours, as `TTT.retrieve` does, and be sure that no shard was left out unrecorded.
 
     Raises
     ------
     DocumentError
-        If this document has no such neighbours.
+        If this document has no such neighbours, or no vector.
     DamagedIndex
         If a shard was lost since the index was opened: what was found then no longer is what the run's record says.
     """
-    query, scored = split_halves(document.text) if ttt.switches.split_query else (document.text, document.text)
-    start = time.perf_counter()
-    neighbours = ttt.retriever.neighbours(query, k, document.meta) if k else []
-    seconds = time.perf_counter() - start
-    if answered := getattr(neighbours, "answered", None):
+    try:
+        found = ttt.retrieve(document.text, k, document.meta)
+    except EmbeddingError as error:
+        raise DocumentError(str(error)) from error
+    if answered := getattr(found.neighbours, "answered", None):
         index = ttt.retriever.index
         if len(answered) + len(index.missing) < len(index.manifest["shards"]):
             raise DamagedIndex(f"{index.folder}: only {', '.join(answered)} answered: a shard was lost meanwhile")
-    return query, scored, neighbours, seconds
+    return found
 
 
-def _neighbour(k: int, query: str, document: DrawnDocument, neighbours: Sequence[Neighbour]) -> Row:
+def _neighbour(k: int, document: DrawnDocument, found: Retrieved) -> Row:
     if not k:
         return {}
-    neighbour = neighbours[k - 1]
+    neighbour = found.neighbours[k - 1]
     return sibling_columns(document.meta, neighbour.meta) | {
         "neighbour": neighbour.id,
         "neighbour_domain": str(neighbour.meta.get("pile_set_name") or ""),
         "distance": None if math.isnan(neighbour.distance) else neighbour.distance,
-        "overlap": float(seen_shares([query], [neighbour.text])[0]),
+        "overlap": float(seen_shares([found.query], [neighbour.text])[0]),
         "uncertainty": neighbour.uncertainty,
     }
 

@@ -39,7 +39,7 @@ def token_nats(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Ten
     Tensor of float32, shape (n,)
         Nats per token.
     """
-    size = _positions(weight)
+    size = _slice_rows(weight)
     parts = zip(hidden.split(size), targets.split(size), strict=True)
     return torch.cat([_logit_nats(_logits(h, weight, bias), t) for h, t in parts])  # (n,)
 
@@ -73,7 +73,7 @@ class _MeanCrossEntropy(torch.autograd.Function):
         ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype
     ) -> Tensor:
         head, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
-        count, size = len(targets), _positions(weight)
+        count, size = len(targets), _slice_rows(weight)
         columns = apart(head.T, count)  # (width or more, vocabulary)
         total = torch.zeros((), device=hidden.device)
         hidden_gradient = torch.empty_like(hidden)
@@ -106,7 +106,7 @@ class _MeanCrossEntropy(torch.autograd.Function):
         return *gradients, None, None
 
 
-def _positions(weight: Tensor) -> int:
+def _slice_rows(weight: Tensor) -> int:
     """Return how many positions a slice has under a head of this weight."""
     return max(SLICE[weight.device.type], LOGITS // len(weight))
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # What the libraries raise on files that are damaged, of another kind or made for a package that is not there. Strict
 # configurations, lists where mappings are wanted and divisions by a size of zero come as these, too.
 LOADING_ERRORS = (
-    OSError, ValueError, KeyError, IndexError, RuntimeError, TypeError, AttributeError, ZeroDivisionError, ImportError,
-    SafetensorError, StrictDataclassError,
+    OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError, AssertionError,
+    ImportError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
 JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -66,15 +66,11 @@ def load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         config = AutoConfig.from_pretrained(source, **safe)
         _check_config(source, config)
-        with _naming_tokenizer(source):
+        with naming_tokenizer(source, ModelError):
             tokenizer = AutoTokenizer.from_pretrained(source, **safe)
-        with _silent():
-            model, found = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True,
-                ignore_mismatched_sizes=True, **safe,
-            )  # fmt: skip
+        model, found = read_weights(AutoModelForCausalLM, source, config)
         _check_weights(source, **found)
-        with _naming_tokenizer(source):
+        with naming_tokenizer(source, ModelError):
             _check_tokenizer(source, model, tokenizer)
     except ModelError:
         raise
@@ -84,28 +80,60 @@ def load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model, tokenizer
 
 
+def read_weights(
+    architecture: type, source: str | Path, config: PretrainedConfig, revision: str = "main"
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Read weights, of a language model or an embedder: in float32, from safetensors alone, nothing executed.
+
+    Returns
+    -------
+    model : PreTrainedModel
+    found : dict
+        Names of the weights that are missing, unexpected, or of another shape, which the caller refuses: transformers
+        would make up the first and last and leave out the others.
+    """
+    with quiet():
+        return architecture.from_pretrained(
+            source, config=config, revision=revision, dtype=torch.float32, use_safetensors=True,
+            ignore_mismatched_sizes=True, trust_remote_code=False, output_loading_info=True,
+        )  # fmt: skip
+
+
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Without transformers' report of missing and unexpected weights, which are refused here in a sentence."""
+def quiet() -> Iterator[None]:
+    """Without transformers' report of missing and unexpected weights, which are refused in a sentence, and its bar."""
     from transformers.utils import logging
 
-    before = logging.get_verbosity()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def check_whole(folder: Path, refuse: type[TTTNNError]) -> None:
+    """Raise `refuse` if a file of a folder is what a clone without Git LFS leaves, or its list of shards is none."""
+    if pointer := left_as_pointer(folder):
+        raise refuse(f"{pointer}: a pointer of Git LFS and not the file itself; fetch it there: git lfs pull")
+    try:
+        weight_files(folder)
+    except ValueError as error:
+        raise refuse(str(error)) from error
 
 
 @contextlib.contextmanager
-def _naming_tokenizer(source: str | Path) -> Iterator[None]:
-    """Turn what tokenizers raises, a bare Exception, into a ModelError."""
+def naming_tokenizer(source: str | Path, refuse: type[TTTNNError]) -> Iterator[None]:
+    """Turn what tokenizers raises, a bare Exception, into `refuse`."""
     try:
         yield
     except Exception as error:
         if type(error) is not Exception:
             raise
-        raise ModelError(
+        raise refuse(
             f"{source}: its tokenizer.json is damaged, or of another version of tokenizers ({cause(error)}); copy it "
             "again"
         ) from error
@@ -115,7 +143,7 @@ def cause(error: Exception) -> str:
     """The one line of an error that says what is wrong."""
     if isinstance(error, StrictDataclassError):
         return f"config.json: {str(error).strip().splitlines()[-1].strip().removeprefix('TypeError: ')}"
-    if isinstance(error, KeyError | TypeError | AttributeError | ZeroDivisionError | IndexError):
+    if isinstance(error, LookupError | TypeError | AttributeError | ArithmeticError | AssertionError):
         kind = type(error).__name__
         return f"config.json or a tokenizer file is not as transformers writes it ({kind}: {first_line(error)})"
     return first_line(error)
@@ -142,12 +170,7 @@ def _check_folder(folder: Path) -> None:
                 "merge_and_unload, then save_pretrained) and give that folder"
             )
         raise ModelError(f"{folder}: no config.json there; give a folder in Hugging Face format, or a name")
-    if pointer := left_as_pointer(folder):
-        raise ModelError(f"{pointer}: a pointer of Git LFS and not the file itself; fetch it there: git lfs pull")
-    try:
-        weight_files(folder)
-    except ValueError as error:
-        raise ModelError(str(error)) from error
+    check_whole(folder, ModelError)
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern) if path.stem != "training_args")
     if pickled and not any(folder.glob("*.safetensors")):
         raise ModelError(

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tttnn.embedding import EmbeddingError
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.experiment import DrawnDocument, retrieve
 from tttnn.memory import ADAPTING, LOADING, NUMBER
@@ -223,7 +222,7 @@ def count_work(ttt: TTT, documents: Iterable[DrawnDocument], k: int) -> pd.DataF
             if not rows:
                 retrieve(ttt, document, k)  # loads what later look-ups find loaded
             rows += _document_work(ttt, document, k)
-        except (DocumentError, EmbeddingError) as error:
+        except DocumentError as error:
             reasons.append(f"{document.domain} document {document.number}: {error}")
             log.warning("left out of the estimate: %s", reasons[-1])
     if not rows:
@@ -232,11 +231,11 @@ def count_work(ttt: TTT, documents: Iterable[DrawnDocument], k: int) -> pd.DataF
 
 
 def _document_work(ttt: TTT, document: DrawnDocument, k: int) -> list[Row]:
-    _, scored, neighbours, seconds = retrieve(ttt, document, k)
-    passes, tokens = ttt.scorer(scored).work
+    found = retrieve(ttt, document, k)
+    passes, tokens = ttt.scorer(found.scored).work
     same = {"domain": document.domain, "document": document.number, "passes": passes, "score_tokens": tokens}
-    first = {"k": 0, "steps": 0, "train_tokens": 0, "tokenize_seconds": 0.0, "retrieval_seconds": seconds}
-    work = [_neighbour_work(ttt, neighbour.text) for neighbour in neighbours]
+    first = {"k": 0, "steps": 0, "train_tokens": 0, "tokenize_seconds": 0.0, "retrieval_seconds": found.seconds}
+    work = [_neighbour_work(ttt, text) for text in found.texts]
     return [same | first, *(same | {"k": number} | each for number, each in enumerate(work, start=1))]
 
 

@@ -55,7 +55,7 @@ def neighbourhoods(retriever: Retriever, queries: Sequence[DrawnDocument], k: in
 
     rows = []
     with tqdm(total=len(queries), desc="neighbours", unit=" queries") as bar:
-        for batch in _batches(queries, BATCH_QUERIES):
+        for batch in _slices(queries, BATCH_QUERIES):
             found = retriever.neighbours_many([query.text for query in batch], k)
             for query, neighbours in zip(batch, found, strict=True):
                 rows += [_row(query, rank, neighbour) for rank, neighbour in enumerate(neighbours, 1)]
@@ -179,7 +179,7 @@ def growing_index(
     nearest, start, parts = np.full(len(queries), np.inf), 0, []
     for share in shares:
         end = max(1, round(share * len(order)))
-        for ids in _batches(order[start:end], BATCH_VECTORS):
+        for ids in _slices(order[start:end], BATCH_VECTORS):
             nearest = np.minimum(nearest, _squared_distances(vectors, retriever.index.vectors(ids)).min(axis=1))
         start = end
         parts.append(known.assign(share=share, documents=end, distance=nearest))
@@ -319,5 +319,5 @@ def _listed(licences: Counter[str]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
-def _batches(items: Any, size: int) -> Iterator[Any]:
+def _slices(items: Any, size: int) -> Iterator[Any]:
     return (items[start : start + size] for start in range(0, len(items), size))
