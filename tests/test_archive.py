@@ -14,7 +14,7 @@ from tttnn.analysis.real_model import MODEL, RUN
 from tttnn.analysis.variant_effects import archived_variants
 from tttnn.files import write_json
 from tttnn.models import CHECKPOINTS, load_model
-from tttnn.rows import RowsError
+from tttnn.rows import RowsError, read_rows
 
 # A run, or a variant of one: "variants/random".
 RUNS = sorted({str(path.parents[1].relative_to(FOLDER)) for path in FOLDER.glob("**/run.json")})
@@ -149,6 +149,47 @@ def test_parts_of_a_run_are_kept_as_one_with_the_facts_of_each(tmp_path, monkeyp
     assert (kept.facts["start"], kept.facts["end"]) == ("2026-01-01", "2026-02-02")
     assert [part["about"]["device"] for part in kept.facts["parts"]] == ["2026-02-01", "2026-01-01"]
     assert kept.summary()["device"] == "2026-02-01, 2026-01-01"
+
+
+NOW = {
+    "model": "m", "weights": "w", "prefix_id": 1, "switches": {"learning_rate": None, "clip": 1.0, "prefix": None},
+    "retriever": {"corpus": "c0", "embedder": "e1", "split": "train", "index": "exact"},
+    "settings": {"learning_rate": 2e-05, "context": 1024},
+}  # fmt: skip
+BEFORE = {
+    "model": "m", "weights": "w", "switches": {"learning_rate": 2e-05, "clip": 1.0}, "retriever": "c0-e1",
+    "settings": {"learning_rate": 2e-05, "context": 1024},
+}  # fmt: skip
+DRAWN = {"strategy": "random-domain", "seed": 1216}
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "same"),
+    [
+        ({}, {}, True),
+        ({"retriever": NOW["retriever"] | DRAWN}, {"retriever": "c0-e1-random-domain-1216"}, True),
+        ({"retriever": NOW["retriever"] | DRAWN}, {"retriever": "c0-e1-random-domain-7"}, False),
+        ({"retriever": NOW["retriever"] | DRAWN}, {}, False),
+        ({}, {"retriever": "c0-e1-random-1216"}, False),
+        ({}, {"retriever": "c0-e2"}, False),
+        ({"switches": NOW["switches"] | {"learning_rate": 1e-4}}, {}, False),
+        ({"switches": NOW["switches"] | {"learning_rate": 1e-4}},
+         {"switches": BEFORE["switches"] | {"learning_rate": 1e-4}}, True),
+        ({"switches": NOW["switches"] | {"clip": 2.0}}, {}, False),
+        ({"weights": "v"}, {}, False),
+    ],
+)  # fmt: skip
+def test_parts_of_two_versions_belong_together_if_what_both_say_is_equal(tmp_path, monkeypatch, now, before, same):
+    monkeypatch.setattr(module, "FOLDER", tmp_path / "archive")
+    parts = [begun(tmp_path / "a", [0]), begun(tmp_path / "b", [1])]
+    for part, settings in zip(parts, (NOW | now, BEFORE | before), strict=True):
+        facts = json.loads((part / "run.json").read_text())
+        write_json(part / "run.json", facts | {"settings": settings})
+    if same:
+        assert len(read_rows(keep(parts, "mine"))) > 0
+    else:
+        with pytest.raises(RowsError, match="other settings"):
+            keep(parts, "mine")
 
 
 def test_the_facts_of_a_run_in_parts_name_the_commits_and_devices_of_all_calls(tmp_path, monkeypatch):

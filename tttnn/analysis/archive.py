@@ -143,6 +143,7 @@ def keep(folders: Sequence[str | Path], run: str) -> Path:
     ------
     RowsError
         If a folder is no run's, there are no rows yet, parts have other settings, or a document is in two of them.
+        What an earlier version did not write down about a run counts as equal.
     """
     import pandas as pd
 
@@ -150,7 +151,7 @@ def keep(folders: Sequence[str | Path], run: str) -> Path:
         if not (Path(folder) / "run.json").is_file():
             raise RowsError(f"{Path(folder) / 'run.json'}: no such file; give folders that a run writes to")
     parts = [read_json(Path(folder) / "run.json") for folder in folders]
-    if any(part["settings"] != parts[0]["settings"] for part in parts):
+    if not all(_agree(_stated(part["settings"]), _stated(parts[0]["settings"])) for part in parts):
         raise RowsError(f"{', '.join(map(str, folders))}: runs with other settings; keep each under a name of its own")
     rows = pd.concat([_rows_so_far(Path(folder)) for folder in folders], ignore_index=True)
     if rows.empty:
@@ -168,6 +169,28 @@ def keep(folders: Sequence[str | Path], run: str) -> Path:
 
 def _rows_so_far(folder: Path) -> pd.DataFrame:
     return read_journal(folder) if (folder / JOURNAL).is_file() else read_rows(folder)
+
+
+def _stated(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run as this version writes them, and no switch that only repeats or replaces a setting."""
+    own, switches = settings.get("settings", {}), settings.get("switches", {})
+    stated = {**settings, "settings": own | {name: switches[name] for name in own if switches.get(name) is not None}}
+    stated["switches"] = {name: value for name, value in switches.items() if name not in own}
+    if isinstance(found := settings.get("retriever"), str):  # of an earlier version: corpus-embedder[-strategy-seed]
+        corpus, embedder, *chosen = found.split("-", 2)
+        stated["retriever"] = {"corpus": corpus, "embedder": embedder}
+        if chosen:
+            strategy, _, seed = chosen[0].rpartition("-")
+            stated["retriever"] |= {"strategy": strategy, "seed": int(seed)}
+    return stated
+
+
+def _agree(one: Any, other: Any) -> bool:
+    """Whether two values are equal as far as both say; only a strategy must be named by both, or by none."""
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return one == other
+    both = one.keys() & other.keys()
+    return "strategy" not in one.keys() ^ other.keys() and all(_agree(one[name], other[name]) for name in both)
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
