@@ -145,8 +145,9 @@ def test_fresh_says_why_it_cannot_be(program, script, message, tmp_path):
     assert run.stderr.startswith("make fresh: ") and message in run.stderr and run.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("versions, lock", [("2.99, {torch}+cpu, {torch}", "requirements.lock"),
-                                            ("2.99, {torch}", "requirements-cuda.lock")])
+@pytest.mark.parametrize(
+    "versions, lock", [("2.99, {torch}+cpu, {torch}", "requirements.lock"), ("2.99, {torch}", "requirements-cuda.lock")]
+)
 def test_make_takes_the_lock_of_the_build_that_the_index_has(versions, lock, tmp_path):
     folder = copied_to(tmp_path / "clone", "Makefile", "requirements.lock", "requirements-cuda.lock", "pyproject.toml")
     versions = versions.format(torch=pins()["torch"])

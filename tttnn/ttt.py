@@ -273,9 +273,7 @@ class TTT:
         steps = tuple(self.adapt(scored, [neighbour.text for neighbour in neighbours], sorted(wanted)))
         return Evaluation(steps[0].score, steps[-1].score, steps, neighbours)
 
-    def adapt(
-        self, text: str, neighbours: Sequence[str], ks: Sequence[int] = (0, 1, 2, 5, 10, 20)
-    ) -> Iterator[Step]:
+    def adapt(self, text: str, neighbours: Sequence[str], ks: Sequence[int] = (0, 1, 2, 5, 10, 20)) -> Iterator[Step]:
         """Train on the neighbours in the order given, and yield a step for each k from 0 to the largest of `ks`.
 
         The weights are the initial ones again when the iterator ends, is closed or fails, bit for bit.

@@ -204,9 +204,7 @@ class Corpus:
         drawn = self.sample_domains(split, n, seed, max_bytes, [domain])[domain]
         if len(drawn) < n:
             limit = "" if max_bytes is None else f" of at most {max_bytes} bytes"
-            raise CorpusError(
-                f"{self.name}: {n} documents asked of {domain}.{split}, which has {len(drawn)}{limit}"
-            )
+            raise CorpusError(f"{self.name}: {n} documents asked of {domain}.{split}, which has {len(drawn)}{limit}")
         return drawn
 
     def sample_domains(

@@ -217,6 +217,4 @@ def write_solutions(folder: str | Path, count: int = 150_000, seed: int = 1216) 
     Random(seed).shuffle(documents)
     held = count // 50
     splits = {"val": documents[:held], "test": documents[held : 2 * held], "train": documents[2 * held :]}
-    return {
-        name: write_jsonl(Path(folder) / f"solutions.{name}.jsonl.gz", part) for name, part in splits.items()
-    }
+    return {name: write_jsonl(Path(folder) / f"solutions.{name}.jsonl.gz", part) for name, part in splits.items()}

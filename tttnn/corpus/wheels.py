@@ -298,8 +298,7 @@ def _cut_readme(text: str) -> list[str]:
 
 
 LIBRARIES = (
-    "docutils huggingface-hub networkx numpy pandas Pygments rich scikit-learn scipy Sphinx SQLAlchemy "
-    "sympy tornado"
+    "docutils huggingface-hub networkx numpy pandas Pygments rich scikit-learn scipy Sphinx SQLAlchemy sympy tornado"
 )
 HEADERS = "lxml numpy pyarrow scipy"
 CATALOGUES = (

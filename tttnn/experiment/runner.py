@@ -42,9 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SMALLER = "give a smaller context, max_chunks or max_bytes, precision bfloat16, or lora"
-Evaluate = Callable[
-    [TTT, "Sequence[DrawnDocument]", Sequence[int], str], Iterable[tuple["DrawnDocument", list[Row]]]
-]
+Evaluate = Callable[[TTT, "Sequence[DrawnDocument]", Sequence[int], str], Iterable[tuple["DrawnDocument", list[Row]]]]
 
 
 def about(corpus: Corpus, retriever: Retriever | Selection, **drawn: Any) -> dict[str, Any]:

@@ -202,9 +202,7 @@ class Run:
         file = out / "tokenizer.json"
         tokenizer = make_tokenizer(settings.tokenizer, settings.train, data, file)
         tokens, summary = cache_tokens(settings, data, tokenizer, file, out)
-        validation = [
-            read_validation(each, data, tokenizer, settings) for each in settings.validation
-        ]
+        validation = [read_validation(each, data, tokenizer, settings) for each in settings.validation]
         windows = Windows(tokens, settings.context, settings.batch_tokens // settings.context, settings.seed)
         model = build_model(settings, data, tokenizer).to(device)
         optimizer = make_optimizer(settings, model)

@@ -32,9 +32,7 @@ class Table:
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         head = "".join(self._cell("th", column, str(column)) for column in self.frame.columns)
         rows = (
-            "".join(
-                self._cell("td", column, text) for column, text in zip(self.frame.columns, row, strict=True)
-            )
+            "".join(self._cell("td", column, text) for column, text in zip(self.frame.columns, row, strict=True))
             for row in self.frame.itertuples(index=False, name=None)
         )
         body = "\n".join(f"<tr>{row}</tr>" for row in rows)

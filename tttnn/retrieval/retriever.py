@@ -333,9 +333,7 @@ def _stored_vectors(folder: Path, embedder: Embedder) -> Callable[[int], Iterato
     return None
 
 
-def _folder_name(
-    corpus: Corpus, split: str, embedder: str | Path | Embedder, fingerprint: str, key: str
-) -> str:
+def _folder_name(corpus: Corpus, split: str, embedder: str | Path | Embedder, fingerprint: str, key: str) -> str:
     name = embedder if isinstance(embedder, (str, Path)) else embedder.name
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{corpus.name}-{split}-{name}")
     whole = json.dumps([fingerprint, split, key])

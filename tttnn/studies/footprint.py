@@ -168,8 +168,7 @@ def per_document(measured: pd.DataFrame) -> pd.DataFrame:
     if measured.documents.nunique() < 2:
         raise ParameterError("a line needs two points: measure files of at least two sizes")
     lines = {
-        kind: np.polyfit(rows.documents, rows.resident_bytes, 1)
-        for kind, rows in measured.groupby("kind", sort=False)
+        kind: np.polyfit(rows.documents, rows.resident_bytes, 1) for kind, rows in measured.groupby("kind", sort=False)
     }
     return pd.DataFrame([{"kind": kind, "slope": line[0], "constant": line[1]} for kind, line in lines.items()])
 
