@@ -302,7 +302,7 @@ def _remove_left_behind(path: Path) -> None:
 
 @cache
 def _machine() -> str:
-    """This machine and its space of process numbers, which a container may have of its own: 8 digits."""
+    """Eight digits for this machine and its space of process numbers, which a container may have of its own."""
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:

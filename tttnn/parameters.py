@@ -56,8 +56,9 @@ def number(
 def numbers(
     name: str, value: Any, *, least: float = -math.inf, most: float = math.inf, whole: bool = False
 ) -> list[int | float]:  # fmt: skip
-    """Understand a list of numbers: a sequence, or text such as ``"0,1,5"`` or ``"[0, 1, 5]"``; a number is a list of
-    one.
+    """Understand a list of numbers: a sequence, or text such as ``"0,1,5"`` or ``"[0, 1, 5]"``.
+
+    A number is a list of one.
 
     Parameters
     ----------

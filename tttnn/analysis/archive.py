@@ -171,8 +171,10 @@ def _rows_so_far(folder: Path) -> pd.DataFrame:
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The facts of a run that was made in parts: those of the first, its first start, its last end, and of each part
-    what may differ."""
+    """The facts of a run that was made in parts.
+
+    They are those of the first part, its first start, the last end, and of each part what may differ.
+    """
     ends = [part["end"] for part in parts]
     span = {"start": min(part["start"] for part in parts), "end": None if None in ends else max(ends)}
     rest = [{name: part[name] for name in ("about", "start", "end", "calls") if name in part} for part in parts]

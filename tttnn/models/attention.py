@@ -153,7 +153,7 @@ def _ranges(n: int, blocks: Blocks) -> Iterator[tuple[int, int]]:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right.mT, of matrices or of one for each head."""
+    """Return left @ right.mT, of matrices or of one for each head."""
     return product(left, right) if left.dim() == 2 else torch.bmm(left, right.mT)
 
 

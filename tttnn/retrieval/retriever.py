@@ -40,7 +40,8 @@ class Store(Protocol):
     """Random access to documents: a `TextStore` or `ConcatStore`."""
 
     @property
-    def by_domain(self) -> dict[str, np.ndarray]: ...
+    def by_domain(self) -> dict[str, np.ndarray]:
+        """Numbers of the documents of each domain, int64, increasing."""
 
     def __len__(self) -> int: ...
 
@@ -86,6 +87,7 @@ class Neighbours(tuple[Neighbour, ...]):
     answered: list[str]
 
     def __new__(cls, found: Iterable[Neighbour], answered: list[str]) -> Neighbours:
+        """Take the neighbours, nearest first, and the names of the shards that answered."""
         neighbours = super().__new__(cls, found)
         neighbours.answered = answered
         return neighbours

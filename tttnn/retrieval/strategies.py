@@ -74,8 +74,10 @@ class Selection:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
     def check_k(self, k: int) -> int:
-        """Return k, as the retriever does; raise ParameterError unless so many documents can be chosen, as far as this
-        does not depend on the query."""
+        """Return k, as the retriever does; raise ParameterError unless so many documents can be chosen.
+
+        That is told as far as it does not depend on the query.
+        """
         k = self.retriever.check_k(k)
         if k > (most := self._most(self)):
             raise ParameterError(f"k={k}: only {most} of {len(self)} documents qualify for {self.strategy}")
