@@ -290,7 +290,7 @@ def test_split_query_scores_only_the_second_half(gpt2):
         (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, [-1]), "none negative"),
         (lambda ttt: ttt.adapt("", NEIGHBOURS, [1]), "empty text"),
         (lambda ttt: ttt.adapt("ab\ud800", NEIGHBOURS, [1]), "character 2 of the text is a lone surrogate"),
-        (lambda ttt: ttt.evaluate(TEXT), "needs a retriever"),
+        (lambda ttt: ttt.evaluate(TEXT), "need a retriever"),
     ],
 )
 def test_bad_calls_say_what_is_wrong_before_anything_runs(gpt2, call, message):

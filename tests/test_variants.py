@@ -8,6 +8,7 @@ from tiny import tiny_gpt2
 
 from tttnn.analysis.variant_effects import archived_variants, effects, footing
 from tttnn.corpus import open_corpus, write_jsonl
+from tttnn.errors import ParameterError
 from tttnn.experiment import draw_documents, run
 from tttnn.experiment.variants import BASELINES, CONTROLS, LORA, QUIRKS, VARIANTS, changed, run_variants
 from tttnn.models import load_model
@@ -53,6 +54,13 @@ def test_every_kind_of_variant_runs_and_starts_from_its_plain_score(ttt, drawn):
     plain = run(ttt, drawn[:1], [0])["nats"].item()
     for name, nats in rows[rows["k"] == 0].set_index("variant")["nats"].items():
         assert (nats == plain) == VARIANTS[name].switches.keys().isdisjoint({"split_query", "weights"}), name
+
+
+def test_a_loop_without_a_retriever_is_refused_in_a_sentence(ttt, drawn, tmp_path):
+    for name in ("nearest", *(name for name, each in VARIANTS.items() if each.strategy != "nearest")):
+        with pytest.raises(ParameterError, match=rf"^variant {name}: .*need a retriever"):
+            run_variants(TTT(ttt.lm, None, SWITCHES), drawn, [0, 1], [name], tmp_path / "rows")
+    assert not (tmp_path / "rows").exists()
 
 
 def test_what_each_is_compared_with_differs_in_one_thing_only():

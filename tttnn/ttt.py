@@ -213,11 +213,6 @@ class TTT:
         Needed by :meth:`evaluate` only; :meth:`adapt` takes texts.
     switches : Switches, optional
 
-    Attributes
-    ----------
-    optimizer : torch.optim.AdamW or None
-        Of the weights that a step changes; None while there are none, which is where adapters come and go.
-
     Examples
     --------
     >>> ttt = TTT(load_model("gpt2-xs-general"), open_retriever("wheels"))  # doctest: +SKIP
@@ -264,14 +259,21 @@ class TTT:
         DocumentError
             If the text is empty.
         """
-        if self.retriever is None:
-            raise ParameterError("evaluate needs a retriever: TTT(lm, open_retriever(...)), or call adapt with texts")
-        k = int(number("k", k, least=1, whole=True))
+        retriever = self.need_retriever()
+        k = number("k", k, least=1, whole=True)
         query, scored = split_halves(text) if self.switches.split_query else (text, text)
-        neighbours = self.retriever.neighbours(query, k)
+        neighbours = retriever.neighbours(query, k)
         wanted = {0, k, *(ks or ())}
         steps = tuple(self.adapt(scored, [neighbour.text for neighbour in neighbours], sorted(wanted)))
-        return Evaluation(steps[0].score, steps[-1].score, steps, neighbours)
+        before, after = steps[0].score, steps[-1].score
+        assert before is not None and after is not None  # both are asked for
+        return Evaluation(before, after, steps, neighbours)
+
+    def need_retriever(self) -> Retriever | Selection:
+        """Return the retriever; raise ParameterError if the loop was made without one."""
+        if self.retriever is None:
+            raise ParameterError("neighbours need a retriever: TTT(lm, open_retriever(...)); adapt takes texts instead")
+        return self.retriever
 
     def adapt(self, text: str, neighbours: Sequence[str], ks: Sequence[int] = (0, 1, 2, 5, 10, 20)) -> Iterator[Step]:
         """Train on the neighbours in the order given, and yield a step for each k from 0 to the largest of `ks`.
@@ -328,7 +330,7 @@ class TTT:
             raise RuntimeError(f"another loop on {self.lm.name} is unfinished: exhaust or close its iterator first")
         self.lm.adapting = True
         try:
-            trained = self._with_adapters() if self.switches.lora else self._with_weights()
+            trained = self._with_adapters(rank) if (rank := self.switches.lora) else self._with_weights()
             with keeping_freed(self.lm.device), trained:
                 yield
         finally:
@@ -344,10 +346,10 @@ class TTT:
             yield
 
     @contextlib.contextmanager
-    def _with_adapters(self) -> Iterator[None]:
+    def _with_adapters(self, rank: int) -> Iterator[None]:
         """Steps change adapters, which are dropped."""
         try:
-            with adapters(self.lm.model, self.switches.lora, self.switches.seed) as self._parameters:
+            with adapters(self.lm.model, rank, self.switches.seed) as self._parameters:
                 self.forget()
                 yield
         finally:
@@ -356,7 +358,14 @@ class TTT:
 
     def forget(self) -> None:
         """Begin with fresh AdamW moments, which a session does by itself unless `keep_optimizer`."""
-        self.optimizer = self._new_optimizer() if self._parameters else None
+        self._optimizer = self._new_optimizer() if self._parameters else None
+
+    @property
+    def optimizer(self) -> torch.optim.AdamW:
+        """Of the weights that a step changes. With `lora` there is one inside a `session` only, as adapters go."""
+        if self._optimizer is None:
+            raise RuntimeError("with lora there is an optimizer inside a session only")
+        return self._optimizer
 
     def _step(self, k: int, neighbour: str, scorer: Scorer, wanted: set[int]) -> Step:
         start = self._clock()
@@ -471,7 +480,7 @@ def _dropout(model: nn.Module, rate: float, seed: int) -> Iterator[None]:
     if rate == 0:
         yield
         return
-    layers = [(m, "p") for m in model.modules() if isinstance(m, nn.Dropout)]
+    layers: list[tuple[nn.Module, str]] = [(m, "p") for m in model.modules() if isinstance(m, nn.Dropout)]
     layers += [(m, "attention_dropout") for m in model.modules() if hasattr(m, "attention_dropout")]
     layers = [(m, name) for m, name in layers if isinstance(getattr(m, name), int | float)]
     before = [getattr(module, name) for module, name in layers]

@@ -189,7 +189,8 @@ def _calls(facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _folders(run: str) -> dict[str, Path]:
     """The folder of each model's run."""
-    place, folders = FOLDER / run, {}
+    place = FOLDER / run
+    folders: dict[str, Path] = {}
     for path in sorted((place if place.is_dir() else Path(run)).glob("**/run.json")):
         model = read_json(path)["settings"]["model"]
         if model in folders:

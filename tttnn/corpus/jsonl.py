@@ -343,8 +343,11 @@ class _Damaged(Exception):
 class _Unpacking(Protocol):
     """What zlib and zstandard give to unpack one member or frame."""
 
-    eof: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
 
     def decompress(self, data: bytes, /) -> bytes:
         """Unpack some more."""
@@ -404,7 +407,7 @@ def _unpacked(
 
 
 @contextmanager
-def _packing(path: Path, suffix: str) -> Iterator[BinaryIO]:
+def _packing(path: Path, suffix: str) -> Iterator[BinaryIO | gzip.GzipFile]:
     with open(path, "wb") as file:
         if suffix == ".gz":
             # Neither name nor time in the header: equal documents give equal files.

@@ -177,7 +177,8 @@ def solutions(count: int, seed: int = 1216) -> Iterator[Document]:
     ValueError
         If a kind of problem has run out of new ones.
     """
-    rng, seen, repeats = Random(seed), set(), 0
+    rng, repeats = Random(seed), 0
+    seen: set[str] = set()
     while len(seen) < count:
         kind = PROBLEMS[len(seen) % len(PROBLEMS)]
         text = document(kind(rng))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,7 +15,13 @@ from tttnn.errors import first_line
 from tttnn.hub import BUFFERS, left_as_pointer, weight_files
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        AutoModel,
+        AutoModelForTextEncoding,
+        PretrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
 
 def load_checkpoint(
@@ -43,13 +49,13 @@ def load_checkpoint(
     from transformers import AutoConfig, AutoTokenizer
 
     _check_files(source)
-    words, version = (tokenizer, "main") if tokenizer else (source, revision)
+    vocabulary, version = (tokenizer, "main") if tokenizer else (source, revision)
     # A library that reads whatever a file holds raises any of these where a value is not as it expects.
     damaged = OSError, ValueError, LookupError, ArithmeticError, RuntimeError, TypeError, AttributeError, AssertionError
     try:
         with _quiet():
             config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-            words = AutoTokenizer.from_pretrained(words, revision=version, trust_remote_code=False)
+            words = AutoTokenizer.from_pretrained(vocabulary, revision=version, trust_remote_code=False)
             model, info = _architecture(source, config).from_pretrained(
                 source,
                 revision=revision,
@@ -98,7 +104,7 @@ def _check_files(source: str | Path) -> None:
         )
 
 
-def _architecture(source: str | Path, config: PretrainedConfig) -> type:
+def _architecture(source: str | Path, config: PretrainedConfig) -> type[AutoModel | AutoModelForTextEncoding]:
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModel, AutoModelForTextEncoding
 
     if not isinstance(getattr(config, "hidden_size", None), int):
@@ -113,7 +119,7 @@ def _architecture(source: str | Path, config: PretrainedConfig) -> type:
     return AutoModelForTextEncoding
 
 
-def _check_weights(source: str | Path, model: PreTrainedModel, info: dict[str, Iterable]) -> None:
+def _check_weights(source: str | Path, model: PreTrainedModel, info: dict[str, Iterable[Any]]) -> None:
     wrong = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
     if wrong := [name for name in wrong if not name.startswith("pooler.")]:
         prefixes = {name.partition(".")[0] for name in info["unexpected_keys"]} & {"_orig_mod", "module"}

@@ -201,10 +201,10 @@ def retrieve(ttt: TTT, document: DrawnDocument, k: int) -> tuple[str, str, Seque
     """
     query, scored = split_halves(document.text) if ttt.switches.split_query else (document.text, document.text)
     start = time.perf_counter()
-    neighbours = ttt.retriever.neighbours(query, k, document.meta) if k else []
+    neighbours: Sequence[Neighbour] = ttt.need_retriever().neighbours(query, k, document.meta) if k else []
     seconds = time.perf_counter() - start
     if answered := getattr(neighbours, "answered", None):
-        index = ttt.retriever.index
+        index = ttt.need_retriever().index
         if len(answered) + len(index.missing) < len(index.manifest["shards"]):
             raise DamagedIndex(f"{index.folder}: only {', '.join(answered)} answered: a shard was lost meanwhile")
     return query, scored, neighbours, seconds

@@ -23,7 +23,7 @@ STREAM_ROWS = 4096
 log = logging.getLogger(__name__)
 
 
-class Answer(tuple):
+class Answer(tuple[np.ndarray, np.ndarray]):
     """What `Index.search` returns: the pair ``(distances, ids)``, and which shards it comes from.
 
     Attributes

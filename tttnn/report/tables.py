@@ -97,7 +97,7 @@ def format_value(value: Any, spec: str | None = None) -> str:
         return str(value)
     if isinstance(value, numbers.Integral):
         return f"{int(value):,}"
-    return f"{float(value):,.0f}" if abs(value) >= 1_000 else f"{float(value):#.4g}".rstrip(".")
+    return f"{float(value):,.0f}" if abs(float(value)) >= 1_000 else f"{float(value):#.4g}".rstrip(".")
 
 
 def glue_text(name: str, value: Any, spec: str | None = None) -> None:
