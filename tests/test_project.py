@@ -170,6 +170,15 @@ def test_hooks_before_a_commit_are_those_of_the_lock():
         assert hook["language"] == "system" and hook["entry"].startswith(".venv/bin/")
 
 
+def test_hooks_and_tests_begin_with_what_make_lint_checks():
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", read("Makefile"), re.MULTILINE)[1]
+    checks = {line.removeprefix("\t$(BIN)/").removesuffix(" .") for line in recipe.splitlines()}
+    assert checks == {"ruff check", "ruff format --check", "mypy", "codespell"}
+    hooks = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"][0]["hooks"]
+    assert checks <= {hook["entry"].removeprefix(".venv/bin/").removesuffix(" --force-exclude") for hook in hooks}
+    assert re.search(r"^test: lint ", read("Makefile"), re.MULTILINE)
+
+
 @pytest.mark.parametrize("command", ["make book", "make test", "papermill notebooks/", "hf download"])
 def test_readme_shows_the_commands(command):
     assert command in read("README.md")
