@@ -32,8 +32,7 @@ help:  ## list the commands
 book: weights  ## execute the chapters and render the book to _build/html/index.html
 	$(BIN)/python book/build.py $(if $(PROFILE),--profile $(PROFILE))
 
-test: weights  ## unit tests, the rendered book, and every chapter against its reference outputs
-	$(BIN)/ruff check --quiet .
+test: lint weights  ## lint, unit tests, the rendered book, and every chapter against its reference outputs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(THREADS) --maxprocesses=8 --dist=loadfile
 	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
 
@@ -60,9 +59,11 @@ bench: $(READY)  ## benchmarks against their baselines, as ratios; rows go to _b
 	$(BIN)/python bench/step.py --out _build/bench/step.json
 	$(BIN)/python bench/neighbours.py --out _build/bench/neighbours.json
 
-lint: $(READY)  ## code style, and text and ipynb halves of the chapters agree
+lint: $(READY)  ## style and layout of code, docstrings, types, and spelling of code and prose
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q tests/test_project.py -k halves
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
 
 lock: $(READY)  ## write both locks from pyproject.toml; LOCK=--upgrade for newest versions
 	$(BIN)/python .ci/lock.py $(LOCK)

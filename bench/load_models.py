@@ -1,5 +1,7 @@
 """Seconds to load each embedded model: the median of fresh processes, imports apart, against a limit.
 
+Each process loads one model once; what that imports is imported before the clock starts.
+
     python bench/load_models.py --out rows.json
 """
 

@@ -90,9 +90,7 @@ def ways(lm: LanguageModel, model: PreTrainedModel, chunk: list[int]) -> dict[st
     if small or bfloat16_is_fast("cpu"):
         found["ours, bfloat16 products"] = partial(open_ours, lm, Switches(precision="bfloat16"), chunk)
     found[f"ours, LoRA of rank {RANK}"] = partial(open_ours, lm, Switches(lora=RANK), chunk)
-    found["torch.compile, layers as they come"] = partial(
-        open_rung, replace(rung, fast_layers=False), compiled, chunk
-    )
+    found["torch.compile, layers as they come"] = partial(open_rung, replace(rung, fast_layers=False), compiled, chunk)
     if small:
         found["documents at once, gradients alone"] = partial(open_many, lm, chunk, DOCUMENTS)
     return found

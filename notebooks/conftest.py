@@ -19,9 +19,7 @@ import pytest
 BUILD = Path(__file__).resolve().parents[1] / "book" / "build.py"
 RELATIVE, ABSOLUTE, POINTS = 0.02, 0.02, 2.0
 # A decimal number or a percentage by itself: the digits in "fig-3a", "k20" or a hash belong to words.
-NUMBER = re.compile(
-    r"(?<![\w.])[-+−]?(?:\d+(?:,\d{3})*(?:\.\d+(?:[eE][-+]?\d+)?|[eE][-+]?\d+)(?!\w)(?: ?%)?|\d+ ?%)"
-)
+NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d+(?:,\d{3})*(?:\.\d+(?:[eE][-+]?\d+)?|[eE][-+]?\d+)(?!\w)(?: ?%)?|\d+ ?%)")
 
 
 class Tolerant(str):

@@ -31,9 +31,7 @@ def nats(ttt, method, text=TEXT, ks=(0, 1, 3)):
     return {step.k: step.score.nats for step in find_method(method)(ttt, text, NEIGHBOURS, ks)}
 
 
-@pytest.mark.parametrize(
-    "method", ["in-context:0.5", "in-context-published", "unigram:0.1", "dynamic:8"]
-)
+@pytest.mark.parametrize("method", ["in-context:0.5", "in-context-published", "unigram:0.1", "dynamic:8"])
 def test_every_baseline_starts_from_the_plain_score_and_leaves_the_weights(ttt, method):
     before = ttt.lm.weight_hash()
     found = nats(ttt, method)

@@ -173,9 +173,7 @@ def start(root: Path, *arguments: object) -> subprocess.Popen:
     """Begin a build; return when its slow chapter is under way."""
     command = [sys.executable, str(SCRIPT), "--root", str(root), *map(str, arguments)]
     listening = partial(signal.signal, signal.SIGINT, signal.default_int_handler)  # also if these tests do not listen
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listening
-    )
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=listening)
     for _ in range(600):
         if (root / "notebooks" / "begun").exists():
             return process

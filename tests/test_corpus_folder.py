@@ -31,10 +31,7 @@ DOMAINS = {"code": 12, "prose.old": 30}  # documents of each split
 
 
 def _documents(domain: str, split: str) -> list[Document]:
-    return [
-        Document(f"{domain} {split} {n} " + "x" * n, {"pile_set_name": domain})
-        for n in range(DOMAINS[domain])
-    ]
+    return [Document(f"{domain} {split} {n} " + "x" * n, {"pile_set_name": domain}) for n in range(DOMAINS[domain])]
 
 
 def _by_domain(folder: Path, suffix: str) -> Corpus:
@@ -122,9 +119,7 @@ def test_a_sample_of_short_documents_keeps_their_numbers(tmp_path):
     limit = len(whole[6].text)
     drawn = corpus.sample("test", "code", 7, seed=1, max_bytes=limit)
     assert sorted(number for number, _ in drawn) == list(range(7))
-    with pytest.raises(
-        CorpusError, match=rf"8 documents asked of code\.test, which has 7 of at most {limit}"
-    ):
+    with pytest.raises(CorpusError, match=rf"8 documents asked of code\.test, which has 7 of at most {limit}"):
         corpus.sample("test", "code", 8, seed=1, max_bytes=limit)
 
 

@@ -323,9 +323,7 @@ def test_transformer_card(tmp_path):
     embedder = load_embedder(tiny_roberta(tmp_path / "roberta"))
     embedder.save(tmp_path / "card")
     assert read_json(tmp_path / "card" / "embedder.json")["fingerprint"] == embedder.fingerprint
-    assert (
-        embedder.name == "roberta" and str(tmp_path) not in (tmp_path / "card" / "embedder.json").read_text()
-    )
+    assert embedder.name == "roberta" and str(tmp_path) not in (tmp_path / "card" / "embedder.json").read_text()
 
 
 @given(lengths=st.lists(st.integers(1, 64), max_size=60), budget=st.integers(1, 200))

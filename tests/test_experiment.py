@@ -58,7 +58,6 @@ def test_one_row_per_document_and_k(ttt, tmp_path):
 def test_interrupted_run_continues_with_the_same_rows(ttt, tmp_path):
     whole = run(ttt, DOCUMENTS, ks=[0, 2])
 
-
     run(ttt, DOCUMENTS[:2], ks=[0, 2], folder=tmp_path)
     with open(tmp_path / JOURNAL, "ab") as file:
         file.write(b'{"key": ["gpt2", "code", 2], "rows": [{"k"')  # killed while writing

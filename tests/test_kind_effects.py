@@ -8,6 +8,7 @@ import pytest
 from tiny import LINES, tiny_gpt2
 
 from tttnn.corpus import Document, open_corpus, write_jsonl
+from tttnn.errors import ParameterError
 from tttnn.experiment import draw_documents
 from tttnn.index import SearchSettings
 from tttnn.models import load_model
@@ -96,6 +97,12 @@ def test_the_result_depends_on_what_was_found_alone(place, monkeypatch):
     assert (rows[rows.same].change == 0).all() and (rows[rows.found == 1].found >= rows.found.min()).all()
     expected = ttt.evaluate(documents[0].text, 2)
     assert flat.after.iloc[0] == expected.after.bits_per_byte and flat.before.iloc[0] == expected.before.bits_per_byte
+
+
+def test_a_loop_without_a_retriever_is_refused_in_a_sentence(place):
+    folder, _, _ = place
+    with pytest.raises(ParameterError, match="need a retriever"):
+        kinds_effect(TTT(load_model(tiny_gpt2(folder / "alone"))), [], folder / "kinds", {}, 1)
 
 
 def distinct(rows):

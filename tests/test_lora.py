@@ -197,6 +197,14 @@ def test_it_works_with_autocast_dropout_and_baselines(lm):
     assert state(lm) == before
 
 
+def test_outside_a_session_there_is_no_optimizer(gpt2):
+    ttt = TTT(gpt2, None, Switches(lora=2))
+    with ttt.session():
+        assert ttt.optimizer.param_groups[0]["params"]
+    with pytest.raises(RuntimeError, match="inside a session only"):
+        _ = ttt.optimizer
+
+
 def test_a_second_loop_on_the_same_model_is_refused(gpt2):
     steps = TTT(gpt2, switches=LORA).adapt(TEXT, NEIGHBOURS, [4])
     next(steps)

@@ -61,8 +61,7 @@ def sentences(seed: int, count: int) -> list[str]:
     words = random.Random(seed)
     nouns, verbs = ["the cat", "a dög", "our house", "the 海"], ["sees", "likes", "hears"]
     return [
-        ". ".join(f"{words.choice(nouns)} {words.choice(verbs)} {words.choice(nouns)}" for _ in range(12))
-        + f" {i}"
+        ". ".join(f"{words.choice(nouns)} {words.choice(verbs)} {words.choice(nouns)}" for _ in range(12)) + f" {i}"
         for i in range(count)
     ]
 
@@ -287,9 +286,7 @@ def test_tokenizer_round_trips_any_text(bpe, text: str) -> None:
 def test_validation_counts_the_bytes_of_the_tokens_it_scores(bpe, tmp_path: Path, cut: int) -> None:
     texts = ["naïve 海 café 🦆🦆", "plain text " * 20]
     write_jsonl(tmp_path / "toy.val.jsonl", [Document(text, {}) for text in texts])
-    found = read_validation(
-        Source("toy", ["toy.val.jsonl"], documents=2, tokens=cut), tmp_path, bpe, tiny()
-    )
+    found = read_validation(Source("toy", ["toy.val.jsonl"], documents=2, tokens=cut), tmp_path, bpe, tiny())
     ids = [bpe.encode(text).ids[:cut] for text in texts]
     assert (found.targets >= 0).sum() == sum(map(len, ids))
     whole = cut >= max(len(bpe.encode(text).ids) for text in texts)
@@ -328,9 +325,7 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 CAUSAL = tiny(architecture=GPT2 | {"resid_pdrop": 0.1, "attn_pdrop": 0.1, "embd_pdrop": 0.1})
 
 
-@pytest.mark.parametrize(
-    ("started", "kills"), [(CAUSAL, [1]), (CAUSAL, [7]), (CAUSAL, [3, 4, 11])]
-)
+@pytest.mark.parametrize(("started", "kills"), [(CAUSAL, [1]), (CAUSAL, [7]), (CAUSAL, [3, 4, 11])])
 def test_killed_and_resumed_run_ends_with_the_same_bits(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: Settings, kills: list[int]
 ) -> None:
@@ -362,9 +357,7 @@ def torch_state(content: bytes) -> dict[str, torch.Tensor]:
     return load(content)
 
 
-def test_failed_checkpoint_leaves_the_last_one(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_checkpoint_leaves_the_last_one(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import safetensors.torch
 
     settings = tiny(checkpoint_minutes=1e-9)
@@ -393,9 +386,7 @@ def test_failed_checkpoint_leaves_the_last_one(
     assert len(calls) > 4
 
 
-def test_finished_run_is_not_trained_again(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = pretrain(tiny(), data, tmp_path / "run", "cpu", 1)
     monkeypatch.setattr(train_module.Run, "_step", lambda *_: pytest.fail("a step was taken"))
     assert pretrain(tiny(), data, tmp_path / "run", "cpu", 1) == first
@@ -421,9 +412,7 @@ def test_run_starts_from_a_checkpoint(data: Path, tmp_path: Path) -> None:
     start = second["curve"][0]["validation_bits_per_byte"]["toy"]
     assert start == pytest.approx(second["validation_bits_per_byte"]["toy"], abs=1e-4)
     assert start < 0.9 * first["curve"][0]["validation_bits_per_byte"]["toy"]
-    assert (tmp_path / "second/model/tokenizer.json").read_bytes() == (
-        data / "first/model/tokenizer.json"
-    ).read_bytes()
+    assert (tmp_path / "second/model/tokenizer.json").read_bytes() == (data / "first/model/tokenizer.json").read_bytes()
     wider = dataclasses.replace(settings, architecture=GPT2 | {"n_embd": 32})
     with pytest.raises(SettingsError, match="init"):
         pretrain(wider, data, tmp_path / "third", "cpu", 1)
@@ -465,10 +454,7 @@ def test_model_folder_loads_and_its_card_tells_the_run(data: Path, tmp_path: Pat
         "--threads 1",
     ):
         assert wanted in card
-    assert (
-        str(tmp_path)
-        not in card + (folder / "training.json").read_text() + (folder / "config.json").read_text()
-    )
+    assert str(tmp_path) not in card + (folder / "training.json").read_text() + (folder / "config.json").read_text()
     assert figures["data"]["held_out_texts_compared"] == 8
 
 

@@ -145,8 +145,9 @@ def test_fresh_says_why_it_cannot_be(program, script, message, tmp_path):
     assert run.stderr.startswith("make fresh: ") and message in run.stderr and run.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("versions, lock", [("2.99, {torch}+cpu, {torch}", "requirements.lock"),
-                                            ("2.99, {torch}", "requirements-cuda.lock")])
+@pytest.mark.parametrize(
+    "versions, lock", [("2.99, {torch}+cpu, {torch}", "requirements.lock"), ("2.99, {torch}", "requirements-cuda.lock")]
+)
 def test_make_takes_the_lock_of_the_build_that_the_index_has(versions, lock, tmp_path):
     folder = copied_to(tmp_path / "clone", "Makefile", "requirements.lock", "requirements-cuda.lock", "pyproject.toml")
     versions = versions.format(torch=pins()["torch"])
@@ -167,6 +168,15 @@ def test_hooks_before_a_commit_are_those_of_the_lock():
     assert [repository["repo"] for repository in repositories] == ["local"]
     for hook in repositories[0]["hooks"]:
         assert hook["language"] == "system" and hook["entry"].startswith(".venv/bin/")
+
+
+def test_hooks_and_tests_begin_with_what_make_lint_checks():
+    recipe = re.search(r"^lint:.*\n((?:\t.*\n)+)", read("Makefile"), re.MULTILINE)[1]
+    checks = {line.removeprefix("\t$(BIN)/").removesuffix(" .") for line in recipe.splitlines()}
+    assert checks == {"ruff check", "ruff format --check", "mypy", "codespell"}
+    hooks = yaml.safe_load(read(".pre-commit-config.yaml"))["repos"][0]["hooks"]
+    assert checks <= {hook["entry"].removeprefix(".venv/bin/").removesuffix(" --force-exclude") for hook in hooks}
+    assert re.search(r"^test: lint ", read("Makefile"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", ["make book", "make test", "papermill notebooks/", "hf download"])

@@ -117,14 +117,10 @@ def test_rows_are_the_same_although_a_worker_is_killed(address, model, here, tmp
     assert len(read_json(tmp_path / "rows" / "run.json")["about"]["workers"]) == 2
 
 
-def test_a_document_that_kills_its_workers_ends_the_run_and_costs_no_other(
-    address, model, here, tmp_path, monkeypatch
-):
+def test_a_document_that_kills_its_workers_ends_the_run_and_costs_no_other(address, model, here, tmp_path, monkeypatch):
     monkeypatch.setattr(tttnn.ray_cluster, "RETRIES", 1)
     with pytest.raises(ClusterError, match="code document 2: its worker died 2 times"):
-        run_on_cluster(
-            here, partial(make, model, tmp_path / "graves", 9), DOCUMENTS, KS, tmp_path / "rows", workers=1
-        )
+        run_on_cluster(here, partial(make, model, tmp_path / "graves", 9), DOCUMENTS, KS, tmp_path / "rows", workers=1)
     assert len(buried(tmp_path / "graves")) == 2
     with RowJournal(tmp_path / "rows") as journal:
         assert journal.table()["document"].unique().tolist() == [0, 1]

@@ -300,10 +300,25 @@ def test_bad_calls_say_what_is_wrong_before_anything_runs(gpt2, call, message):
 
 @pytest.mark.parametrize(
     "bad",
-    [{"learning_rate": 0}, {"learning_rate": math.nan}, {"max_length": 1}, {"dropout": 1.0}, {"max_chunks": 0},
-     {"context": -1}, {"precision": "float16"}, {"ranks": 0}, {"seed": -1}, {"seed": 1.5}, {"clip": "x"},
-     {"weight_decay": -1}, {"vocabulary": 0}, {"prefix": "boss"}, {"keep_optimizer": "false"}, {"split_query": "no"},
-     {"config_context": 1}],
+    [
+        {"learning_rate": 0},
+        {"learning_rate": math.nan},
+        {"max_length": 1},
+        {"dropout": 1.0},
+        {"max_chunks": 0},
+        {"context": -1},
+        {"precision": "float16"},
+        {"ranks": 0},
+        {"seed": -1},
+        {"seed": 1.5},
+        {"clip": "x"},
+        {"weight_decay": -1},
+        {"vocabulary": 0},
+        {"prefix": "boss"},
+        {"keep_optimizer": "false"},
+        {"split_query": "no"},
+        {"config_context": 1},
+    ],
 )
 def test_bad_switches_name_the_parameter(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):

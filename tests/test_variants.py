@@ -10,7 +10,7 @@ from tiny import tiny_gpt2
 
 from tttnn.analysis.variant_effects import archived_variants, effects, footing
 from tttnn.corpus import open_corpus, write_jsonl
-from tttnn.errors import DocumentError
+from tttnn.errors import DocumentError, ParameterError
 from tttnn.experiment import draw_documents, run
 from tttnn.experiment.variants import BASELINES, CONTROLS, LORA, QUIRKS, VARIANTS, changed, run_variants
 from tttnn.models import load_model
@@ -71,6 +71,13 @@ def test_evaluate_gives_the_numbers_of_a_run(ttt, drawn, strategy, split_query):
     if strategy != "nearest":
         with pytest.raises(DocumentError, match=strategy if "other" in strategy else "domain ''"):
             one.evaluate(document.text, 3)
+
+
+def test_a_loop_without_a_retriever_is_refused_in_a_sentence(ttt, drawn, tmp_path):
+    for name in ("nearest", *(name for name, each in VARIANTS.items() if each.strategy != "nearest")):
+        with pytest.raises(ParameterError, match=rf"^variant {name}: .*need a retriever"):
+            run_variants(TTT(ttt.lm, None, SWITCHES), drawn, [0, 1], [name], tmp_path / "rows")
+    assert not (tmp_path / "rows").exists()
 
 
 def test_what_each_is_compared_with_differs_in_one_thing_only():

@@ -166,9 +166,7 @@ def test_a_long_class_is_cut_before_its_methods():
 
 def test_docstrings_hold_prose_only():
     prose = "Say a word about {}.\n\n    As much as it takes, which is {}.\n    " + "Words. " * 30
-    source = (
-        f'"""{prose.format("m", 1)}"""\nimport os\nclass A:\n    """{prose.format("A", 2)}"""\n    x = 1\n'
-    )
+    source = f'"""{prose.format("m", 1)}"""\nimport os\nclass A:\n    """{prose.format("A", 2)}"""\n    x = 1\n'
     (text,) = cut_docstrings(source)
     assert text.startswith("Say a word about m.\n\nAs much as it takes, which is 1.")
     assert "Say a word about A." in text
@@ -192,9 +190,7 @@ def test_description_leaves_the_headers_out():
     assert text.startswith("# A\n\nProse.")
 
 
-@pytest.mark.parametrize(
-    "text", ["word " * 20_000, "line\n" * 20_000, "Paragraph. " * 50 + "\n\n", "é" * 20_000, ""]
-)
+@pytest.mark.parametrize("text", ["word " * 20_000, "line\n" * 20_000, "Paragraph. " * 50 + "\n\n", "é" * 20_000, ""])
 def test_documents_are_neither_too_long_nor_too_short(text):
     for each in cut_paragraphs(text * 20):
         assert SHORTEST <= len(each.encode()) <= LONGEST
@@ -305,11 +301,7 @@ def test_comparisons():
     for question, answer in _pairs("comparison__kth_biggest"):
         values = [int(each) for each in re.findall(r"-?\d+", question)]
         k = 1 + next(
-            (
-                i
-                for i, word in enumerate(("second", "third", "fourth", "fifth", "sixth"), 1)
-                if word in question
-            ),
+            (i for i, word in enumerate(("second", "third", "fourth", "fifth", "sixth"), 1) if word in question),
             0,
         )
         assert sorted(values, reverse="biggest" in question)[k - 1] == values["abcdef".index(answer[1])]
@@ -356,9 +348,7 @@ def test_conversions_and_times():
     for question, answer in _pairs("measurement__conversion"):
         size = {unit: each for units in wheels.mathematics.UNITS.values() for unit, each in units.items()}
         value = Fraction(re.search(r"\d+(?:\.\d+)?", question)[0])
-        found = sorted(
-            (question.index(f" {unit}"), unit) for unit in size if re.search(rf" {unit}\b", question)
-        )
+        found = sorted((question.index(f" {unit}"), unit) for unit in size if re.search(rf" {unit}\b", question))
         (_, one), (_, two) = found
         source, target = (two, one) if question.startswith("How many") else (one, two)
         assert Fraction(answer) == value * size[source] / size[target], question

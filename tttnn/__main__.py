@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -75,9 +76,9 @@ def models() -> None:
         lms.add_row(entry.name, f"{entry.parameters / 1e6:,.1f} M", *numbers, *words)
     embedders = Table(name(), "parameters", "dimension", "tokens of a text", "licence", "here")
     embedders.title = "embedders, beside 'lexical', which is fitted on a corpus, and 'lm:<embedded language model>'"
-    for entry in EMBEDDERS.values():
-        numbers = f"{entry.parameters / 1e6:,.1f} M", str(entry.dimension), str(entry.max_length)
-        embedders.add_row(entry.name, *numbers, entry.licence, here(entry.embedded, entry.name, entry.revision))
+    for each in EMBEDDERS.values():
+        sizes = f"{each.parameters / 1e6:,.1f} M", str(each.dimension), str(each.max_length)
+        embedders.add_row(each.name, *sizes, each.licence, here(each.embedded, each.name, each.revision))
     Console(width=None if sys.stdout.isatty() else 160).print(lms, embedders)
 
 
@@ -230,7 +231,7 @@ def run(
         return _loop(model, opened, embedder, switches, threads, device, strategy)
 
     ttt = make()
-    origin = run_facts(opened, ttt.retriever, **asked.drawn)
+    origin = run_facts(opened, ttt.need_retriever(), **asked.drawn)
     if cluster:
         with connected(cluster, workers):
             rows = run_on_cluster(ttt, make, documents, asked.ks, out, origin, workers, method)
@@ -308,7 +309,7 @@ def variants(
     out, opened = check_writable(out), open_corpus(corpus, skip_bad)
     documents = asked.draw(opened)
     ttt = _loop(model, opened, embedder, switches, threads, device)
-    rows = run_variants(ttt, documents, asked.ks, chosen, out, run_facts(opened, ttt.retriever, **asked.drawn))
+    rows = run_variants(ttt, documents, asked.ks, chosen, out, run_facts(opened, ttt.need_retriever(), **asked.drawn))
     failed = rows[rows["failure"] != ""].groupby("variant").size()
     _report(rows, out, "".join(f", {n} of {name} failed" for name, n in failed.items()))
 
@@ -329,7 +330,8 @@ def sweep(
     from tttnn.experiment.checks import Asked, check_writable
     from tttnn.experiment.sweep import checked_rates, places_with_zero, record
     from tttnn.experiment.sweep import sweep as compare
-    from tttnn.pretraining.card import best_rate, write_card
+    from tttnn.models.model_registry import best_rate
+    from tttnn.pretraining.card import write_card
     from tttnn.ttt import Switches
 
     asked, compared = Asked(places_with_zero(ks), per_domain, seed, "val", max_bytes), checked_rates(rates)
@@ -337,7 +339,7 @@ def sweep(
     out, opened = check_writable(out), open_corpus(corpus, skip_bad)
     documents = asked.draw(opened)
     ttt = _loop(model, opened, embedder, Switches(prefix=prefix, max_chunks=max_chunks), threads, device)
-    table = compare(ttt, documents, compared, asked.ks, out, run_facts(opened, ttt.retriever, **asked.drawn))
+    table = compare(ttt, documents, compared, asked.ks, out, run_facts(opened, ttt.need_retriever(), **asked.drawn))
     typer.echo(table.pivot(index="learning_rate", columns="k", values="ratio").to_string(float_format="%.4f"))
     drawn = {"per_domain": asked.per_domain, "max_bytes": asked.max_bytes, "seed": asked.seed}
     found = record(table, ttt, opened, documents, **drawn)
@@ -465,7 +467,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it reports each variant it tries
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for ends no run
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal has no letters for ends no run
     try:
         app()
     except (TTTNNError, OSError) as error:

@@ -139,7 +139,11 @@ def dynamic(ttt: TTT, text: str, neighbours: Sequence[str], ks: Sequence[int], s
 
 
 METHODS: dict[str, Adapt] = {"ttt": TTT.adapt, "in-context-published": in_context_published}
-VALUED = {"in-context": (in_context, "share"), "unigram": (unigram, "weight"), "dynamic": (dynamic, "segment")}
+VALUED: dict[str, tuple[Callable[..., Iterator[Step]], str]] = {
+    "in-context": (in_context, "share"),
+    "unigram": (unigram, "weight"),
+    "dynamic": (dynamic, "segment"),
+}
 
 
 def find_method(name: str) -> Adapt:

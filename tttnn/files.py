@@ -29,7 +29,7 @@ from tttnn.errors import TTTNNError
 HOME_VARIABLE = "TTTNN_HOME"
 LOCK = "lock"  # in a folder that one process at a time writes to
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-AnyPath = TypeVar("AnyPath", str, Path)
+AnyPath = TypeVar("AnyPath", bound=str | Path)
 
 # What a user can mend, by the number of the system's error, and how.
 CURES = {
@@ -49,7 +49,7 @@ ABOUT_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # of writi
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")  # what NumPy says instead of the system's error
 NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}  # network and FUSE file systems
 
-_locked: WeakSet[IO] = WeakSet()
+_locked: WeakSet[IO[Any]] = WeakSet()
 log = logging.getLogger(__name__)
 
 
@@ -78,7 +78,7 @@ def expand(path: AnyPath) -> AnyPath:
 
     Shells do not do it in ``--corpus=~/pile``, and nobody does in a file of parameters.
     """
-    return type(path)(os.path.expanduser(path)) if str(path).startswith("~") else path
+    return type(path)(os.path.expanduser(str(path))) if str(path).startswith("~") else path
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
         _sync(path.parent)
 
 
-def lock(file: IO, wait: bool = False) -> None:
+def lock(file: IO[Any], wait: bool = False) -> None:
     """Lock an open file for this process. The kernel gives the lock back when it is closed or the process is killed.
 
     Processes that are forked meanwhile do not inherit it: what they leave behind locks nobody out.
@@ -302,7 +302,7 @@ def _remove_left_behind(path: Path) -> None:
 
 @cache
 def _machine() -> str:
-    """This machine and its space of process numbers, which a container may have of its own: 8 digits."""
+    """Eight digits for this machine and its space of process numbers, which a container may have of its own."""
     try:
         space = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -343,7 +343,7 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _holder(file: IO) -> str:
+def _holder(file: IO[Any]) -> str:
     """Which process has a file locked, as Linux lists it."""
     try:
         entries = Path("/proc/locks").read_text(encoding="ascii").splitlines()

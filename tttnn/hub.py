@@ -63,10 +63,9 @@ def cached_folder(name: str, revision: str = "main") -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        config, *weights = (
-            try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", *WEIGHTS)
-        )
+        config, *weights = (try_to_load_from_cache(name, file, revision=revision) for file in ("config.json", *WEIGHTS))
     except HFValidationError:
         return None
-    complete = isinstance(config, str) and any(isinstance(found, str) for found in weights)
-    return Path(config).parent if complete else None
+    if not isinstance(config, str) or not any(isinstance(found, str) for found in weights):
+        return None
+    return Path(config).parent

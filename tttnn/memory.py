@@ -136,7 +136,7 @@ class _Mallinfo2(ctypes.Structure):
 def _held_by_malloc() -> int:
     """Bytes that malloc holds and that nothing uses; 0 without a glibc of 2.33 or later."""
     libc = _libc()
-    if not hasattr(libc, "mallinfo2"):
+    if libc is None or not hasattr(libc, "mallinfo2"):
         return 0
     libc.mallinfo2.restype = _Mallinfo2
     return libc.mallinfo2().fordblks
@@ -239,7 +239,7 @@ def keep_freed(keep: bool = True) -> None:
         False: from now on do what glibc comes to by itself in a process that uses large blocks.
     """
     libc = _libc()
-    if not hasattr(libc, "mallopt"):
+    if libc is None or not hasattr(libc, "mallopt"):
         return
     libc.mallopt(M_MMAP_MAX, 0 if keep else 65536)
     libc.mallopt(M_TRIM_THRESHOLD, -1 if keep else 64 * 2**20)  # -1: never

@@ -10,13 +10,21 @@ import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from numbers import Real
-from typing import Any
+from typing import Any, Literal, overload
 
 from tttnn.errors import ParameterError
 
 BRACKETS = {"[": "]", "(": ")"}
 QUOTES = "'\""
 LONGEST = 60  # characters of a value that a message shows
+
+
+@overload
+def number(name: str, value: Any, *, least: float = ..., most: float = ..., whole: Literal[True]) -> int: ...
+
+
+@overload
+def number(name: str, value: Any, *, least: float = ..., most: float = ..., whole: bool = ...) -> int | float: ...
 
 
 def number(
@@ -56,8 +64,9 @@ def number(
 def numbers(
     name: str, value: Any, *, least: float = -math.inf, most: float = math.inf, whole: bool = False
 ) -> list[int | float]:  # fmt: skip
-    """Understand a list of numbers: a sequence, or text such as ``"0,1,5"`` or ``"[0, 1, 5]"``; a number is a list of
-    one.
+    """Understand a list of numbers: a sequence, or text such as ``"0,1,5"`` or ``"[0, 1, 5]"``.
+
+    A number is a list of one.
 
     Parameters
     ----------
@@ -104,15 +113,15 @@ def names(name: str, value: Any, known: Iterable[str] | None = None) -> list[str
     ParameterError
         If one is not known, or no text.
     """
-    known = None if known is None else list(known)
-    parts = [value] if isinstance(value, str) and value in (known or ()) else _parts(value)
+    options = None if known is None else list(known)
+    parts = [value] if isinstance(value, str) and value in (options or ()) else _parts(value)
     for part in parts:
         if isinstance(part, bool) or not isinstance(part, (str, int, float)) or not str(part).strip():
             raise ParameterError(f"{name}={_shown(value)} ({type(value).__name__}): give names, comma-separated")
     found = list(dict.fromkeys(str(part) for part in parts))
-    for each in found if known is not None else ():
-        if each not in known:
-            raise ParameterError(f"{name}={_shown(each)}: {_known(each, known)}")
+    for each in found:
+        if options is not None and each not in options:
+            raise ParameterError(f"{name}={_shown(each)}: {_known(each, options)}")
     return found
 
 
@@ -120,7 +129,8 @@ def _finite(value: Any) -> int | float | None:
     """The number that a value is or spells; None if it is none."""
     if isinstance(value, str):
         value = _spelt(value.strip())
-    if isinstance(value, bool) or not isinstance(value, Real):
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number:
         return None
     try:
         plain = int(value) if value == int(value) and not isinstance(value, float) else float(value)

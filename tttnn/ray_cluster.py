@@ -87,7 +87,7 @@ def _patiently(start: Callable[[], object], stop: Callable[[], None]) -> None:
     start()
 
 
-def start_workers(kind: type, arguments: Iterable[tuple]) -> list[Any]:
+def start_workers(kind: type, arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
     """Start an actor of class `kind` for each tuple of arguments, spread over the machines.
 
     One that dies is started again, elsewhere if its machine is gone, and is given once more what it was doing. So

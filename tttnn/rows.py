@@ -64,7 +64,8 @@ class RowJournal:
         if (folder / TABLE).exists() and not (folder / JOURNAL).exists():
             raise _without_journal(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.calls = folder, []
+        self.folder = folder
+        self.calls: list[dict[str, Any]] = []
         self._file = open(folder / JOURNAL, "a+b")  # noqa: SIM115  (closed by __exit__)
         try:
             self._lock()

@@ -52,7 +52,7 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float:
-        """nats / bytes / ln 2."""
+        """Bits each byte of text costs: nats / bytes / ln 2."""
         return self.nats / self.bytes / math.log(2)
 
     @property

@@ -238,11 +238,6 @@ class TTT:
         Needed by :meth:`evaluate` only; :meth:`adapt` takes texts.
     switches : Switches, optional
 
-    Attributes
-    ----------
-    optimizer : torch.optim.AdamW or None
-        Of the weights that a step changes; None while there are none, which is where adapters come and go.
-
     Examples
     --------
     >>> ttt = TTT(load_model("gpt2-xs-general"), open_retriever("wheels"))  # doctest: +SKIP
@@ -293,10 +288,12 @@ class TTT:
         DocumentError
             If the text is empty, or has no such neighbours.
         """
-        k = int(number("k", k, least=1, whole=True))
+        k = number("k", k, least=1, whole=True)
         found = self.retrieve(text, k, meta)
         steps = tuple(self.adapt(found.scored, found.texts, sorted({0, k, *(ks or ())})))
-        return Evaluation(steps[0].score, steps[-1].score, steps, found.neighbours)
+        before, after = steps[0].score, steps[-1].score
+        assert before is not None and after is not None  # both are asked for
+        return Evaluation(before, after, steps, found.neighbours)
 
     def retrieve(self, text: str, k: int, meta: Mapping[str, Any] | None = None) -> Retrieved:
         """Find the neighbours that a text is adapted on, for :meth:`evaluate` and the runner of experiments alike.
@@ -319,15 +316,18 @@ class TTT:
         query, scored = split_halves(text) if self.switches.split_query else (text, text)
         if not k:
             return Retrieved(query, scored, (), 0.0)
-        if self.retriever is None:
-            raise ParameterError("neighbours need a retriever: TTT(lm, open_retriever(...)), or call adapt with texts")
+        retriever = self.need_retriever()
         start = time.perf_counter()
-        neighbours = self.retriever.neighbours(query, k, meta)
+        neighbours = retriever.neighbours(query, k, meta)
         return Retrieved(query, scored, neighbours, time.perf_counter() - start)
 
-    def adapt(
-        self, text: str, neighbours: Sequence[str], ks: Sequence[int] = (0, 1, 2, 5, 10, 20)
-    ) -> Iterator[Step]:
+    def need_retriever(self) -> Retriever | Selection:
+        """Return the retriever; raise ParameterError if the loop was made without one."""
+        if self.retriever is None:
+            raise ParameterError("neighbours need a retriever: TTT(lm, open_retriever(...)); adapt takes texts instead")
+        return self.retriever
+
+    def adapt(self, text: str, neighbours: Sequence[str], ks: Sequence[int] = (0, 1, 2, 5, 10, 20)) -> Iterator[Step]:
         """Train on the neighbours in the order given, and yield a step for each k from 0 to the largest of `ks`.
 
         The weights are the initial ones again when the iterator ends, is closed or fails, bit for bit.
@@ -382,7 +382,7 @@ class TTT:
             raise RuntimeError(f"another loop on {self.lm.name} is unfinished: exhaust or close its iterator first")
         self.lm.adapting = True
         try:
-            trained = self._with_adapters() if self.switches.lora else self._with_weights()
+            trained = self._with_adapters(rank) if (rank := self.switches.lora) else self._with_weights()
             with keeping_freed(self.lm.device), trained:
                 yield
         finally:
@@ -398,10 +398,10 @@ class TTT:
             yield
 
     @contextlib.contextmanager
-    def _with_adapters(self) -> Iterator[None]:
+    def _with_adapters(self, rank: int) -> Iterator[None]:
         """Steps change adapters, which are dropped."""
         try:
-            with adapters(self.lm.model, self.switches.lora, self.switches.seed) as self._parameters:
+            with adapters(self.lm.model, rank, self.switches.seed) as self._parameters:
                 self.forget()
                 yield
         finally:
@@ -410,7 +410,14 @@ class TTT:
 
     def forget(self) -> None:
         """Begin with fresh AdamW moments, which a session does by itself unless `keep_optimizer`."""
-        self.optimizer = self._new_optimizer() if self._parameters else None
+        self._optimizer = self._new_optimizer() if self._parameters else None
+
+    @property
+    def optimizer(self) -> torch.optim.AdamW:
+        """Of the weights that a step changes. With `lora` there is one inside a `session` only, as adapters go."""
+        if self._optimizer is None:
+            raise RuntimeError("with lora there is an optimizer inside a session only")
+        return self._optimizer
 
     def _step(self, k: int, neighbour: str, scorer: Scorer, wanted: set[int]) -> Step:
         start = self._clock()
@@ -525,7 +532,7 @@ def _dropout(model: nn.Module, rate: float, seed: int) -> Iterator[None]:
     if rate == 0:
         yield
         return
-    layers = [(m, "p") for m in model.modules() if isinstance(m, nn.Dropout)]
+    layers: list[tuple[nn.Module, str]] = [(m, "p") for m in model.modules() if isinstance(m, nn.Dropout)]
     layers += [(m, "attention_dropout") for m in model.modules() if hasattr(m, "attention_dropout")]
     layers = [(m, name) for m, name in layers if isinstance(getattr(m, name), int | float)]
     before = [getattr(module, name) for module, name in layers]

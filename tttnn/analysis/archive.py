@@ -194,8 +194,10 @@ def _agree(one: Any, other: Any) -> bool:
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The facts of a run that was made in parts: those of the first, its first start, its last end, and of each part
-    what may differ."""
+    """The facts of a run that was made in parts.
+
+    They are those of the first part, its first start, the last end, and of each part what may differ.
+    """
     ends = [part["end"] for part in parts]
     span = {"start": min(part["start"] for part in parts), "end": None if None in ends else max(ends)}
     rest = [{name: part[name] for name in ("about", "start", "end", "calls") if name in part} for part in parts]
@@ -210,7 +212,8 @@ def _calls(facts: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _folders(run: str) -> dict[str, Path]:
     """The folder of each model's run."""
-    place, folders = FOLDER / run, {}
+    place = FOLDER / run
+    folders: dict[str, Path] = {}
     for path in sorted((place if place.is_dir() else Path(run)).glob("**/run.json")):
         model = read_json(path)["settings"]["model"]
         if model in folders:

@@ -81,7 +81,7 @@ def ledger(evidence: Evidence, claims: Sequence[Claim] | None = None) -> pd.Data
 
 def _line(claim: Claim, evidence: Evidence, published: pd.DataFrame) -> dict[str, object]:
     stated = [published.loc[name] for name in claim.published]
-    line = {
+    line: dict[str, object] = {
         "claim": claim.statement,
         "report": "; ".join(_stated(row) for row in stated),
         "source": "; ".join(dict.fromkeys(f"{row.figure_or_section} ({row.source_label})" for row in stated)),

@@ -84,6 +84,7 @@ class Finding:
 
     @property
     def verdict(self) -> Verdict:
+        """What the stronger of the conditions that hold stands for; not confirmed where neither does."""
         return Verdict.CONFIRMED if self.strong else Verdict.DIRECTION if self.weak else Verdict.NOT
 
 

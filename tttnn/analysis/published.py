@@ -14,13 +14,28 @@ FOLDER = Path(__file__).parent / "published"
 SEVEN = ("wikipedia", "arxiv", "books", "enron", "dm-mathematics", "europarl", "github")  # the report's, by our names
 PILE_NAMES = {"books": "books3"}  # where a domain here is named otherwise than the Pile's that it stands for
 PILE_SETS = {
-    "ArXiv": "arxiv", "BookCorpus2": "bookcorpus2", "Books3": "books", "DM Mathematics": "dm-mathematics",
-    "Enron Emails": "enron", "EuroParl": "europarl", "FreeLaw": "freelaw", "Github": "github",
-    "Gutenberg (PG-19)": "gutenberg", "HackerNews": "hackernews", "NIH ExPorter": "nih-exporter",
-    "OpenSubtitles": "opensubtitles", "OpenWebText2": "openwebtext2", "PhilPapers": "philpapers",
-    "Pile-CC": "pile-cc", "PubMed Abstracts": "pubmed-abstracts", "PubMed Central": "pubmed-central",
-    "StackExchange": "stackexchange", "USPTO Backgrounds": "uspto", "Ubuntu IRC": "ubuntu-irc",
-    "Wikipedia (en)": "wikipedia", "YoutubeSubtitles": "youtubesubtitles",
+    "ArXiv": "arxiv",
+    "BookCorpus2": "bookcorpus2",
+    "Books3": "books",
+    "DM Mathematics": "dm-mathematics",
+    "Enron Emails": "enron",
+    "EuroParl": "europarl",
+    "FreeLaw": "freelaw",
+    "Github": "github",
+    "Gutenberg (PG-19)": "gutenberg",
+    "HackerNews": "hackernews",
+    "NIH ExPorter": "nih-exporter",
+    "OpenSubtitles": "opensubtitles",
+    "OpenWebText2": "openwebtext2",
+    "PhilPapers": "philpapers",
+    "Pile-CC": "pile-cc",
+    "PubMed Abstracts": "pubmed-abstracts",
+    "PubMed Central": "pubmed-central",
+    "StackExchange": "stackexchange",
+    "USPTO Backgrounds": "uspto",
+    "Ubuntu IRC": "ubuntu-irc",
+    "Wikipedia (en)": "wikipedia",
+    "YoutubeSubtitles": "youtubesubtitles",
 }  # the Pile's pile_set_name: our name of the domain
 
 

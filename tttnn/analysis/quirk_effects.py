@@ -147,7 +147,7 @@ def judged(effects: pd.DataFrame, gap: Discrepancy) -> pd.DataFrame:
         discrepancy. verdict: "reaches it" (all of the interval), "cannot be ruled out" (its upper end), "too small"
         (none of it), "other direction" (all of it below 0), or "no effect" (exactly none).
     """
-    needed = gap.needed(effects["ratio_against"])
+    needed = effects["ratio_against"].map(gap.needed)
     verdicts = [_verdict(*ends) for ends in zip(effects["low"], effects["high"], needed, strict=True)]
     return effects.assign(needed=needed, verdict=verdicts)
 
@@ -221,7 +221,7 @@ def _changes(pairs: pd.DataFrame) -> dict[str, float]:
     columns = ["bytes", "before", "after", "before_against", "after_against"]
     size, before, after, before_against, after_against = resampled_sums([pairs[columns].to_numpy(float)])[:, 0].T
     found = {"before": before - before_against, "after": after - after_against}
-    made = {}
+    made: dict[str, float] = {}
     for when, nats in found.items():
         change = interval(nats / size / math.log(2))
         made |= {when: change.value, f"{when}_low": change.low, f"{when}_high": change.high}

@@ -1,5 +1,6 @@
 """How many of the neighbours come from the document's own unit, what the loss says where these end, and what is left of
-a gain without them."""
+a gain without them.
+"""
 
 from __future__ import annotations
 

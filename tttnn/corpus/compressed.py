@@ -313,7 +313,6 @@ def _walk(descriptor: int, path: Path, size: int) -> Iterator[tuple[int, int]]:
 
 def _measure(descriptor: int, path: Path, start: int, header: bytes) -> tuple[int, int]:
     """Return where a frame ends, and how much text it holds."""
-
     import zstandard
 
     try:

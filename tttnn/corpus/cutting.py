@@ -47,7 +47,9 @@ def cut_catalogue(catalogue: str) -> list[str]:
 
 def _pack(blocks: Iterable[str], joint: str) -> list[str]:
     """Join consecutive blocks to documents of about `WANTED` bytes."""
-    documents, current, size = [], [], 0
+    documents: list[list[str]] = []
+    current: list[str] = []
+    size = 0
     for block in _short_enough(blocks, joint):
         length = _bytes(block) + len(joint)
         if current and size + length > WANTED:
@@ -94,6 +96,7 @@ def _statement_ends(body: list[ast.stmt], lines: list[str]) -> Iterator[int]:
             size = sum(map(_bytes, lines[statement.lineno - 1 : statement.end_lineno]))
             if size > WANTED:
                 yield from _statement_ends(statement.body, lines)
+        assert statement.end_lineno is not None  # the parser says it of all
         yield statement.end_lineno
 
 

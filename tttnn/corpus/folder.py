@@ -12,7 +12,7 @@ from functools import cached_property
 from heapq import heappush, heappushpop
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tttnn.corpus.compressed import NotFramed
 from tttnn.corpus.jsonl import (
@@ -20,6 +20,7 @@ from tttnn.corpus.jsonl import (
     BadDocument,
     CorpusError,
     Document,
+    OnError,
     OtherEncoding,
     read_blocks,
     read_jsonl,
@@ -132,7 +133,7 @@ class Corpus:
         return self._identity(fingerprint_files(self.folder, files))
 
     @cached_property
-    def manifest(self) -> dict:
+    def manifest(self) -> dict[str, Any]:
         """What ``manifest.json`` beside the files says about their origin; empty if there is none."""
         path = self.folder / MANIFEST
         facts = read_json(path) if path.exists() else {}
@@ -204,9 +205,7 @@ class Corpus:
         drawn = self.sample_domains(split, n, seed, max_bytes, [domain])[domain]
         if len(drawn) < n:
             limit = "" if max_bytes is None else f" of at most {max_bytes} bytes"
-            raise CorpusError(
-                f"{self.name}: {n} documents asked of {domain}.{split}, which has {len(drawn)}{limit}"
-            )
+            raise CorpusError(f"{self.name}: {n} documents asked of {domain}.{split}, which has {len(drawn)}{limit}")
         return drawn
 
     def sample_domains(
@@ -334,7 +333,7 @@ class Corpus:
             raise type(error)(str(error).replace(str(plain), str(packed))) from error
 
     def _open_or_build(self, path: Path, table: Path, named: str | None) -> TextStore:
-        on_error = "skip" if self.skip_bad else "raise"
+        on_error: OnError = "skip" if self.skip_bad else "raise"
         facts = facts_path(table)
         # A table without its description was left by an interrupted build; one with it must fit the file.
         if facts.exists():
@@ -436,7 +435,9 @@ def _is_part(path: Path) -> bool:
     return path.is_file()
 
 
-def _check_layout(folder: Path, by_domain: dict, by_split: dict[str, list[Path]], strange: str) -> None:
+def _check_layout(
+    folder: Path, by_domain: dict[tuple[str, str], Path], by_split: dict[str, list[Path]], strange: str
+) -> None:
     if by_domain and by_split:
         one, other = next(iter(by_domain.values())).name, next(iter(by_split.values()))[0].name
         raise CorpusError(f"{folder} is no corpus: {one} and {other} are of two layouts; keep one: {LAYOUT}")

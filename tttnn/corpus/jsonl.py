@@ -1,6 +1,6 @@
-"""The Pile's JSON Lines: one ``{"text": ..., "meta": {...}}`` a line, plain or compressed.
+r"""The Pile's JSON Lines: one ``{"text": ..., "meta": {...}}`` a line, plain or compressed.
 
-Lines end with ``\\n`` and nothing else (``\\r`` before it is white space to JSON), so that a text may hold
+Lines end with ``\n`` and nothing else (``\r`` before it is white space to JSON), so that a text may hold
 any character. Blank lines are ignored, and so is a byte-order mark. Of a key that an object has twice the last one
 counts, as in Python's json. Files are read as a stream of blocks: memory is a block and a line.
 """
@@ -81,7 +81,7 @@ class Document:
         return str(self.meta.get("pile_set_name") or "")
 
     def with_domain(self, domain: str) -> Document:
-        """This document as one of another domain."""
+        """The document as one of another domain."""
         return self if self.domain == domain else Document(self.text, {**self.meta, "pile_set_name": domain})
 
 
@@ -343,8 +343,11 @@ class _Damaged(Exception):
 class _Unpacking(Protocol):
     """What zlib and zstandard give to unpack one member or frame."""
 
-    eof: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
 
     def decompress(self, data: bytes, /) -> bytes:
         """Unpack some more."""
@@ -404,7 +407,7 @@ def _unpacked(
 
 
 @contextmanager
-def _packing(path: Path, suffix: str) -> Iterator[BinaryIO]:
+def _packing(path: Path, suffix: str) -> Iterator[BinaryIO | gzip.GzipFile]:
     with open(path, "wb") as file:
         if suffix == ".gz":
             # Neither name nor time in the header: equal documents give equal files.

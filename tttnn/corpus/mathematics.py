@@ -145,9 +145,7 @@ def _add_sub_multiple(rng: random.Random) -> Question:
 @_module("arithmetic")
 def _mul(rng: random.Random) -> Question:
     a, b = _decimal(rng), _decimal(rng)
-    wording = rng.choice(
-        ["What is {} times {}?", "Multiply {} and {}.", "Product of {} and {}.", "What is {} * {}?"]
-    )
+    wording = rng.choice(["What is {} times {}?", "Multiply {} and {}.", "Product of {} and {}.", "What is {} * {}?"])
     return wording.format(decimal(a), decimal(b)), decimal(a * b)
 
 

@@ -26,6 +26,8 @@ def unit(meta: Mapping[str, Any]) -> str:
 
 
 def source(meta: Mapping[str, Any]) -> str:
-    """Return the repository or package that a document is from, version and all: its ``source`` before the colon;
-    empty if its meta names none."""
+    """Return the repository or package that a document is from, version and all; empty if its meta names none.
+
+    It is what ``source`` has before the colon.
+    """
     return str(meta.get("source") or "").partition(":")[0]

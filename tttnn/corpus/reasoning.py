@@ -177,7 +177,8 @@ def solutions(count: int, seed: int = 1216) -> Iterator[Document]:
     ValueError
         If a kind of problem has run out of new ones.
     """
-    rng, seen, repeats = Random(seed), set(), 0
+    rng, repeats = Random(seed), 0
+    seen: set[str] = set()
     while len(seen) < count:
         kind = PROBLEMS[len(seen) % len(PROBLEMS)]
         text = document(kind(rng))
@@ -217,6 +218,4 @@ def write_solutions(folder: str | Path, count: int = 150_000, seed: int = 1216) 
     Random(seed).shuffle(documents)
     held = count // 50
     splits = {"val": documents[:held], "test": documents[held : 2 * held], "train": documents[2 * held :]}
-    return {
-        name: write_jsonl(Path(folder) / f"solutions.{name}.jsonl.gz", part) for name, part in splits.items()
-    }
+    return {name: write_jsonl(Path(folder) / f"solutions.{name}.jsonl.gz", part) for name, part in splits.items()}

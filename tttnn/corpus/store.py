@@ -165,7 +165,8 @@ class TextStore:
             return {self.domain: np.arange(len(self))}
         if "domains" not in self._facts:
             numbering: dict[str, int] = {}
-            codes = np.array([numbering.setdefault(each.domain, len(numbering)) for each in self], dtype="<u4")
+            domains = (self[number].domain for number in range(len(self)))
+            codes = np.array([numbering.setdefault(each, len(numbering)) for each in domains], dtype="<u4")
             return _grouped(list(numbering), codes)
         names = self._facts["domains"]["names"]
         file = {key: value for key, value in self._facts["domains"].items() if key != "names"}
@@ -201,7 +202,7 @@ class TextStore:
             document = parse_line(_numbered(self._source, Line(self.path, 0, start, content)))
         return document if self.domain is None else document.with_domain(self.domain)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, self.table, self.domain)
 
 
@@ -275,7 +276,7 @@ class _Scan:
     Called with a range that begins and ends at line starts.
     """
 
-    def __init__(self, path: Path, table: Path, frames: dict | None, skip: bool, check: bool):
+    def __init__(self, path: Path, table: Path, frames: dict[str, Any] | None, skip: bool, check: bool):
         self.path, self.skip, self.check = path, skip, check
         self.open = partial(_open_source, path, table, frames)
 
@@ -332,7 +333,7 @@ def _scanned(scan: _Scan, processes: int | None) -> Iterator[_Found]:
 
 
 @contextmanager
-def _mapping(processes: int) -> Iterator:
+def _mapping(processes: int) -> Iterator[Any]:
     if processes <= 1:
         yield map
         return
@@ -406,7 +407,7 @@ def _write_columns(table: Path, parts: Iterable[_Found], check: bool) -> dict[st
                 codes = [numbering.setdefault(domain, len(numbering)) for domain in found.domains]
                 domains.append(np.array(codes, dtype="<u4"))
             skipped, problem = skipped + found.skipped, problem or found.problem
-        facts = {"count": offsets.count, "skipped": skipped}
+        facts: dict[str, Any] = {"count": offsets.count, "skipped": skipped}
     facts |= {"problem": problem} if problem else {}
     return facts | ({"domains": {"names": list(numbering)}} if check else {})
 
@@ -449,7 +450,7 @@ def _grouped(names: list[str], codes: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(names, np.split(order, ends[:-1]), strict=True)) if names else {}
 
 
-def _open_table(table: Path, facts: dict) -> np.ndarray:
+def _open_table(table: Path, facts: dict[str, Any]) -> np.ndarray:
     offsets = _open_array(table, table, facts["table"])
     if offsets.dtype != np.dtype("<u8") or offsets.shape != (facts["count"],):
         problem = f"holds {offsets.shape} {offsets.dtype}, not {facts['count']} offsets"
@@ -463,11 +464,11 @@ def _write_frames(path: Path, frames: np.ndarray) -> dict[str, int | str]:
     return recognise(path)
 
 
-def _open_source(path: Path, table: Path, frames: dict | None) -> Source:
+def _open_source(path: Path, table: Path, frames: dict[str, Any] | None) -> Source:
     return _PlainFile(path) if frames is None else FramedFile(path, _open_array(frames_path(table), table, frames))
 
 
-def _open_array(path: Path, table: Path, expected: dict) -> np.ndarray:
+def _open_array(path: Path, table: Path, expected: dict[str, Any]) -> np.ndarray:
     if recognise(path) != expected:
         raise CorpusError(f"{path} is not the table that {facts_path(table)} describes: build it again")
     return np.load(path, mmap_mode="r")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, PackagePath, distribution
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -149,7 +150,7 @@ def _gather(recipe: Recipe, wanted: int, seed: int, seen: set[bytes]) -> Harvest
     for name, path in sorted(candidates, key=lambda each: _rank(seed, *each)):
         if harvest.size >= wanted:
             break
-        where = path.locate()
+        where = Path(path.locate())
         if not where.is_file():
             raise CorpusError(f"{name} lacks its file {path}: install it again from the lock")
         package = _about(name)
@@ -177,7 +178,7 @@ def _generate(count: int, seed: int, seen: set[bytes]) -> Harvest:
     return harvest
 
 
-def _write_splits(folder: Path, domain: str, harvest: Harvest, seed: int) -> dict:
+def _write_splits(folder: Path, domain: str, harvest: Harvest, seed: int) -> dict[str, Any]:
     """Draw and write the splits of one domain; return what the manifest says about it."""
     drawn = sorted(harvest.documents, key=lambda document: _rank(seed, domain, document.meta["source"]))
     held_out = len(drawn) // HELD_OUT
@@ -232,7 +233,7 @@ def _about(name: str) -> dict[str, str]:
 
 def _license(package: Distribution) -> str:
     """Return the licence that a package's metadata states, shortest form first."""
-    facts = package.metadata
+    facts: Any = package.metadata  # a message, whose `get` its annotation leaves out
     stated = (facts.get("License-Expression") or facts.get("License") or "").strip()
     if stated and len(stated) <= 80 and "\n" not in stated:
         return stated
@@ -298,8 +299,7 @@ def _cut_readme(text: str) -> list[str]:
 
 
 LIBRARIES = (
-    "docutils huggingface-hub networkx numpy pandas Pygments rich scikit-learn scipy Sphinx SQLAlchemy "
-    "sympy tornado"
+    "docutils huggingface-hub networkx numpy pandas Pygments rich scikit-learn scipy Sphinx SQLAlchemy sympy tornado"
 )
 HEADERS = "lxml numpy pyarrow scipy"
 CATALOGUES = (

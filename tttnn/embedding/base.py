@@ -35,11 +35,14 @@ class Embedder(Protocol):
     dimension: int
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits."""
 
-    def embed(self, texts: Sequence[str], progress: bool = False) -> np.ndarray: ...
+    def embed(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
+        """Return a vector for each text, float32 (n, dimension); with a progress bar if asked."""
 
-    def save(self, folder: str | Path) -> None: ...
+    def save(self, folder: str | Path) -> None:
+        """Write to a folder what `load_embedder` needs to make an embedder of the same fingerprint."""
 
 
 def check_texts(texts: Sequence[str]) -> None:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tttnn.embedding.base import EmbeddingError
 from tttnn.hub import BUFFERS
 from tttnn.models.loading import LOADING_ERRORS, cause, check_whole, naming_tokenizer, quiet, read_weights
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import (
+        AutoModel,
+        AutoModelForTextEncoding,
+        PretrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
 
 def load_checkpoint(
@@ -38,11 +44,11 @@ def load_checkpoint(
     from transformers import AutoConfig, AutoTokenizer
 
     _check_files(source)
-    words, version = (tokenizer, "main") if tokenizer else (source, revision)
+    vocabulary, version = (tokenizer, "main") if tokenizer else (source, revision)
     try:
         with quiet(), naming_tokenizer(source, EmbeddingError):
             config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-            words = AutoTokenizer.from_pretrained(words, revision=version, trust_remote_code=False)
+            words = AutoTokenizer.from_pretrained(vocabulary, revision=version, trust_remote_code=False)
             model, info = read_weights(_architecture(source, config), source, config, revision)
     except EmbeddingError:
         raise
@@ -76,7 +82,7 @@ def _check_files(source: str | Path) -> None:
         )
 
 
-def _architecture(source: str | Path, config: PretrainedConfig) -> type:
+def _architecture(source: str | Path, config: PretrainedConfig) -> type[AutoModel | AutoModelForTextEncoding]:
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModel, AutoModelForTextEncoding
 
     if not isinstance(getattr(config, "hidden_size", None), int):
@@ -91,7 +97,7 @@ def _architecture(source: str | Path, config: PretrainedConfig) -> type:
     return AutoModelForTextEncoding
 
 
-def _check_weights(source: str | Path, model: PreTrainedModel, info: dict[str, Iterable]) -> None:
+def _check_weights(source: str | Path, model: PreTrainedModel, info: dict[str, Iterable[Any]]) -> None:
     wrong = [*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])]
     if wrong := [name for name in wrong if not name.startswith("pooler.")]:
         prefixes = {name.partition(".")[0] for name in info["unexpected_keys"]} & {"_orig_mod", "module"}

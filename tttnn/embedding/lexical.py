@@ -23,6 +23,7 @@ from tttnn.files import read_json
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
+    from sklearn.feature_extraction.text import HashingVectorizer
 
 NAME = "lexical"
 BATCH_CHARACTERS = 1 << 22  # text held in memory at a time, counted in characters
@@ -197,7 +198,7 @@ class LexicalEmbedder:
         return embedder
 
 
-def _counter(settings: LexicalSettings):
+def _counter(settings: LexicalSettings) -> HashingVectorizer:
     """The tokens and buckets: texts -> sparse counts (n, features), without state."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
@@ -239,7 +240,7 @@ def _fingerprint(settings: LexicalSettings, idf: np.ndarray, projection: csr_mat
     for array, kind in (
         (idf, "<f4"), (projection.data, "<f4"), (projection.indices, "<i8"), (projection.indptr, "<i8")
     ):  # fmt: skip
-        digest.update(np.ascontiguousarray(array, dtype=kind))
+        digest.update(np.ascontiguousarray(array, dtype=kind).data)
     return digest.hexdigest()
 
 

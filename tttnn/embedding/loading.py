@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from tttnn.embedding.base import Embedder, EmbeddingError
-from tttnn.embedding.embedder_registry import CHECKPOINTS, EMBEDDERS, EmbedderEntry
+from tttnn.embedding.embedder_registry import EMBEDDERS, EmbedderEntry
 from tttnn.embedding.lexical import NAME, LexicalEmbedder
 from tttnn.files import expand
+from tttnn.models.model_registry import CHECKPOINTS
 
 LM_PREFIX = "lm:"
 
@@ -55,7 +57,7 @@ def load_embedder(
         return _load_lexical(texts, folder)
     from tttnn.embedding.transformer import TransformerEmbedder
 
-    options = {"device": device, "dtype": dtype, "batch_tokens": batch_tokens, "prompt": prompt}
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "batch_tokens": batch_tokens, "prompt": prompt}
     if str(name).startswith(LM_PREFIX):
         return TransformerEmbedder(_embedded_lm(str(name).removeprefix(LM_PREFIX)), name=str(name), **options)
     if str(name) not in EMBEDDERS:

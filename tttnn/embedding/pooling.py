@@ -45,6 +45,7 @@ class Normalize(nn.Module):
     key = "normalize"  # what the weights do not say of it, for fingerprints
 
     def forward(self, vectors: Tensor) -> Tensor:
+        """Divide each vector by its length."""
         return F.normalize(vectors, dim=-1)
 
 
@@ -64,6 +65,7 @@ class Dense(nn.Module):
             self.residual = nn.Linear(inputs, outputs, bias=False)
 
     def forward(self, vectors: Tensor) -> Tensor:
+        """Map vectors (n, inputs) to (n, outputs)."""
         result = self.activation(self.linear(vectors))
         if not self.adds:
             return result

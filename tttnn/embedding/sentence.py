@@ -112,7 +112,9 @@ def hub_folder(name: str, revision: str) -> Path | None:
 
     try:
         hf_hub_download(name, MODULES, revision=revision)
-        return Path(snapshot_download(name, revision=revision, allow_patterns=FILES, ignore_patterns=OTHERS))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(FILES), ignore_patterns=list(OTHERS))
+        )
     except (EntryNotFoundError, HFValidationError, OSError):  # why a name cannot be had, loading it will say
         return None
 

@@ -299,7 +299,7 @@ def _checked_prompt(asked: str | None, recipe: Recipe) -> str:
     return recipe.prompt if asked is None else asked
 
 
-def _config_facts(config: PretrainedConfig) -> dict:
+def _config_facts(config: PretrainedConfig) -> dict[str, Any]:
     return {key: value for key, value in config.to_diff_dict().items() if key not in NO_MATTER}
 
 

@@ -160,8 +160,9 @@ def check_run(
     number("seed", switches.seed, least=0, most=LARGEST_SEED, whole=True)
     check_model(lm, switches)
     check_method(method, lm.positions)
-    if places[-1] and retriever is None:
-        raise ParameterError(f"ks={places}: neighbours need a retriever: TTT(lm, open_retriever(...))")
-    if places[-1] and hasattr(retriever, "check_k"):  # one that is not ours may lack it
-        retriever.check_k(places[-1])
+    if places[-1]:
+        if retriever is None:
+            raise ParameterError(f"ks={places}: neighbours need a retriever: TTT(lm, open_retriever(...))")
+        if hasattr(retriever, "check_k"):  # one that is not ours may lack it
+            retriever.check_k(places[-1])
     return places

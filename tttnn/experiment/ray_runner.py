@@ -113,7 +113,8 @@ class _Evaluator:
 
     def device(self) -> str:
         """Open everything, and say on which device."""
-        return self._ttt and device()
+        _ = self._ttt
+        return device()
 
     def rows(self, document: DrawnDocument, ks: Sequence[int], method: str) -> list[Row]:
         return document_rows(self._ttt, document, ks, method)

@@ -41,9 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SMALLER = "give a smaller context, max_chunks or max_bytes, precision bfloat16, or lora"
-Evaluate = Callable[
-    [TTT, "Sequence[DrawnDocument]", Sequence[int], str], Iterable[tuple["DrawnDocument", list[Row]]]
-]
+Evaluate = Callable[[TTT, "Sequence[DrawnDocument]", Sequence[int], str], Iterable[tuple["DrawnDocument", list[Row]]]]
 
 
 def run_facts(corpus: Corpus, retriever: Retriever | Selection, **drawn: Any) -> dict[str, Any]:
@@ -197,7 +195,7 @@ def retrieve(ttt: TTT, document: DrawnDocument, k: int) -> Retrieved:
     except EmbeddingError as error:
         raise DocumentError(str(error)) from error
     if answered := getattr(found.neighbours, "answered", None):
-        index = ttt.retriever.index
+        index = ttt.need_retriever().index
         if len(answered) + len(index.missing) < len(index.manifest["shards"]):
             raise DamagedIndex(f"{index.folder}: only {', '.join(answered)} answered: a shard was lost meanwhile")
     return found

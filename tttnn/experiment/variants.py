@@ -178,5 +178,5 @@ def _parts(ttt: TTT, variant: Variant) -> tuple[Retriever | Selection | None, Sw
         switches = replace(switches, learning_rate=variant.rate * base)
     retriever = ttt.retriever
     if variant.strategy != "nearest":
-        retriever = Selection(retriever, variant.strategy, switches.seed)
+        retriever = Selection(ttt.need_retriever(), variant.strategy, switches.seed)
     return retriever, switches

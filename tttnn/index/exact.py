@@ -51,7 +51,8 @@ def search_flat(vectors: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.nd
     rows : ndarray, shape (q, k), int64
     """
     found = _knn(queries, vectors, min(k + SPARE, len(vectors)))  # two (q, k + SPARE)
-    candidates = [_widened(vectors, query, *rough, k) for query, *rough in zip(queries, *found, strict=True)]
+    rough = zip(queries, *found, strict=True)
+    candidates = [_widened(vectors, query, distances, rows, k) for query, distances, rows in rough]
     return rank_all(queries, candidates, vectors.__getitem__, k)
 
 

@@ -159,6 +159,7 @@ def make_structure(kind: Kind, vectors: np.ndarray, seed: int, threads: int) -> 
     -------
     faiss.Index
     """
+    assert kind.factory is not None
     with faiss_threads(1 if kind.one_thread else threads) as faiss:
         structure = faiss.index_factory(vectors.shape[1], kind.factory(*vectors.shape))
         _tune(structure)

@@ -34,6 +34,8 @@ class ClusterIndex(Index):
     answers; an answer never lacks a shard.
     """
 
+    _holders: list[Any]
+
     @classmethod
     def open(
         cls, folder: str | Path, fingerprint: str, embedder_name: str = "", threads: int | None = None,
@@ -73,7 +75,8 @@ class ClusterIndex(Index):
         holders = start_workers(_Holder, [(folder, portion, settings, threads) for portion in portions])
         results([holder.names.remote() for holder in holders])
         held = {card["name"]: holder for holder, portion in zip(holders, portions, strict=True) for card in portion}
-        index = cls(folder, manifest, [_HeldShard(card, held[card["name"]]) for card in cards], {}, settings)
+        shards: list[Any] = [_HeldShard(card, held[card["name"]]) for card in cards]  # asked for vectors alone
+        index = cls(folder, manifest, shards, {}, settings)
         index._holders = holders
         return index
 
@@ -152,7 +155,9 @@ def write_on_cluster(folder: Path, known: int, batches: Batches, plan: BuildPlan
         raise ParameterError("count=None: on a cluster the number of vectors must be given")
     task = ray.remote(num_cpus=plan.options.threads, max_retries=RETRIES, scheduling_strategy="SPREAD")(_write)
     firsts = range(0, plan.count, plan.options.shard_rows)
-    running = [task.remote(folder.absolute(), known + i, first, batches, plan) for i, first in enumerate(firsts)]
+    limits = (min(plan.options.shard_rows, plan.count - first) for first in firsts)
+    shards = enumerate(zip(firsts, limits, strict=True), known)
+    running = [task.remote(folder.absolute(), number, *rows, batches, plan) for number, rows in shards]
     cards: list[dict[str, Any]] = []
     try:
         with tqdm(total=plan.count, desc="index", unit=" vectors") as bar:
@@ -167,7 +172,8 @@ def write_on_cluster(folder: Path, known: int, batches: Batches, plan: BuildPlan
     return sorted(cards, key=lambda card: card["first"])
 
 
-def _write(folder: Path, number: int, first: int, batches: Batches, plan: BuildPlan) -> dict[str, Any]:
-    limit = min(plan.options.shard_rows, plan.count - first)
+def _write(
+    folder: Path, number: int, first: int, limit: int, batches: Batches, plan: BuildPlan
+) -> dict[str, Any] | None:
     place, silent = folder / shard_name(number), tqdm(disable=True)
     return write_shard(place, number, plan.first + first, limit, batches, plan, silent)

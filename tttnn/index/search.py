@@ -23,7 +23,7 @@ STREAM_ROWS = 4096
 log = logging.getLogger(__name__)
 
 
-class Answer(tuple):
+class Answer(tuple[np.ndarray, np.ndarray]):
     """What `Index.search` returns: the pair ``(distances, ids)``, and which shards it comes from.
 
     Attributes
@@ -35,6 +35,7 @@ class Answer(tuple):
     answered: list[str]
 
     def __new__(cls, distances: np.ndarray, ids: np.ndarray, answered: list[str]) -> Answer:
+        """Take distances and ids (n, k), and the names of the shards that answered."""
         answer = super().__new__(cls, (distances, ids))
         answer.answered = answered
         return answer

@@ -78,7 +78,7 @@ class Shard:
         self._take = VectorReader(folder / VECTORS, self.dimension).take
         if self._kind.name == "flat":
             self._flat = np.array(self._flat)
-        self._structure = self._open_structure() if self._kind.factory else None
+        self._structure: Any = self._open_structure() if self._kind.factory else None
 
     def search(self, queries: np.ndarray, k: int) -> Found:
         """Find the nearest of this shard's vectors.

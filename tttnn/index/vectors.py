@@ -68,7 +68,8 @@ class VectorReader:
         vectors = np.empty((len(rows), self._dimension), dtype=np.float32)
         size = vectors.itemsize * self._dimension
         places = (HEADER + size * rows.astype(np.int64)).tolist()
-        read = list(map(os.preadv, repeat(self._file), zip(vectors), places))
+        # Arrays are buffers; numpy's annotations say so from Python 3.12 on.
+        read = list(map(os.preadv, repeat(self._file), zip(vectors), places))  # type: ignore[arg-type]
         if read.count(size) != len(read):
             row = rows[[each != size for each in read]][0]
             raise DamagedIndex(f"{self._path} ends before vector {row}: build the index again")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,14 +33,14 @@ class _GELU(torch.autograd.Function):
     """x s(x (LINEAR + CUBIC x^2)), where s is the logistic function."""
 
     @staticmethod
-    def forward(ctx, inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor) -> Tensor:
         shares = torch.addcmul(inputs.new_tensor(LINEAR), inputs, inputs, value=CUBIC).mul_(inputs).sigmoid_()
         ctx.save_for_backward(inputs, shares)
         return inputs * shares
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream: Tensor) -> Tensor:
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
         inputs, shares = ctx.saved_tensors
         slopes = torch.addcmul(inputs.new_tensor(LINEAR), inputs, inputs, value=3 * CUBIC).mul_(inputs)
         return torch.ops.aten.sigmoid_backward(slopes, shares).add_(shares).mul_(upstream)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,7 @@ def _blocks_for(queries: Tensor, keys: Tensor) -> Blocks:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         blocks = ctx.blocks = _blocks_for(queries, keys)
         queries = torch.mul(queries, scale, out=queries.new_empty(queries.shape))
         keys, values = (F.pad(each, (0, 0, 0, BEYOND)) for each in (keys, values))  # (texts, heads, n + BEYOND, width)
@@ -112,7 +113,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         queries, keys, values, *held = ctx.saved_tensors
         n, blocks = queries.shape[2], ctx.blocks
         held.reverse()  # so that the first is the next to pop
@@ -153,7 +154,7 @@ def _ranges(n: int, blocks: Blocks) -> Iterator[tuple[int, int]]:
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """left @ right.mT, of matrices or of one for each head."""
+    """Return left @ right.mT, of matrices or of one for each head."""
     return product(left, right) if left.dim() == 2 else torch.bmm(left, right.mT)
 
 

@@ -124,7 +124,7 @@ class LanguageModel:
         """SHA-256 over every weight's bytes: equal before and after a document, or the loop is wrong."""
         digest = hashlib.sha256()
         for parameter in self.model.parameters():
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def token_before(self, kind: str) -> int:

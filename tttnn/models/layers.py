@@ -22,7 +22,11 @@ class FastLayers(TorchFunctionMode):
     """
 
     def __torch_function__(
-        self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.linear and not kwargs and through_onednn(*args[:2]):
@@ -30,7 +34,7 @@ class FastLayers(TorchFunctionMode):
         if func is torch.addmm and not kwargs and through_onednn(*args[1:3]) and args[0].dim() == 1:
             return linear(args[1], args[2].T, args[0])
         if func is F.scaled_dot_product_attention and len(args) >= 3 and in_blocks(*args, **kwargs):
-            return causal_attention(*args[:3], kwargs.get("scale"))
+            return causal_attention(args[0], args[1], args[2], kwargs.get("scale"))
         if func is F.gelu and kwargs == {"approximate": "tanh"} and on_cpu(*args):
             return gelu_tanh(*args)
         return func(*args, **kwargs)

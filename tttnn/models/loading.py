@@ -175,7 +175,7 @@ def _check_folder(folder: Path) -> None:
     if pickled and not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"{folder}: its weights are in {pickled[0]}, whose format can hold programs, so it is not read; if you "
-            "trust it, convert it: python -c \"from transformers import AutoModelForCausalLM as M; "
+            'trust it, convert it: python -c "from transformers import AutoModelForCausalLM as M; '
             f"M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}')\""
         )
 

@@ -247,7 +247,7 @@ def settings_for(
     """
     settings, source = _alike(names, parameters)
     rate = _swept_rate(folder, weights) if folder else None
-    if rate is not None:
+    if folder and rate is not None:
         return replace(settings, learning_rate=rate), f"learning rate of {folder / SWEEP}, the rest of {source}"
     if source == GPT2:
         log.warning(

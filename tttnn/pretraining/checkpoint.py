@@ -12,9 +12,7 @@ from torch import nn
 from tttnn.files import writing
 
 
-def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counters: dict[str, Any]
-) -> None:
+def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counters: dict[str, Any]) -> None:
     """Write weights, optimizer state and counters (JSON in the file's metadata), atomically."""
     from safetensors.torch import save_file
 

@@ -57,9 +57,7 @@ def find_files(patterns: Iterable[str], data: Path) -> list[Path]:
         except ValueError as error:
             raise ParameterError(f"{pattern!r} is no pattern of files: {error}") from error
         if not found:
-            raise FileNotFoundError(
-                f"no file matches {pattern!r} under {data}: check --data and the settings"
-            )
+            raise FileNotFoundError(f"no file matches {pattern!r} under {data}: check --data and the settings")
         files += found
     return files
 
@@ -105,12 +103,7 @@ def training_files(patterns: Iterable[str], data: Path) -> list[Path]:
 def held_out_files(data: Path) -> list[Path]:
     """Every validation and test file anywhere under the folder `data`."""
     walk = os.walk(data, followlinks=True)  # Path.rglob would pass over a linked corpus
-    found = (
-        Path(folder) / name
-        for folder, _, names in walk
-        for name in names
-        if ".jsonl" in name and name[0] != "."
-    )
+    found = (Path(folder) / name for folder, _, names in walk for name in names if ".jsonl" in name and name[0] != ".")
     return sorted(path for path in found if split_of(path) in HELD_OUT)
 
 
@@ -303,9 +296,7 @@ class Windows:
     def __getitem__(self, step: int) -> np.ndarray:
         """Windows of a step with their next tokens: int64, shape (batch, context + 1)."""
         positions = range(step * self.batch, (step + 1) * self.batch)
-        starts = [
-            self._starts(position // self.per_epoch)[position % self.per_epoch] for position in positions
-        ]
+        starts = [self._starts(position // self.per_epoch)[position % self.per_epoch] for position in positions]
         return np.stack([self.tokens[start : start + self.context + 1] for start in starts]).astype(np.int64)
 
     def _starts(self, epoch: int) -> np.ndarray:

@@ -105,10 +105,8 @@ def _claim(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _train(
-    ttt: TTT, texts: Sequence[str], scorers: Sequence[Scorer], out: Path, every: int, patience: int
-) -> None:
-    counters = {"texts": 0, "steps": 0, "curve": []}
+def _train(ttt: TTT, texts: Sequence[str], scorers: Sequence[Scorer], out: Path, every: int, patience: int) -> None:
+    counters: dict[str, Any] = {"texts": 0, "steps": 0, "curve": []}
     if (out / STATE).exists():
         counters = read_checkpoint(out / STATE, ttt.lm.model, ttt.optimizer)
     with tqdm(total=len(texts), initial=counters["texts"], desc=f"{ttt.lm.name}: repair", unit="text") as bar:

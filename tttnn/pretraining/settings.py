@@ -210,7 +210,9 @@ def _from_json(cls: type, values: Any, where: str) -> Any:
         optional = each.default is not dataclasses.MISSING or each.default_factory is not dataclasses.MISSING
         _require(optional or name in values, f"{where}: {name!r} is missing")
     for name, value in values.items():
-        _require(_fits(value, fields[name].type), f"{where}: {name} must be {fields[name].type}, not {value!r:.60}")
+        _require(
+            _fits(value, str(fields[name].type)), f"{where}: {name} must be {fields[name].type}, not {value!r:.60}"
+        )
     for name in ("train", "validation"):
         if name in values:
             sources = enumerate(values[name])

@@ -7,6 +7,7 @@ import json
 import math
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -202,13 +203,11 @@ class Run:
         file = out / "tokenizer.json"
         tokenizer = make_tokenizer(settings.tokenizer, settings.train, data, file)
         tokens, summary = cache_tokens(settings, data, tokenizer, file, out)
-        validation = [
-            read_validation(each, data, tokenizer, settings) for each in settings.validation
-        ]
+        validation = [read_validation(each, data, tokenizer, settings) for each in settings.validation]
         windows = Windows(tokens, settings.context, settings.batch_tokens // settings.context, settings.seed)
         model = build_model(settings, data, tokenizer).to(device)
         optimizer = make_optimizer(settings, model)
-        counters = {"step": 0, "seconds": 0.0, "loss": None, "data": sha256_file(out / "tokens.npy")}
+        counters: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": None, "data": sha256_file(out / "tokens.npy")}
         if (out / STATE).exists():
             saved = read_checkpoint(out / STATE, model, optimizer)
             if saved["data"] != counters["data"]:
@@ -245,7 +244,7 @@ class Run:
                     save_checkpoint(self.out / STATE, self.model, self.optimizer, counters)
                     saved = time.monotonic()
 
-    def _step(self, trunk: torch.nn.Module, step: int) -> float:
+    def _step(self, trunk: Callable[..., Any], step: int) -> float:
         """One optimizer step; returns the mean training loss in nats per token."""
         settings = self.settings
         torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout, too, is a function of seed and step
@@ -268,7 +267,7 @@ class Run:
         rows = self.windows[step]  # (batch, context + 1)
         return torch.from_numpy(rows[:, :-1]).to(self.device), torch.from_numpy(rows[:, 1:]).to(self.device)
 
-    def _loss(self, trunk: torch.nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    def _loss(self, trunk: Callable[..., Any], inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood of the targets, both (micro, context), in nats."""
         dtype = matmul_dtype(self.settings.precision, self.device)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):

@@ -87,9 +87,7 @@ def bits_per_byte(model: PreTrainedModel, text: ValidationText, settings: Settin
     return nats / text.size / math.log(2)
 
 
-def validate(
-    settings: Settings, data: str | Path, folder: str | Path, device: str = "cpu"
-) -> dict[str, float]:
+def validate(settings: Settings, data: str | Path, folder: str | Path, device: str = "cpu") -> dict[str, float]:
     """Measure a finished model again, as for its card.
 
     Parameters
@@ -113,9 +111,7 @@ def validate(
     return validate_model(model, settings, Path(data), Path(folder) / "tokenizer.json")
 
 
-def validate_model(
-    model: PreTrainedModel, settings: Settings, data: Path, tokenizer_file: Path
-) -> dict[str, float]:
+def validate_model(model: PreTrainedModel, settings: Settings, data: Path, tokenizer_file: Path) -> dict[str, float]:
     """Like `validate`, for a float32 model in memory."""
     from tokenizers import Tokenizer
 

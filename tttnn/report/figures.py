@@ -44,7 +44,12 @@ THEME: dict[str, Any] = {
     "view": {"continuousWidth": 540, "continuousHeight": 260, "stroke": None},
     "axis": {"labelFontSize": 12, "titleFontSize": 13, "titleFontWeight": 500, "gridOpacity": 0.4},
     "legend": {
-        "labelFontSize": 12, "titleFontSize": 12, "symbolSize": 90, "orient": "top", "columns": 4, "labelLimit": 0,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "symbolSize": 90,
+        "orient": "top",
+        "columns": 4,
+        "labelLimit": 0,
     },
     "header": {"labelFontSize": 12, "titleFontSize": 13},
     "title": {"fontSize": 14, "anchor": "start", "fontWeight": 600},
@@ -93,9 +98,7 @@ class Figure:
         ]
         if self.data is not None:
             rows = table(self.data).html()
-            parts.append(
-                f'<details class="tttnn-data"><summary>Data of this figure</summary>{rows}</details>'
-            )
+            parts.append(f'<details class="tttnn-data"><summary>Data of this figure</summary>{rows}</details>')
         return "\n".join(parts)
 
     def png(self, scale: float = 1.0) -> bytes:

@@ -32,9 +32,7 @@ class Table:
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         head = "".join(self._cell("th", column, str(column)) for column in self.frame.columns)
         rows = (
-            "".join(
-                self._cell("td", column, text) for column, text in zip(self.frame.columns, row, strict=True)
-            )
+            "".join(self._cell("td", column, text) for column, text in zip(self.frame.columns, row, strict=True))
             for row in self.frame.itertuples(index=False, name=None)
         )
         body = "\n".join(f"<tr>{row}</tr>" for row in rows)
@@ -99,7 +97,7 @@ def format_value(value: Any, spec: str | None = None) -> str:
         return str(value)
     if isinstance(value, numbers.Integral):
         return f"{int(value):,}"
-    return f"{float(value):,.0f}" if abs(value) >= 1_000 else f"{float(value):#.4g}".rstrip(".")
+    return f"{float(value):,.0f}" if abs(float(value)) >= 1_000 else f"{float(value):#.4g}".rstrip(".")
 
 
 def glue_text(name: str, value: Any, spec: str | None = None) -> None:

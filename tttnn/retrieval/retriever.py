@@ -40,7 +40,8 @@ class Store(Protocol):
     """Random access to documents: a `TextStore` or `ConcatStore`."""
 
     @property
-    def by_domain(self) -> dict[str, np.ndarray]: ...
+    def by_domain(self) -> dict[str, np.ndarray]:
+        """Numbers of the documents of each domain, int64, increasing."""
 
     def __len__(self) -> int: ...
 
@@ -86,6 +87,7 @@ class Neighbours(tuple[Neighbour, ...]):
     answered: list[str]
 
     def __new__(cls, found: Iterable[Neighbour], answered: list[str]) -> Neighbours:
+        """Take the neighbours, nearest first, and the names of the shards that answered."""
         neighbours = super().__new__(cls, found)
         neighbours.answered = answered
         return neighbours
@@ -100,8 +102,9 @@ class Neighbours(tuple[Neighbour, ...]):
     def __getitem__(self, place: slice) -> Neighbours: ...
 
     def __getitem__(self, place: SupportsIndex | slice) -> Neighbour | Neighbours:
-        found = super().__getitem__(place)
-        return Neighbours(found, self.answered) if isinstance(place, slice) else found
+        if isinstance(place, slice):
+            return Neighbours(super().__getitem__(place), self.answered)
+        return super().__getitem__(place)
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:SHOWN]))
@@ -295,35 +298,43 @@ def open_retriever(
         workers = int(number("workers", workers, least=1, whole=True))
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     corpus.files(split)  # names the splits there are
-    named, is_lexical = embedder, embedder == LexicalEmbedder.name
-    if isinstance(embedder, (str, Path)) and not is_lexical:
-        embedder = load_embedder(embedder, device=device)
+    opened = _open_unless_lexical(embedder, device)
     # The lexical embedder's fingerprint is known only after fitting, but settings and corpus determine it.
-    key = LexicalSettings().key() if is_lexical else embedder.fingerprint
+    lexical = LexicalEmbedder.name, LexicalSettings().key()
+    name, key = lexical if opened is None else (opened.name, opened.fingerprint)
     fingerprint = corpus_fingerprint(corpus)
-    folder = home() / "indexes" / _folder_name(corpus, split, embedder, fingerprint, key)
+    folder = home() / "indexes" / _folder_name(corpus, split, name, fingerprint, key)
     place = folder / f"index-{kind}"
     # Nobody waits, or writes, where all is there.
     with nullcontext() if (place / MANIFEST).exists() else sole_writer(folder, wait=True):
         store = corpus.store(split, folder / "texts")
         if not len(store):
             raise CorpusError(f"{corpus.folder}: split {split!r} holds no document, so nothing can be found there")
-        if is_lexical:
-            embedder = load_embedder(LexicalEmbedder.name, lambda: _texts(store), folder / "embedder")
+        if opened is None:
+            opened = load_embedder(LexicalEmbedder.name, lambda: _texts(store), folder / "embedder")
         if not (place / MANIFEST).exists():
-            batches, spread = _stored_vectors(folder, embedder) or (lambda start: _embed(store, embedder, start)), {}
+            batches, spread = _stored_vectors(folder, opened) or partial(_embed, store, opened), {}
             if workers:
-                batches = partial(_embed_there, corpus, split, folder, named, device, embedder.fingerprint)
+                assert isinstance(embedder, (str, Path))  # as is checked above
+                batches = partial(_embed_there, corpus, split, folder, embedder, device, opened.fingerprint)
                 shard_rows = min(SHARD_ROWS, -(-len(store) // workers))
                 spread = {"options": BuildOptions(shard_rows, write=write_on_cluster)}
             build_index(
-                place, batches, kind=kind, embedder=embedder, corpus_fingerprint=fingerprint, count=len(store), **spread
+                place, batches, kind=kind, embedder=opened, corpus_fingerprint=fingerprint, count=len(store), **spread
             )
+    index: Index
     if workers:
-        index = ClusterIndex.open(place, embedder.fingerprint, embedder.name, threads, workers=workers)
+        index = ClusterIndex.open(place, opened.fingerprint, opened.name, threads, workers=workers)
     else:
-        index = Index.open(place, embedder.fingerprint, embedder.name, threads, allow_missing)
-    return Retriever(store, index, embedder, allow_missing, split)
+        index = Index.open(place, opened.fingerprint, opened.name, threads, allow_missing)
+    return Retriever(store, index, opened, allow_missing, split)
+
+
+def _open_unless_lexical(embedder: str | Path | Embedder, device: str) -> Embedder | None:
+    """Open an embedder by name or folder; None for the lexical one, which is fitted on what is to be found."""
+    if not isinstance(embedder, (str, Path)):
+        return embedder
+    return None if embedder == LexicalEmbedder.name else load_embedder(embedder, device=device)
 
 
 def _stored_vectors(folder: Path, embedder: Embedder) -> Callable[[int], Iterator[np.ndarray]] | None:
@@ -333,10 +344,7 @@ def _stored_vectors(folder: Path, embedder: Embedder) -> Callable[[int], Iterato
     return None
 
 
-def _folder_name(
-    corpus: Corpus, split: str, embedder: str | Path | Embedder, fingerprint: str, key: str
-) -> str:
-    name = embedder if isinstance(embedder, (str, Path)) else embedder.name
+def _folder_name(corpus: Corpus, split: str, name: str, fingerprint: str, key: str) -> str:
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{corpus.name}-{split}-{name}")
     whole = json.dumps([fingerprint, split, key])
     return f"{readable[:80]}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"

@@ -16,9 +16,11 @@ import numpy as np
 
 from tttnn.corpus import origin
 from tttnn.corpus.overlap import seen_shares
+from tttnn.embedding import Embedder
 from tttnn.errors import DocumentError, ParameterError
+from tttnn.index import Index
 from tttnn.parameters import names, number
-from tttnn.retrieval.retriever import Neighbour, Neighbours, Retriever
+from tttnn.retrieval.retriever import Neighbour, Neighbours, Retriever, Store
 
 SHARDS = 30  # files of the Pile, and so shards of the published index
 POOL = 200  # candidates that SIFT chooses from, as its authors do
@@ -41,7 +43,7 @@ class Selection:
 
     Parameters
     ----------
-    retriever : Retriever
+    retriever : Retriever or Selection
     strategy : str
         A name of `STRATEGIES`; those that take a value have it after a colon: ``"distinct:0.2"``.
     seed : int
@@ -53,12 +55,14 @@ class Selection:
         If there is no such strategy, or its value is missing, too much, or out of range; if the seed is negative.
     """
 
-    def __init__(self, retriever: Retriever, strategy: str, seed: int = 1216):
+    def __init__(self, retriever: Retriever | Selection, strategy: str, seed: int = 1216):
         self.retriever, self.strategy = retriever, strategy
         self.seed = number("seed", seed, least=0, whole=True)
         rule, self._value = find_strategy(strategy)
         self._choose, self._most = rule.choose, rule.most
-        self.store, self.index, self.embedder = retriever.store, retriever.index, retriever.embedder
+        self.store: Store = retriever.store
+        self.index: Index = retriever.index
+        self.embedder: Embedder = retriever.embedder
 
     def __len__(self) -> int:
         return len(self.retriever)
@@ -74,8 +78,10 @@ class Selection:
         return hashlib.sha256(json.dumps(self.identity, sort_keys=True).encode()).hexdigest()
 
     def check_k(self, k: int) -> int:
-        """Return k, as the retriever does; raise ParameterError unless so many documents can be chosen, as far as this
-        does not depend on the query."""
+        """Return k, as the retriever does; raise ParameterError unless so many documents can be chosen.
+
+        That is told as far as it does not depend on the query.
+        """
         k = self.retriever.check_k(k)
         if k > (most := self._most(self)):
             raise ParameterError(f"k={k}: only {most} of {len(self)} documents qualify for {self.strategy}")

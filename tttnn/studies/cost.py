@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -150,7 +150,7 @@ def _medians(tasks: Sequence[Callable[[int], int]], seconds: float) -> list[tupl
     """Tokens and seconds of each task. They take turns, so that a slow moment of the machine meets all of them."""
     for task in tasks:
         task(0)
-    turns = []
+    turns: list[list[tuple[int, float]]] = []
     end = time.perf_counter() + seconds
     while not turns or (time.perf_counter() < end and len(turns) < MOST_TURNS):
         turns.append([_timed(partial(task, len(turns) + 1)) for task in tasks])
@@ -216,7 +216,8 @@ def count_work(ttt: TTT, documents: Iterable[DrawnDocument], k: int) -> pd.DataF
         raise ParameterError(f"k={k}: must not be negative")
     if k and ttt.retriever is None:
         raise ParameterError(f"k={k}: neighbours need a retriever: TTT(lm, open_retriever(...), ...)")
-    rows, reasons = [], []
+    rows: list[Any] = []
+    reasons: list[str] = []
     for document in documents:
         try:
             if not rows:

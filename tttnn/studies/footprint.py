@@ -168,8 +168,7 @@ def per_document(measured: pd.DataFrame) -> pd.DataFrame:
     if measured.documents.nunique() < 2:
         raise ParameterError("a line needs two points: measure files of at least two sizes")
     lines = {
-        kind: np.polyfit(rows.documents, rows.resident_bytes, 1)
-        for kind, rows in measured.groupby("kind", sort=False)
+        kind: np.polyfit(rows.documents, rows.resident_bytes, 1) for kind, rows in measured.groupby("kind", sort=False)
     }
     return pd.DataFrame([{"kind": kind, "slope": line[0], "constant": line[1]} for kind, line in lines.items()])
 
@@ -335,9 +334,14 @@ def _drop_from_page_cache(path: Path) -> None:
 
 def _main(what: str, kind: str, *arguments: str) -> None:
     *paths, number, seed = arguments
-    sys.modules["torch"] = None  # none of this needs it, and importing it takes longer than the measurement
-    measure = {"texts": measure_texts, "vectors": measure_vectors, "kind": measure_kind}[what]
-    json.dump(measure(kind, *map(Path, paths), int(number), int(seed)), sys.stdout)
+    # None of this needs torch, and importing it takes longer than the measurement; None forbids it.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    measures: dict[str, Callable[..., Any]] = {
+        "texts": measure_texts,
+        "vectors": measure_vectors,
+        "kind": measure_kind,
+    }
+    json.dump(measures[what](kind, *map(Path, paths), int(number), int(seed)), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -124,12 +124,18 @@ def kinds_effect(
         One row a document and way, "flat" first. domain, document, way, found (share of the flat index's neighbours),
         same (whether neighbours and order are the flat index's), before and after (bits per byte), change (of after,
         against flat's).
+
+    Raises
+    ------
+    ParameterError
+        If the loop has no retriever.
     """
     import pandas as pd
 
+    retriever = ttt.need_retriever()
     searched = {"flat": _open(Path(folder) / "flat")}
     searched |= {way: _open(Path(folder) / kind, settings) for way, (kind, settings) in ways.items()}
-    vectors = ttt.retriever.embedder.embed([document.text for document in documents])  # (documents, dimension)
+    vectors = retriever.embedder.embed([document.text for document in documents])  # (documents, dimension)
     ids = {way: index.search(vectors, k)[1] for way, index in searched.items()}
     rows: list[dict[str, Any]] = []
     for number, document in enumerate(tqdm(documents, desc="kinds of index", unit="doc")):
@@ -137,9 +143,10 @@ def kinds_effect(
         for way, found in ids.items():
             neighbours, exact = tuple(found[number].tolist()), tuple(ids["flat"][number].tolist())
             if neighbours not in results:
-                texts = [ttt.retriever.store[each].text for each in neighbours]
-                first, *_, last = ttt.adapt(document.text, texts, [0, k])
-                results[neighbours] = first.score.bits_per_byte, last.score.bits_per_byte
+                texts = [retriever.store[each].text for each in neighbours]
+                scores = (step.score for step in ttt.adapt(document.text, texts, [0, k]))
+                first, last = (score.bits_per_byte for score in scores if score)
+                results[neighbours] = first, last
             before, after = results[neighbours]
             rows.append({
                 "domain": document.domain, "document": document.number, "way": way,

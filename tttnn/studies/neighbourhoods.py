@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tttnn.corpus import Corpus, Document
     from tttnn.embedding import Embedder
     from tttnn.retrieval import Neighbour, Retriever
+    from tttnn.retrieval.retriever import Store
 
 BATCH_QUERIES = 32  # queries whose neighbours' texts are in memory at once
 BATCH_VECTORS = 4096  # stored vectors compared with all queries at once
@@ -220,7 +221,8 @@ def retrievers_within(
         vectors = embedder.embed([document.text for document in documents])  # (documents, dimension)
         place = Path(folder) / str(number)
         index = build_index(place, partial(_from_row, vectors), embedder=embedder, corpus_fingerprint="sample")
-        made[embedder.name] = Retriever(documents, index, embedder)
+        store = cast("Store", documents)  # all but `by_domain`, which choosing among neighbours would need
+        made[embedder.name] = Retriever(store, index, embedder)
     return made
 
 
