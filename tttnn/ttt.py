@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -293,7 +293,7 @@ class TTT:
         steps = tuple(self.adapt(found.scored, found.texts, sorted({0, k, *(ks or ())})))
         before, after = steps[0].score, steps[-1].score
         assert before is not None and after is not None  # both are asked for
-        return Evaluation(before, after, steps, found.neighbours)
+        return Evaluation(before, after, steps, cast("Neighbours", found.neighbours))  # as k is at least 1
 
     def retrieve(self, text: str, k: int, meta: Mapping[str, Any] | None = None) -> Retrieved:
         """Find the neighbours that a text is adapted on, for :meth:`evaluate` and the runner of experiments alike.

@@ -1,6 +1,4 @@
-"""How many of the neighbours come from the document's own unit, what the loss says where these end, and what is left of
-a gain without them.
-"""
+"""Neighbours from the document's own unit: how many there are, the loss where they end, what a gain is without them."""
 
 from __future__ import annotations
 

@@ -81,9 +81,17 @@ def load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def read_weights(
-    architecture: type, source: str | Path, config: PretrainedConfig, revision: str = "main"
+    architecture: Any, source: str | Path, config: PretrainedConfig, revision: str = "main"
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Read weights, of a language model or an embedder: in float32, from safetensors alone, nothing executed.
+
+    Parameters
+    ----------
+    architecture : class
+        Of transformers, with a method `from_pretrained`; its classes have no type in common that says so.
+    source : str or Path
+    config : PretrainedConfig
+    revision : str
 
     Returns
     -------
