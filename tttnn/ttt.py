@@ -513,7 +513,9 @@ def check_ks(ks: Sequence[int], neighbours: Sequence[str] | None = None) -> set[
 
 
 def split_halves(text: str) -> tuple[str, str]:
-    """Cut a text in the middle, so that query and scored text share nothing (the paper's split control).
+    """Cut a text in the middle of its characters, so that query and scored text share nothing.
+
+    The published control cuts at half of the tokens and, from 2,048 tokens on, takes the first 1,024 as the query.
 
     Raises
     ------
