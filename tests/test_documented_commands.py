@@ -142,8 +142,12 @@ def test_the_script_has_the_options(arguments):
     script, *rest = arguments
     if not script.endswith(".py"):
         return
-    # From its source: asking each with --help would load torch as many times.
-    known = set(re.findall(r"""["'](--?[a-z][a-z-]*)["']""", (ROOT / script).read_text(encoding="utf-8")))
+    # From its source and that of the modules beside it: asking each with --help would load torch as many times.
+    path = ROOT / script
+    source = path.read_text(encoding="utf-8")
+    beside = [path.with_name(f"{name}.py") for name in re.findall(r"^from (\w+) import", source, re.MULTILINE)]
+    texts = [source, *(each.read_text(encoding="utf-8") for each in beside if each.exists())]
+    known = set(re.findall(r"""["'](--?[a-z][a-z-]*)["']""", "\n".join(texts)))
     assert {word for word in rest if word.startswith("-")} <= known
 
 

@@ -381,6 +381,7 @@ def test_failed_checkpoint_leaves_the_last_one(data: Path, tmp_path: Path, monke
         "tokenizer.json",
         "settings.json",
         "log.jsonl",
+        "lock",
     }
     assert pretrain(settings, data, tmp_path / "run", "cpu", 1)["steps"] == settings.steps
     assert len(calls) > 4

@@ -100,9 +100,6 @@ class Switches:
 
     def __post_init__(self) -> None:
         self._check_numbers()
-        for name in ("keep_optimizer", "config_context", "split_query"):
-            if not isinstance(value := getattr(self, name), bool):  # the text "False" would be true
-                raise ParameterError(f"{name}={value!r} ({type(value).__name__}): must be True or False")
         if self.config_context and self.context is not None:
             raise ParameterError(f"context={self.context} and config_context: give one of them")
         for name in ("precision", "weights"):
