@@ -27,8 +27,6 @@ class Embedder(Protocol):
         What it was asked for by, without any path.
     dimension : int
         Length of the vectors.
-    fingerprint : str
-        SHA-256 over all that determines the vectors: two embedders with one fingerprint agree on every text.
     """
 
     name: str
@@ -36,7 +34,7 @@ class Embedder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """64 hexadecimal digits."""
+        """SHA-256 over all that determines the vectors, in hex: two embedders with one agree on every text."""
 
     def embed(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
         """Return a vector for each text, float32 (n, dimension); with a progress bar if asked."""
