@@ -61,6 +61,12 @@ def test_learning_rate_is_the_best_of_a_sweep_of_these_weights_on_validation_doc
         assert f"| {float(rate)} | {' | '.join(cells)} |" in card
 
 
+def test_the_report_s_models_are_told_from_ours():
+    assert {entry.name for entry in REGISTRY.values() if entry.of_report} == {
+        "gpt2", "gpt2-large", "EleutherAI/gpt-neo-1.3B", "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+    }  # fmt: skip
+
+
 def test_registry_holds_the_report_settings():
     assert REGISTRY["gpt2"].settings.learning_rate == 2e-5
     assert REGISTRY["EleutherAI/gpt-neo-1.3B"].settings.max_length == 2048

@@ -108,6 +108,11 @@ class ModelEntry:
         """Whether the weights ship inside the package."""
         return (CHECKPOINTS / self.name / "config.json").is_file()
 
+    @property
+    def of_report(self) -> bool:
+        """Whether the report's public code adapts this model."""
+        return self.source.startswith(_REPORT)
+
 
 _OURS = "trained by tttnn.pretraining; learning rate the best after 20 neighbours on validation documents (sweep.json)"
 _REPORT = "settings of the report's public code (arXiv 2511.16691)"
