@@ -203,7 +203,9 @@ def run(
     precision: Precision = "float32",
     weights: Annotated[str, typer.Option(help="bfloat16: round them to it after each step.")] = "float32",
     ranks: Annotated[int, typer.Option(help="With --keep-optimizer: processes that a domain is dealt to.")] = 1,
-    lora: Lora = None, seed: Seed = 1216, strategy: Strategy = "nearest",
+    lora: Lora = None,
+    train: Annotated[str | None, typer.Option(help="Part of the weights: head, norms, down, last:N.")] = None,
+    seed: Seed = 1216, strategy: Strategy = "nearest",
     method: Annotated[str, typer.Option(help="What is done with them: see tttnn.baselines.")] = "ttt",
     skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu", cluster: Cluster = None,
     workers: Workers = 2,
@@ -221,7 +223,8 @@ def run(
     switches = Switches(
         prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout,
         keep_optimizer=keep_optimizer, split_query=split_query, context=context, config_context=config_context,
-        vocabulary=vocabulary, precision=precision, weights=weights, ranks=ranks, lora=lora, seed=asked.seed,
+        vocabulary=vocabulary, precision=precision, weights=weights, ranks=ranks, lora=lora, train=train,
+        seed=asked.seed,
     )  # fmt: skip
     out = asked.check_folder(out, switches)
     opened = open_corpus(corpus, skip_bad)

@@ -22,6 +22,7 @@ from tttnn.memory import ADAPTING, COPY, keeping_freed, require
 from tttnn.models import LanguageModel, mean_cross_entropy
 from tttnn.models.lora import adapter_size, adapters, forked_rng
 from tttnn.models.model_registry import check_prefix, understand
+from tttnn.models.parts import check_part, find_part, frozen_but
 from tttnn.models.products import bfloat16_is_fast
 from tttnn.parameters import number
 from tttnn.scoring import Score, Scorer
@@ -75,6 +76,9 @@ class Switches:
         and dropped after each document. They sit on all linear layers but the output head, with alpha twice the rank
         and no dropout of their own. The model's learning rate is meant for its weights; adapters may want another.
         None: all weights are trained.
+    train : str, optional
+        The part of the weights that is trained, by its name in `tttnn.models.parts.PARTS`: "head", "norms", "down" or
+        "last:N". None: all weights, as published.
     seed : int
         For dropout and adapters; each document starts from it.
     """
@@ -96,6 +100,7 @@ class Switches:
     precision: str = "float32"
     weights: str = "float32"
     lora: int | None = None
+    train: str | None = None
     seed: int = 1216
 
     def __post_init__(self) -> None:
@@ -113,6 +118,8 @@ class Switches:
             check_prefix(self.prefix)
         if self.lora is not None:
             self._check_lora()
+        if self.train is not None:
+            self._check_part()
 
     def _check_numbers(self) -> None:
         """Numbers that are spelt in text, as YAML and shells hand them over, are numbers from here on."""
@@ -128,6 +135,15 @@ class Switches:
         for name in ("keep_optimizer", "config_context", "split_query"):  # the text "false" would count as true
             if not isinstance(value := getattr(self, name), bool):
                 raise ParameterError(f"{name}={value!r} ({type(value).__name__}): must be true or false")
+
+    def _check_part(self) -> None:
+        check_part(self.train)
+        if self.lora is not None:
+            raise ParameterError(f"train={self.train!r} and lora={self.lora}: give one of the two")
+        if self.weights != "float32":
+            raise ParameterError(
+                f"train={self.train!r} and weights={self.weights!r}: only what is trained would be rounded; give one"
+            )
 
     def _check_lora(self) -> None:
         if self.keep_optimizer:
@@ -256,10 +272,12 @@ class TTT:
                 "precision=bfloat16: this processor has no instructions for it, so that a step takes many times as "
                 "long as in float32; leave precision at float32, or take another machine"
             )
-        rank = self.switches.lora
-        self._parameters = [] if rank else list(lm.model.parameters())  # what a step changes; adapters come and go
-        trained = adapter_size(lm.model, rank) if rank else sum(p.numel() for p in self._parameters)
-        require(lm.name, (ADAPTING - COPY * (not rank and lm.has_copy)) * trained, "adapt it", lm.device)
+        rank, part = self.switches.lora, self.switches.train
+        weights = find_part(lm.model, part) if part else list(lm.model.parameters())
+        self._parameters = [] if rank else weights  # what a step changes; adapters come and go
+        trained = adapter_size(lm.model, rank) if rank else sum(p.numel() for p in weights)
+        copied = 0 if rank or lm.has_copy else sum(p.numel() for p in lm.model.parameters())
+        require(lm.name, (ADAPTING - COPY) * trained + COPY * copied, "adapt it", lm.device)
         self.forget()
 
     def evaluate(
@@ -387,10 +405,11 @@ class TTT:
 
     @contextlib.contextmanager
     def _with_weights(self) -> Iterator[None]:
-        """Steps change all weights, which are copied back."""
+        """Steps change the weights, or a part of them; all are copied back."""
         if not self.switches.keep_optimizer:
             self.forget()
-        with self.lm.restoring():
+        part = frozen_but(self.lm.model, self._parameters) if self.switches.train else contextlib.nullcontext()
+        with self.lm.restoring(), part:
             self._round()
             yield
 

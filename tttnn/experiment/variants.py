@@ -94,7 +94,8 @@ QUIRKS = {
     **{f"rate-{rate}": Variant(rate=rate) for rate in (0.25, 2)},
 }
 LORA = {f"lora-8-rate-{rate}": Variant(switches={"lora": 8}, rate=rate) for rate in (1, 3, 10)}
-VARIANTS = CONTROLS | BASELINES | QUIRKS | LORA
+PARTS = {f"train-{name.replace(':', '-')}": _switched(train=name) for name in ("head", "norms", "down", "last:1")}
+VARIANTS = CONTROLS | BASELINES | QUIRKS | LORA | PARTS
 
 
 def run_variants(

@@ -1,0 +1,101 @@
+"""Parts of the weights that are adapted alone: the right ones, nothing else, and as a plain loop would."""
+
+import pytest
+import torch
+from tiny import NEIGHBOURS, TEXT, tiny_gpt2, tiny_gpt_neo, tiny_llama, tiny_qwen2
+
+from tttnn.errors import ParameterError
+from tttnn.models import load_model
+from tttnn.models.parts import find_part, frozen_but
+from tttnn.ttt import TTT, Switches
+
+NAMES = ["head", "norms", "down", "last:1"]
+RATE = 1e-2
+
+
+@pytest.fixture(scope="module", params=[tiny_gpt2, tiny_gpt_neo, tiny_llama, tiny_qwen2])
+def lm(request, tmp_path_factory):
+    return load_model(request.param(tmp_path_factory.mktemp(request.param.__name__)))
+
+
+def names(lm, part):
+    ids = {id(parameter) for parameter in find_part(lm.model, part)}
+    return {name for name, parameter in lm.model.named_parameters() if id(parameter) in ids}
+
+
+def test_a_part_has_the_weights_that_its_name_says(lm):
+    [layers] = (child for child in lm.model.base_model.children() if isinstance(child, torch.nn.ModuleList))
+    blocks = len(layers)
+    every = dict(lm.model.named_parameters())
+    assert {name.split(".")[-2] for name in names(lm, "head")} <= {"wte", "embed_tokens", "lm_head"}
+    assert names(lm, "norms") == {name for name, parameter in every.items() if parameter.dim() == 1}
+    down = {name for name in every if name.rpartition(".")[0].endswith(("mlp.c_proj", "mlp.down_proj"))}
+    assert names(lm, "down") == down and len(down) >= blocks
+    last = {name for name in every if f".{blocks - 1}." in name}
+    assert names(lm, "last:1") == last and names(lm, f"last:{blocks}") > last
+
+
+def changed(lm, part):
+    """Names of the weights that a step changes, and the nats after each."""
+    before = {name: parameter.clone() for name, parameter in lm.model.named_parameters()}
+    loop = TTT(lm, switches=Switches(learning_rate=RATE, max_length=32, max_chunks=1, train=part))
+    found, nats = set(), []
+    for step in loop.adapt(TEXT, NEIGHBOURS, range(3)):
+        found |= {n for n, parameter in lm.model.named_parameters() if not torch.equal(parameter, before[n])}
+        nats.append(step.score.nats)
+    return found, nats
+
+
+@pytest.mark.parametrize("part", NAMES)
+def test_a_loop_changes_that_part_alone_and_puts_it_back(lm, part):
+    before = lm.weight_hash()
+    found, nats = changed(lm, part)
+    assert found and found <= names(lm, part) and nats[1] != nats[0]
+    assert lm.weight_hash() == before
+    assert all(parameter.requires_grad for parameter in lm.model.parameters())
+
+
+@pytest.mark.parametrize("part", NAMES)
+def test_it_equals_a_plain_loop_whose_optimizer_has_that_part_only(lm, part):
+    _, nats = changed(lm, part)
+    settings = TTT(lm, switches=Switches(learning_rate=RATE, max_length=32, max_chunks=1))
+    scorer, kept = settings.scorer(TEXT), find_part(lm.model, part)
+    plain = [scorer().nats]
+    with lm.restoring():
+        optimizer = torch.optim.AdamW(kept, lr=RATE, eps=lm.settings.eps, weight_decay=0.01, fused=True)
+        for neighbour in NEIGHBOURS[:2]:
+            ids = torch.tensor([settings.chunks(neighbour)[0][0]])  # (1, tokens)
+            lm.model(ids, labels=ids).loss.backward()
+            torch.nn.utils.clip_grad_norm_(kept, 1.0)
+            optimizer.step()
+            lm.model.zero_grad()
+            plain.append(scorer().nats)
+    assert nats == pytest.approx(plain, rel=1e-5)
+
+
+def test_gradients_are_taken_again_whatever_happens(lm):
+    with pytest.raises(RuntimeError, match="inside"), frozen_but(lm.model, []):
+        assert not any(parameter.requires_grad for parameter in lm.model.parameters())
+        raise RuntimeError("inside")
+    assert all(parameter.requires_grad for parameter in lm.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        ({"train": "heads"}, r"^train='heads': must be one of head, norms, down, last:N"),
+        ({"train": "last:0"}, r"^train='last:0'"),
+        ({"train": "last:N"}, r"^train='last:N'"),
+        ({"train": 3}, r"^train=3"),
+        ({"train": "head", "lora": 8}, r"train='head' and lora=8"),
+        ({"train": "head", "weights": "bfloat16"}, r"train='head' and weights='bfloat16'"),
+    ],
+)
+def test_other_names_and_pairs_are_refused(switches, message):
+    with pytest.raises(ParameterError, match=message):
+        Switches(**switches)
+
+
+def test_more_blocks_than_there_are_is_refused_before_anything_runs(lm):
+    with pytest.raises(ParameterError, match=r"train='last:99': the model has \d blocks"):
+        TTT(lm, switches=Switches(train="last:99"))
