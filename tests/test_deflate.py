@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from tttnn.analysis.archive import archived_rows
-from tttnn.analysis.deflate import COLUMNS, archived_deflate, deflate_of, measure
+from tttnn.analysis.deflate import COLUMNS, archived_deflate, beside_deflate, deflate_of, measure
 from tttnn.corpus import Document, open_corpus, write_jsonl
 from tttnn.corpus.deflate import deflate_bits_per_byte
 
@@ -46,3 +46,10 @@ def test_every_document_of_the_archived_runs_is_known():
     pairs = rows.set_index(["domain", "document"])["bytes"].groupby(level=[0, 1]).first()
     assert (sizes.loc[pairs.index] == pairs).all()
     assert archived_deflate("no-such-run") is None
+
+
+def test_a_run_without_sizes_has_missing_numbers_that_can_be_compared():
+    gains = pd.DataFrame({"model": ["m", "m"], "domain": ["a", "b"], "before": [2.0, 3.0]})
+    rows = pd.DataFrame({"model": "m", "domain": ["a", "b"], "document": [0, 0]})
+    beside = beside_deflate(gains, rows, None)
+    assert beside["deflate"].isna().all() and not (beside["before"] > beside["deflate"]).any()

@@ -92,10 +92,10 @@ def beside_deflate(gains: pd.DataFrame, rows: pd.DataFrame, sizes: pd.DataFrame 
     rows : DataFrame
         What it was made from.
     sizes : DataFrame or None
-        Of :func:`archived_deflate`.
+        Of :func:`archived_deflate`; None: deflate is missing everywhere.
     """
     bits = [
         deflate_of(rows[(rows["model"] == line.model) & (rows["domain"] == line.domain)], sizes, [line.domain])[0]
         for line in gains.itertuples()
     ]
-    return gains.assign(deflate=bits)
+    return gains.assign(deflate=bits).astype({"deflate": float})  # nothing known is a missing number, not an object

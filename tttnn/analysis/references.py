@@ -74,7 +74,10 @@ def beside_references(gains: pd.DataFrame, rows: pd.DataFrame, sizes: pd.DataFra
 
 
 def worse_than_deflate(gains: pd.DataFrame) -> pd.DataFrame:
-    """The lines of a table of gains whose model, as it is, needs more bits than deflate: no headline rests on them."""
+    """The lines of a table of gains whose model, as it is, needs more bits than deflate: no headline rests on them.
+
+    Where deflate's bits are not known, as of a run of one's own, a line is not among them.
+    """
     return gains[gains["before"] > gains["deflate"]]
 
 
