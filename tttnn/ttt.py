@@ -277,7 +277,8 @@ class TTT:
         self._parameters = [] if rank else weights  # what a step changes; adapters come and go
         trained = adapter_size(lm.model, rank) if rank else sum(p.numel() for p in weights)
         copied = 0 if rank or lm.has_copy else sum(p.numel() for p in lm.model.parameters())
-        require(lm.name, (ADAPTING - COPY) * trained + COPY * copied, "adapt it", lm.device)
+        own = ADAPTING if rank else ADAPTING - COPY  # adapters are not copied, but are themselves new
+        require(lm.name, own * trained + COPY * copied, "adapt it", lm.device)
         self.forget()
 
     def evaluate(
