@@ -148,9 +148,9 @@ def test_a_profile_with_a_byte_order_mark_is_read(small):
 def test_every_chapter_checks_its_parameters_before_the_first_one_runs():
     slips = [({"learning_rate": "2e-x"}, "learning_rate='2e-x'"), ({"corpus": "/no/such"}, "corpus='/no/such'")]
     for share, said in slips:
-        with pytest.raises(BuildError, match=f"notebooks/03_ttt_nn_loop.md: .*{said}"):
-            build["check_parameters"](ROOT, {"03_ttt_nn_loop": share})
-    build["check_parameters"](ROOT, {"03_ttt_nn_loop": {"learning_rate": "2e-5"}, "08_what_it_costs": {}})
+        with pytest.raises(BuildError, match=f"notebooks/01_ttt_nn_loop.md: .*{said}"):
+            build["check_parameters"](ROOT, {"01_ttt_nn_loop": share})
+    build["check_parameters"](ROOT, {"01_ttt_nn_loop": {"learning_rate": "2e-5"}, "09_what_it_costs": {}})
 
 
 def test_missing_reference_outputs_are_named(small):

@@ -101,16 +101,16 @@ def test_every_parameter_refuses_other_types_and_what_is_not_there(chapter, name
 @pytest.mark.parametrize(
     ("chapter", "name", "text", "value"),
     [
-        ("03_ttt_nn_loop", "learning_rate", "2e-5", 2e-5),  # what YAML makes of 2e-5
-        ("03_ttt_nn_loop", "k", "5", 5),
-        ("03_ttt_nn_loop", "k", 5.0, 5),
-        ("03_ttt_nn_loop", "max_bytes", "0", 0),
-        ("03_ttt_nn_loop", "device", " cpu ", "cpu"),
-        ("07_quirks", "seeds", "[1, 2]", [1, 2]),  # what papermill -p makes of a list
-        ("07_quirks", "seeds", 7, [7]),
+        ("01_ttt_nn_loop", "learning_rate", "2e-5", 2e-5),  # what YAML makes of 2e-5
+        ("01_ttt_nn_loop", "k", "5", 5),
+        ("01_ttt_nn_loop", "k", 5.0, 5),
+        ("01_ttt_nn_loop", "max_bytes", "0", 0),
+        ("01_ttt_nn_loop", "device", " cpu ", "cpu"),
+        ("08_quirks", "seeds", "[1, 2]", [1, 2]),  # what papermill -p makes of a list
+        ("08_quirks", "seeds", 7, [7]),
         ("04_scaling_across_models", "domains", "[python, catalogues]", ["python", "catalogues"]),
-        ("02_memory_efficient_index", "copies", ["1", "2"], [1, 2]),
-        ("02_memory_efficient_index", "machine_memory", {"mine": "8e9"}, {"mine": 8e9}),
+        ("10_memory_efficient_index", "copies", ["1", "2"], [1, 2]),
+        ("10_memory_efficient_index", "machine_memory", {"mine": "8e9"}, {"mine": 8e9}),
     ],
 )
 def test_numbers_and_lists_as_text_are_understood(chapter, name, text, value):
@@ -119,7 +119,7 @@ def test_numbers_and_lists_as_text_are_understood(chapter, name, text, value):
 
 
 def test_what_was_understood_takes_its_place_in_the_chapter():
-    space = dict(SPACES["03_ttt_nn_loop"]) | yaml.safe_load("learning_rate: 2e-5")
+    space = dict(SPACES["01_ttt_nn_loop"]) | yaml.safe_load("learning_rate: 2e-5")
     chapter_parameters(space)
     assert space["learning_rate"] == 2e-5
 
@@ -128,28 +128,28 @@ def test_a_folder_may_have_a_number_for_a_name_and_lie_at_home(tmp_path, monkeyp
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "2024").mkdir()
-    assert given("03_ttt_nn_loop", corpus=2024)["corpus"] == "2024"
-    assert given("03_ttt_nn_loop", corpus="~/2024")["corpus"] == str(tmp_path / "2024")
+    assert given("01_ttt_nn_loop", corpus=2024)["corpus"] == "2024"
+    assert given("01_ttt_nn_loop", corpus="~/2024")["corpus"] == str(tmp_path / "2024")
 
 
 def test_a_model_may_be_a_folder_or_on_the_hub(tmp_path, monkeypatch):
     folder = tiny.tiny_gpt2(tmp_path / "mine")
-    assert given("03_ttt_nn_loop", model=str(folder))["model"] == str(folder)
+    assert given("01_ttt_nn_loop", model=str(folder))["model"] == str(folder)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
-    given("03_ttt_nn_loop", model="openai-community/gpt2-medium")
+    given("01_ttt_nn_loop", model="openai-community/gpt2-medium")
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: True)
     with pytest.raises(ParameterError, match=r"model='openai-community/gpt2-medium': not in the hub's cache"):
-        given("03_ttt_nn_loop", model="openai-community/gpt2-medium")
+        given("01_ttt_nn_loop", model="openai-community/gpt2-medium")
 
 
 def test_what_is_there_is_listed():
     with pytest.raises(ParameterError, match=r"main='gpt2-xs-pil'.*did you mean 'gpt2-xs-pile'"):
-        given("03_ttt_nn_loop", main="gpt2-xs-pil")
+        given("01_ttt_nn_loop", main="gpt2-xs-pil")
     with pytest.raises(ParameterError, match=r"archived_run='six-domains'.*seven-domains"):
-        given("03_ttt_nn_loop", archived_run="six-domains")
+        given("01_ttt_nn_loop", archived_run="six-domains")
     with pytest.raises(ParameterError, match=r"last=21: .* at k = \[.*20\]"):
-        given("06_is_it_retrieval", last=21)
+        given("05_is_it_retrieval", last=21)
     with pytest.raises(ParameterError, match=r"k=21: seven-domains has rows of .* at k = \[.*20\]"):
         given("00_reproduction_at_a_glance", k=21)
 
@@ -169,7 +169,7 @@ def test_a_domain_that_is_not_there_is_named_with_those_that_are(asked):
         chosen_domains("domains", asked, ["python", "readmes"], ["python"])
 
 
-@pytest.mark.parametrize("chapter", ["04", "06", "07", "08"])
+@pytest.mark.parametrize("chapter", ["04", "05", "08", "09"])
 def test_every_chapter_with_domains_asks_this_function_before_it_builds_an_index(chapter):
     (path,) = NOTEBOOKS.glob(f"{chapter}_*.md")
     text = path.read_text(encoding="utf-8")
@@ -189,9 +189,9 @@ def test_all_parameters_are_known():
 
 def test_a_profile_for_all_chapters_may_set_what_this_one_has_not():
     cells = ["", "k: int = 20", "# Parameters\nladder = ['gpt2']\nk = 5\n"]
-    assert given("03_ttt_nn_loop", In=cells, ladder=["gpt2"], k=5)["k"] == 5
+    assert given("01_ttt_nn_loop", In=cells, ladder=["gpt2"], k=5)["k"] == 5
     with pytest.raises(ParameterError, match=r"parameters='leader': must be one of corpus, model"):
-        given("03_ttt_nn_loop", In=[*cells, "# Parameters\nleader = 1"], leader=1)
+        given("01_ttt_nn_loop", In=[*cells, "# Parameters\nleader = 1"], leader=1)
 
 
 def run(chapter: str, tmp_path: Path, parameters: dict) -> str:
@@ -205,10 +205,10 @@ def run(chapter: str, tmp_path: Path, parameters: dict) -> str:
 
 
 def test_papermill_stops_at_a_bad_value(tmp_path):
-    said = run("03_ttt_nn_loop", tmp_path, {"learning_rate": "quick"})
+    said = run("01_ttt_nn_loop", tmp_path, {"learning_rate": "quick"})
     assert said.startswith("ParameterError: learning_rate='quick' (str): must be a number")
 
 
 def test_papermill_stops_at_a_parameter_that_is_not_there(tmp_path):
-    said = run("08_what_it_costs", tmp_path, {"per_domian": 3})
+    said = run("09_what_it_costs", tmp_path, {"per_domian": 3})
     assert said.startswith("ParameterError: parameters='per_domian'") and "did you mean 'per_domain'" in said

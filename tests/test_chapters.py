@@ -58,19 +58,19 @@ def outputs(notebook):
 @pytest.mark.parametrize("profile", sorted((NOTEBOOKS / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_profiles_set_parameters_that_exist(profile, corpus, home, tmp_path, monkeypatch):
     """A profile runs with its models and corpus replaced by tiny ones."""
-    parameters = read_profile(NOTEBOOKS.parent, str(profile))["03_ttt_nn_loop"]
+    parameters = read_profile(NOTEBOOKS.parent, str(profile))["01_ttt_nn_loop"]
     tiny = {"corpus": str(corpus), "model": str(tiny_gpt2(tmp_path / "model")), "device": "cpu", "per_domain": 1}
     tiny |= {"embedder": str(tiny_roberta(tmp_path / "embedder")), "k": 2}
     tiny |= {"archived_run": "seven-domains", "main": "gpt2-xs-general"}
     assert set(tiny) <= set(parameters)
-    execute("03_ttt_nn_loop", parameters | tiny, home, tmp_path, monkeypatch)
+    execute("01_ttt_nn_loop", parameters | tiny, home, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_loop_runs_with_other_models(model, corpus, home, tmp_path, monkeypatch):
     folder = MODELS[model](tmp_path / f"tiny-{model}")
     parameters = {"corpus": str(corpus), "model": str(folder), "k": 2, "per_domain": 2, "learning_rate": 1e-3}
-    done = execute("03_ttt_nn_loop", parameters, home, tmp_path, monkeypatch)
+    done = execute("01_ttt_nn_loop", parameters, home, tmp_path, monkeypatch)
     text = outputs(done)
     assert f"tiny-{model}" in text and "letters" in text and "orders" in text
 
@@ -78,7 +78,7 @@ def test_the_loop_runs_with_other_models(model, corpus, home, tmp_path, monkeypa
 def test_the_loop_runs_with_a_transformer_embedder(corpus, home, tmp_path, monkeypatch):
     model, embedder = tiny_gpt2(tmp_path / "model"), tiny_roberta(tmp_path / "embedder")
     parameters = {"corpus": str(corpus), "model": str(model), "embedder": str(embedder), "k": 1, "per_domain": 1}
-    done = execute("03_ttt_nn_loop", parameters, home, tmp_path, monkeypatch)
+    done = execute("01_ttt_nn_loop", parameters, home, tmp_path, monkeypatch)
     assert "letters" in outputs(done)
 
 
@@ -87,7 +87,7 @@ def test_retrieval_runs_with_another_corpus_and_embedder(corpus, home, tmp_path,
     others = [str(make(tmp_path / f"tiny-{name}")) for name, make in MODELS.items()]
     parameters = {"corpus": str(corpus), "embedder": str(embedder), "k": 3, "compare_embedders": others}
     parameters |= {"model": others[0], "adapt_k": 2}
-    text = outputs(execute("01_retrieval", parameters, home, tmp_path, monkeypatch))
+    text = outputs(execute("02_retrieval", parameters, home, tmp_path, monkeypatch))
     assert "letters" in text and all(f"tiny-{name}" in text for name in MODELS)
 
 
@@ -95,7 +95,7 @@ def test_the_index_chapter_runs_with_another_corpus(corpus, home, tmp_path, monk
     folder = str(tiny_gpt2(tmp_path / "tiny"))
     parameters = {"corpus": str(corpus), "embedder": folder, "short_documents": [1000, 5000], "reads": 20}
     parameters |= {"model": folder, "k": 2, "queries": 6}
-    done = execute("02_memory_efficient_index", parameters, home, tmp_path, monkeypatch)
+    done = execute("10_memory_efficient_index", parameters, home, tmp_path, monkeypatch)
     assert "flat-mapped" in outputs(done)
 
 
@@ -113,26 +113,26 @@ def test_scaling_runs_with_other_models(corpus, home, tmp_path, monkeypatch):
 def test_the_reasoning_chapter_runs_with_other_models(model, corpus, home, tmp_path, monkeypatch):
     folder = MODELS[model](tmp_path / f"tiny-{model}")
     parameters = {"corpus": str(corpus), "reasoning_model": str(folder), "k": 2, "per_domain": 1}
-    text = outputs(execute("05_r1_qwen", parameters, home, tmp_path, monkeypatch))
+    text = outputs(execute("07_r1_qwen", parameters, home, tmp_path, monkeypatch))
     assert f"tiny-{model}" in text and "letters" in text and "orders" in text
 
 
 def test_controls_run_with_another_corpus_and_model(corpus, home, tmp_path, monkeypatch):
     parameters = {"corpus": str(corpus), "model": str(tiny_gpt2(tmp_path / "tiny")), "k": 2, "per_domain": 1}
-    text = outputs(execute("06_is_it_retrieval", parameters, home, tmp_path, monkeypatch))
+    text = outputs(execute("05_is_it_retrieval", parameters, home, tmp_path, monkeypatch))
     assert "letters" in text and "orders" in text, "a corpus without the chapter's domains is shown whole"
 
 
 def test_quirks_run_with_another_corpus_and_models(corpus, home, tmp_path, monkeypatch):
     models = {"model": str(tiny_gpt2(tmp_path / "tiny")), "reasoning_model": str(tiny_qwen2(tmp_path / "tiny-qwen"))}
     parameters = {"corpus": str(corpus), "k": 2, "per_domain": 2, "per_domain_cut": 1} | models
-    text = outputs(execute("07_quirks", parameters, home, tmp_path, monkeypatch))
+    text = outputs(execute("08_quirks", parameters, home, tmp_path, monkeypatch))
     assert "letters" in text and "orders" in text
 
 
 def test_cost_runs_with_another_corpus_and_model(corpus, home, tmp_path, monkeypatch):
     parameters = {"corpus": str(corpus), "model": str(tiny_gpt2(tmp_path / "tiny")), "k": 2, "per_domain": 1}
-    text = outputs(execute("08_what_it_costs", parameters | {"calibration": 0.0}, home, tmp_path, monkeypatch))
+    text = outputs(execute("09_what_it_costs", parameters | {"calibration": 0.0}, home, tmp_path, monkeypatch))
     assert "letters" in text and "orders" in text
 
 
@@ -144,5 +144,5 @@ def test_the_glance_runs_with_another_k_and_without_a_model(home, tmp_path, monk
 
 
 def test_the_released_curves_are_read_at_another_k(home, tmp_path, monkeypatch):
-    text = outputs(execute("09_released_curves", {"k": 3}, home, tmp_path, monkeypatch))
+    text = outputs(execute("03_released_curves", {"k": 3}, home, tmp_path, monkeypatch))
     assert "at k = 3 GPT-2 stands" in text, "fewer than the first few"
