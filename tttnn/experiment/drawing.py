@@ -61,3 +61,26 @@ def draw_documents(
             log.warning("%s: %d of the %d documents asked for are in %s", domain, len(sample), per_domain, split)
         drawn += [DrawnDocument(domain, place, document.text, document.meta) for place, document in sample]
     return drawn
+
+
+def worked_example(corpus: Corpus, seed: int, max_bytes: int = 1000) -> DrawnDocument:
+    """Draw the document that the chapters follow from its neighbours to its seconds.
+
+    It is a test document of the domain `catalogues` (messages of a program and their translations into one language),
+    or, in a corpus without that domain, the shortest of one document drawn per domain.
+
+    Parameters
+    ----------
+    corpus : Corpus
+    seed : int
+    max_bytes : int
+        Draw among documents of at most so many bytes; among all of a corpus that has no such document.
+
+    Raises
+    ------
+    ParameterError, CorpusError
+        As :func:`draw_documents`.
+    """
+    domains = [name for name in corpus.domains_of("test") if name == "catalogues"] or None
+    drawn = draw_documents(corpus, 1, seed, max_bytes=max_bytes, domains=domains) or draw_documents(corpus, 1, seed)
+    return min(drawn, key=lambda document: len(document.text))
