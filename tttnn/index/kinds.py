@@ -124,8 +124,8 @@ def default_kind(count: int) -> str:
     has many. At 250,000 both kinds with one bit a dimension answer in about 2 ms and find over 95 % of the 20 nearest;
     the one without lists is built in a quarter of the time. At 1,000,000 it still scans everything, while the one with
     lists visits an eighth: it is faster and finds more. How large a part is enough depends on the data: whoever has
-    others can measure it as the page on the index at scale does, and ask for another kind or effort (`SearchSettings`). The graph
-    is fastest, but the slowest to build, and keeps half of the vectors' size in memory.
+    others can measure it as the page on the index at scale does, and ask for another kind or effort (`SearchSettings`).
+    The graph is fastest, but the slowest to build, and keeps half of the vectors' size in memory.
     """
     return next(kind for most, kind in DEFAULTS if most is None or count <= most)
 
