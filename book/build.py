@@ -400,11 +400,13 @@ def built_from() -> str:
 
 def times(seconds: dict[str, float]) -> str:
     """Return the table of execution times as Markdown."""
+    from tttnn.provenance import device
+
     if not seconds:
         return "This build shows the committed reference outputs; no chapter was executed for it.\n"
     rows = "".join(f"| {name} | {spent:.0f} |\n" for name, spent in seconds.items())
     total = f"| together | {sum(seconds.values()):.0f} |\n"
-    return f"| chapter | wall time (s) |\n|---|---:|\n{rows}{total}"
+    return f"Measured on {device()}.\n\n| chapter | wall time (s) |\n|---|---:|\n{rows}{total}"
 
 
 def versions() -> str:
