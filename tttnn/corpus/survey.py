@@ -100,7 +100,7 @@ def survey(source: Path, seen: Iterable[Seen], keys: Keys, name: str, skip_bad: 
         except CorpusError as error:
             broken[each.name], reason = error, ""
         if reason:
-            ignored.append((each.name, reason))
+            ignored.append((each.name.encode(errors="backslashreplace").decode(), reason))
         else:
             parts.append(part)
     tables = _are_tables(parts)
