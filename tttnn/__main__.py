@@ -134,6 +134,21 @@ def build(
     typer.echo(f"{len(retriever):,d} documents, {retriever.embedder.dimension} dimensions: {retriever.index.folder}")
 
 
+@index.command(name="import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Holds <file>.index, a flat Faiss index, for each training file.")],
+    corpus: Annotated[str, typer.Option(help="Whose documents they are.")],
+    embedder: Embedder = "socialfoundations/roberta-large-pile-lr2e-5-bs16-8gpu-1700000",
+    skip_bad: SkipBad = False, device: Device = "cpu",
+) -> None:  # fmt: skip
+    """Use an index that Faiss wrote, as the published one, for a corpus; its files are linked, not copied."""
+    from tttnn.corpus import open_corpus
+    from tttnn.retrieval.published import import_index
+
+    retriever = import_index(folder, open_corpus(corpus, skip_bad), embedder, device=device)
+    typer.echo(f"{len(retriever):,d} documents, {retriever.embedder.dimension} dimensions: {retriever.index.folder}")
+
+
 @index.command()
 def verify(folder: Annotated[Path, typer.Argument(help="Folder of an index.")]) -> None:
     """Read every file of an index and compare it with its hash."""
