@@ -77,7 +77,7 @@ def models() -> None:
         words = entry.saw_domains, entry.licence, here(entry.embedded, entry.name)
         lms.add_row(entry.name, f"{entry.parameters / 1e6:,.1f} M", *numbers, *words)
     embedders = Table(name(), "parameters", "dimension", "tokens of a text", "licence", "here")
-    embedders.title = "embedders, beside 'lexical', which is fitted on a corpus, and 'lm:<embedded language model>'"
+    embedders.title = "embedders, beside 'lexical', which is fitted on a corpus, and 'lm:<language model>'"
     for each in EMBEDDERS.values():
         sizes = f"{each.parameters / 1e6:,.1f} M", str(each.dimension), str(each.max_length)
         embedders.add_row(each.name, *sizes, each.licence, here(each.embedded, each.name, each.revision))

@@ -223,10 +223,10 @@ def load_model(
     place = find_device(device)
     use_threads(threads)
     entry = find_entry(str(name))
-    source = _source(entry, name)
+    source = find_source(entry, name)
     adapters, base = Path(source), base_of(Path(source)) if is_path(source) else None
     if base:
-        source = _source(find_entry(base), base)
+        source = find_source(find_entry(base), base)
     announce(_short_name(name), _parameters(source, find_entry(base or str(name))), device)
     model, tokenizer = load(source)
     if base:
@@ -244,8 +244,8 @@ def load_model(
     return lm
 
 
-def _source(entry: ModelEntry, name: str | Path) -> str | Path:
-    """Where the files are: a folder in Hugging Face format, or a name to ask the hub for."""
+def find_source(entry: ModelEntry, name: str | Path) -> str | Path:
+    """Return where a model's files are, fetched or converted if need be: a folder, or a name to ask the hub for."""
     if entry.embedded:
         return CHECKPOINTS / entry.name
     if entry.packaged:
