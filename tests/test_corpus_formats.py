@@ -164,7 +164,7 @@ def test_folders_named_for_splits(tmp_path):
     expected = {"train": [1, 2, 0], "val": [11, 12, 10], "test": [21, 22, 20]}
     assert texts_of(corpus) == {split: [prose(n) for n in numbers] for split, numbers in expected.items()}
     assert corpus.domains == ["letters", "notes"]
-    assert corpus.manifest["split"] == "test, train, val: as folders or files are named"
+    assert corpus.manifest["split"] == "train, val, test: as folders or files are named"
 
 
 @pytest.mark.parametrize(

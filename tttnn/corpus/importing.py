@@ -271,7 +271,7 @@ def _deal(everything: Path, folder: Path, splits: np.ndarray) -> None:
 
 def _how_split(named: np.ndarray, splits: np.ndarray, reading: Reading) -> str:
     """One sentence."""
-    by_name = sorted({SPLITS[number] for number in named.tolist() if number >= 0})
+    by_name = [name for number, name in enumerate(SPLITS) if number in named]
     by_seed = [SPLITS[n] for n in (1, 2) if n in splits and n not in named]
     drawn = f"{' and '.join(by_seed)}: documents drawn by seed {reading.seed}, {reading.share:g} of them each"
     said = f"{', '.join(by_name)}: as folders or files are named" if by_name else ""
