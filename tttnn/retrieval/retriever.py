@@ -303,7 +303,7 @@ def open_retriever(
     lexical = LexicalEmbedder.name, LexicalSettings().key()
     name, key = lexical if opened is None else (opened.name, opened.fingerprint)
     fingerprint = corpus_fingerprint(corpus)
-    folder = home() / "indexes" / _folder_name(corpus, split, name, fingerprint, key)
+    folder = retriever_folder(corpus, split, name, fingerprint, key)
     place = folder / f"index-{kind}"
     # Nobody waits, or writes, where all is there.
     with nullcontext() if (place / MANIFEST).exists() else sole_writer(folder, wait=True):
@@ -344,10 +344,11 @@ def _stored_vectors(folder: Path, embedder: Embedder) -> Callable[[int], Iterato
     return None
 
 
-def _folder_name(corpus: Corpus, split: str, name: str, fingerprint: str, key: str) -> str:
+def retriever_folder(corpus: Corpus, split: str, name: str, fingerprint: str, key: str) -> Path:
+    """Where the index of a corpus (by content), split and embedder (by name and key) is kept, with what it needs."""
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{corpus.name}-{split}-{name}")
     whole = json.dumps([fingerprint, split, key])
-    return f"{readable[:80]}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
+    return home() / "indexes" / f"{readable[:80]}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
 
 
 def corpus_fingerprint(corpus: Corpus) -> str:
