@@ -110,7 +110,7 @@ def test_every_parameter_refuses_other_types_and_what_is_not_there(chapter, name
         ("08_quirks", "seeds", 7, [7]),
         ("04_scaling_across_models", "domains", "[python, catalogues]", ["python", "catalogues"]),
         ("10_memory_efficient_index", "copies", ["1", "2"], [1, 2]),
-        ("10_memory_efficient_index", "machine_memory", {"mine": "8e9"}, {"mine": 8e9}),
+        ("index_at_scale", "machine_memory", {"mine": "8e9"}, {"mine": 8e9}),
     ],
 )
 def test_numbers_and_lists_as_text_are_understood(chapter, name, text, value):

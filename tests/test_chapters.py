@@ -86,17 +86,23 @@ def test_retrieval_runs_with_another_corpus_and_embedder(corpus, home, tmp_path,
     embedder = tiny_roberta(tmp_path / "embedder")
     others = [str(make(tmp_path / f"tiny-{name}")) for name, make in MODELS.items()]
     parameters = {"corpus": str(corpus), "embedder": str(embedder), "k": 3, "compare_embedders": others}
-    parameters |= {"model": others[0], "adapt_k": 2}
     text = outputs(execute("02_retrieval", parameters, home, tmp_path, monkeypatch))
     assert "letters" in text and all(f"tiny-{name}" in text for name in MODELS)
 
 
 def test_the_index_chapter_runs_with_another_corpus(corpus, home, tmp_path, monkeypatch):
+    parameters = {"corpus": str(corpus), "embedder": str(tiny_gpt2(tmp_path / "tiny"))}
+    parameters |= {"short_documents": [1000, 5000], "reads": 20}
+    text = outputs(execute("10_memory_efficient_index", parameters, home, tmp_path, monkeypatch))
+    assert "flat-mapped" in text and "JSONDecodeError" in text, "characters are not bytes"
+
+
+def test_the_index_at_scale_runs_with_another_corpus_and_machine(corpus, home, tmp_path, monkeypatch):
     folder = str(tiny_gpt2(tmp_path / "tiny"))
-    parameters = {"corpus": str(corpus), "embedder": folder, "short_documents": [1000, 5000], "reads": 20}
-    parameters |= {"model": folder, "k": 2, "queries": 6}
-    done = execute("10_memory_efficient_index", parameters, home, tmp_path, monkeypatch)
-    assert "flat-mapped" in outputs(done)
+    parameters = {"corpus": str(corpus), "embedder": folder, "model": folder, "k": 2, "queries": 6}
+    parameters |= {"machine_memory": {"mine": 64e9}}
+    text = outputs(execute("index_at_scale", parameters, home, tmp_path, monkeypatch))
+    assert "ivfrabitq" in text and "no kind can be held whole" in text
 
 
 def test_scaling_runs_with_other_models(corpus, home, tmp_path, monkeypatch):
