@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from importlib.metadata import distribution, distributions
@@ -42,6 +42,7 @@ from papermill.exceptions import PapermillExecutionError
 ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "sphinx-mathjax-offline/static/mathjax/tex-svg.js"  # one file with its glyphs, no fonts to load
 HEADLINE = "fig-loop-seven"  # shown in the README, too
+API = "book/api"  # has a page below it for each room of the package
 KERNEL = "python3"
 LOCK = "lock"
 # From left to right as data flows; those of the first two lines serve all others.
@@ -102,7 +103,8 @@ def make(root: Path, build: Path, options: argparse.Namespace) -> None:
     shares = read_profile(root, options.profile) if options.profile else {}
     check_package(root)
     check_parameters(root, {name: shares.get(name, {}) for name in names})
-    footer, pages = built_from(), {"versions.md": versions(), "api.md": api(), "report_claims.md": claims()}
+    footer = built_from()
+    pages = {"versions.md": versions(), "api.md": api_table(), "report_claims.md": claims(), **api()}
     timer = Timer(build / "seconds.json", options.profile)
     seconds = execute(root, build, names, shares, timer)
     if options.refresh:
@@ -359,7 +361,7 @@ def assemble(root: Path, build: Path, seconds: dict[str, float], footer: str, pa
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     config["html"]["extra_footer"] += f"<p>{footer}</p>\n"
     (source / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    shutil.copy(root / "_toc.yml", source)
+    write_contents(root, source / "_toc.yml", [page for page in pages if page.startswith("api_")])
     shutil.copytree(root / "book", source / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     (source / "notebooks").mkdir()
     for name in chapters(root):
@@ -398,11 +400,13 @@ def built_from() -> str:
 
 def times(seconds: dict[str, float]) -> str:
     """Return the table of execution times as Markdown."""
+    from tttnn.provenance import device
+
     if not seconds:
         return "This build shows the committed reference outputs; no chapter was executed for it.\n"
     rows = "".join(f"| {name} | {spent:.0f} |\n" for name, spent in seconds.items())
     total = f"| together | {sum(seconds.values()):.0f} |\n"
-    return f"| chapter | wall time (s) |\n|---|---:|\n{rows}{total}"
+    return f"Measured on {device()}.\n\n| chapter | wall time (s) |\n|---|---:|\n{rows}{total}"
 
 
 def versions() -> str:
@@ -430,9 +434,9 @@ def claims() -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
 
 
-def api() -> str:
-    """Return one ``automodule`` per module of the package, in the order data flows."""
-    parts = []
+def api() -> dict[str, str]:
+    """Return a page for each room of the package, in the order data flows: one ``automodule`` per module."""
+    pages = {}
     for room in ROOMS:
         path = ROOT / "tttnn" / room
         modules = [f"tttnn.{room}"]
@@ -440,10 +444,32 @@ def api() -> str:
             modules += [f"tttnn.{room}.{file.stem}" for file in sorted(path.glob("[!_]*.py"))]
         elif not path.with_suffix(".py").is_file():
             continue
-        for name in modules:
-            level = "#" * name.count(".") + "#"
-            parts.append(f"{level} `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n")
-    return "\n".join(parts)
+        parts = [
+            f"{'#' * name.count('.')} `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in modules
+        ]
+        pages[f"api_{room}.md"] = "\n".join(parts)
+    return pages
+
+
+def api_table() -> str:
+    """Return the rooms as a Markdown table: what each holds, in the words of its docstring."""
+    lines = ["| module | holds |", "|---|---|"]
+    for page in api():
+        room = page.removeprefix("api_").removesuffix(".md")
+        path = ROOT / "tttnn" / room
+        source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
+        holds = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0].replace("\n", " ")
+        lines.append(f"| [`tttnn.{room}`](generated/api_{room}.md) | {holds} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_contents(root: Path, target: Path, pages: Iterable[str]) -> None:
+    """Write the table of contents with the pages of the API below their overview."""
+    contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    for entry in (entry for part in contents["parts"] for entry in part["chapters"]):
+        if entry["file"] == API:
+            entry["sections"] = [{"file": f"book/generated/{Path(page).stem}"} for page in pages]
+    target.write_text(yaml.safe_dump(contents, sort_keys=False), encoding="utf-8")
 
 
 def render(build: Path) -> None:

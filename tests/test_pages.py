@@ -42,7 +42,12 @@ def test_a_figure_says_how_it_was_made():
 
 def test_other_cells_are_left_alone():
     cells = chapter(new_code_cell("1", outputs=[new_output("display_data", {"text/html": "<p>x</p>"})]))
-    assert with_origins(cells, "01_x", "abc") == cells
+    assert with_origins(cells, "01_x", "abc").cells[:1] == cells.cells
+
+
+def test_a_chapter_says_how_to_cite_it():
+    done = with_origins(chapter(new_markdown_cell("# A title\n\nText.")), "01_x", "abc")
+    assert "@incollection{tttnn-01_x,\n  title     = {A title},\n  author    = {{The tttnn" in done.cells[-1].source
 
 
 @pytest.mark.parametrize(
@@ -53,7 +58,10 @@ def test_other_cells_are_left_alone():
         ("By {cite:t}`hardt2024ttt`, see {numref}`fig-x`.", "By hardt2024ttt, see fig-x."),
         ("[costs](09_what_it_costs), [](../book/status.md)", "[costs](09_what_it_costs.ipynb), [](../book/status.md)"),
         ("```{math}\n:label: eq\na^2\n```", "$$\na^2\n$$"),
-        ("```{admonition} They say\n:class: note\nIt works.\nAlways.\n```", "> **They say**\n>\n> It works.\n> Always."),
+        (
+            "```{admonition} They say\n:class: note\nIt works.\nAlways.\n```",
+            "> **They say**\n>\n> It works.\n> Always.",
+        ),
         (":::{dropdown} Answer\nFewer.\n:::\nand", "> **Answer**\n>\n> Fewer.\nand"),
         ("{glue:text}`missing`", "[missing]"),
     ],

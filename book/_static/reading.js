@@ -40,11 +40,15 @@
     document.addEventListener("keydown", event => event.key === "Escape" && hide());
   }
 
-  /* The side bar is a landmark, and a list of publications has entries and no deprecated roles. */
+  /* The side bar is a landmark, its arrows have names, and a list of publications has no deprecated roles. */
   function roles() {
     for (const bar of document.querySelectorAll(".bd-sidebar-primary")) {
       bar.setAttribute("role", "navigation");
       bar.setAttribute("aria-label", "Book");
+    }
+    for (const arrow of document.querySelectorAll(".bd-sidebar-primary summary")) {
+      const page = arrow.closest("li")?.querySelector("a")?.textContent.trim();
+      arrow.setAttribute("aria-label", "Pages below " + (page || "this one"));
     }
     for (const list of document.querySelectorAll(".citation-list, .citation")) list.removeAttribute("role");
   }

@@ -6,19 +6,38 @@ import ast
 import copy
 import html
 import re
+from datetime import UTC, datetime
 from typing import Any
 
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
+from tttnn.provenance import versions
+
 GLUED = "application/papermill.record/text/plain"
 INJECTED = "injected-parameters"  # the tag of papermill's cell
 ROLE = re.compile(r"\{(glue:text|term|cite:[tp]|numref|eq|ref|doc)\}`([^`]+)`")
-FENCE = re.compile(r"^(`{3,}|:{3,})\{(\w+)\}[ \t]*([^\n]*)\n((?::\w+:[^\n]*\n)*)(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^(`{3,}|:{3,})\{(\w+)\}[ \t]*([^\n]*)\n((?::\w+:[^\n]*\n)*)(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL
+)
 CHAPTER = re.compile(r"\]\((\w+)\)")
-FIRST = """> **{name}**, a chapter of the book *Test-time training on nearest neighbours*, as executed. To run it, clone the \
-project, call `make .venv/.ready` in its folder, and open the notebook with `.venv/bin/jupyter lab`: the cells import \
-its package `tttnn`."""
+CITE = """
+:::{{admonition}} Cite this chapter
+:class: dropdown
+```
+@incollection{{tttnn-{name},
+  title     = {{{title}}},
+  author    = {{{{The tttnn authors}}}},
+  booktitle = {{Test-time training on nearest neighbours}},
+  year      = {{{year}}},
+  note      = {{Version {version}, commit {commit}}}
+}}
+```
+:::
+"""
+FIRST = """> **{name}**, a chapter of the book *Test-time training on nearest neighbours*, as executed.
+> Its cells import the project's package `tttnn`: to run them, call `make .venv/.ready` in a clone, and execute the
+> notebook with `.venv/bin/papermill`, or in your editor with `.venv/bin/python` as its kernel."""
 
 
 def figure_name(cell: NotebookNode) -> str:
@@ -27,7 +46,7 @@ def figure_name(cell: NotebookNode) -> str:
 
 
 def with_origins(notebook: NotebookNode, name: str, commit: str) -> NotebookNode:
-    """Add to each figure how it was made, and a picture for readers whose browser runs no scripts.
+    """Add to each figure how it was made, and a picture for readers whose browser runs no scripts; then how to cite.
 
     Parameters
     ----------
@@ -47,6 +66,10 @@ def with_origins(notebook: NotebookNode, name: str, commit: str) -> NotebookNode
             data = output.get("data", {})
             if "tttnn-chart" in data.get("text/html", ""):
                 data["text/html"] += f"\n{fold}\n{_picture(data)}"
+    title = next((cell.source.partition("\n")[0].strip("# ") for cell in dressed.cells), name)
+    facts = {"name": name, "title": title, "commit": commit, "version": versions()["tttnn"]}
+    year = datetime.now(UTC).year
+    dressed.cells.append(new_markdown_cell(CITE.format(**facts, year=year), id="cell-cite"))
     return dressed
 
 
@@ -94,8 +117,8 @@ def _origin(source: str, name: str, command: str, commit: str) -> str:
     call, redo = (f'<div class="highlight"><pre>{html.escape(text)}</pre></div>' for text in (source, command))
     return (
         f'<details class="tttnn-made"><summary>How this figure was made</summary>'
-        f"<p>By this cell of <code>notebooks/{name}.md</code> at commit <code>{commit}</code>, with the parameters that "
-        f"the page lists under Provenance:</p>{call}"
+        f"<p>By this cell of <code>notebooks/{name}.md</code> at commit <code>{commit}</code>, with the parameters "
+        f"that the page lists under Provenance:</p>{call}"
         f"<p>To make it again, with <code>-p</code> for other parameters:</p>{redo}</details>"
     )
 
