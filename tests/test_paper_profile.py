@@ -169,7 +169,8 @@ def test_scaling_compares_the_real_models(runs, tmp_path):
         assert lines_with(text, name, REGISTRY[name].saw_domains), "live"
         assert lines_with(text, name, "learning_rate="), "the facts of the archived run"
         assert lines_with(text, "Mathematics: ", f"{name} from "), "its figure"
-    assert lines_with(text, "europarl", "EleutherAI/gpt-neo-1.3B", "%"), "the model that saw the domains"
+    assert lines_with(text, "How much more gpt2 gains", "than EleutherAI/gpt-neo-1.3B"), "which saw the domains"
+    assert lines_with(text, "europarl", "yes", " to "), "and which was new to the first"
     assert "gpt2-xs-general" not in text
 
 
