@@ -124,9 +124,15 @@ def test_the_reasoning_chapter_runs_with_other_models(model, corpus, home, tmp_p
 
 
 def test_controls_run_with_another_corpus_and_model(corpus, home, tmp_path, monkeypatch):
-    parameters = {"corpus": str(corpus), "model": str(tiny_gpt2(tmp_path / "tiny")), "k": 2, "per_domain": 1}
+    parameters = {"corpus": str(corpus), "real": str(tiny_qwen2(tmp_path / "tiny")), "real_k": 2, "real_tokens": 16}
     text = outputs(execute("05_is_it_retrieval", parameters, home, tmp_path, monkeypatch))
-    assert "letters" in text and "orders" in text, "a corpus without the chapter's domains is shown whole"
+    assert "), tiny: after/before by number of documents" in text and "random of the corpus" in text
+
+
+def test_choices_run_with_another_corpus_and_model(corpus, home, tmp_path, monkeypatch):
+    parameters = {"corpus": str(corpus), "model": str(tiny_gpt2(tmp_path / "tiny")), "k": 2}
+    text = outputs(execute("06_choices", parameters, home, tmp_path, monkeypatch))
+    assert "The example, tiny: after/before by neighbours" in text and "share-0.25" in text
 
 
 def test_quirks_run_with_another_corpus_and_models(corpus, home, tmp_path, monkeypatch):

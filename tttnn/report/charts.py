@@ -317,7 +317,8 @@ def interval_chart(
         "y": alt.Y("domain:N", sort=data["domain"].drop_duplicates().tolist(), title=None),
         "yOffset": alt.YOffset("series:N", sort=series, scale=alt.Scale(paddingOuter=0.4)),
     }
-    x = alt.X("value:Q", title=title, axis=alt.Axis(format=number, tickCount=5), scale=alt.Scale(zero=False))
+    axis = alt.Axis(format=number, tickCount=5, labelFlush=False, labelOverlap=True)
+    x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(zero=False))
     bars = alt.Chart().transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=0.6).encode(
         x="low:Q", x2="high:Q", color=alt.Color("series:N", **hue), **place
     )  # fmt: skip
