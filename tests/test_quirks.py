@@ -131,6 +131,12 @@ def test_an_effect_counts_by_the_share_of_the_gain_it_costs():
     assert made["size"].tolist() == ["large enough", "too small", "no gain to lose"]
 
 
+def test_a_report_below_the_curve_needs_no_explanation():
+    below = quirk_effects.Discrepancy("d", 20, report=0.39, original=0.4)
+    made = quirk_effects.judged(pd.DataFrame([effect(0.2, 0.3), effect(0.0, 0.0, quirk="dropout")]), below)
+    assert made["verdict"].tolist() == ["nothing to explain"] * 2
+
+
 def test_what_both_runs_had_explains_nothing_however_large():
     lines = [effect(0.2, 0.3, quirk=quirk) for quirk in ("dropout", "lost shards", None)]
     lines.append(effect(0.0, 0.0, quirk="logits cut"))

@@ -175,8 +175,9 @@ def judged(effects: pd.DataFrame, gap: Discrepancy) -> pd.DataFrame:
     DataFrame
         The same with further columns. share, share_low, share_high: of the gain, what the effect costs. size: "large
         enough" (all of it costs the share that the discrepancy does), "cannot be excluded" (its upper end does), "too
-        small" (none of it), "other direction" (all of it below 0), "no effect" (exactly none), or "no gain to lose".
-        verdict: the size, or "same in both runs" where a quirk could not make the published runs differ.
+        small" (none of it), "other direction" (all of it below 0), "no effect" (exactly none), "no gain to lose" or
+        "nothing to explain". verdict: the size, or "same in both runs" where a quirk could not make the published runs
+        differ.
     """
     gain = 1 - effects["ratio_against"]
     columns = {"share": "difference", "share_low": "low", "share_high": "high"}
@@ -184,11 +185,13 @@ def judged(effects: pd.DataFrame, gap: Discrepancy) -> pd.DataFrame:
     bounds = zip(made["share_low"], made["share_high"], strict=True)
     made["size"] = [_size(low, high, gap.lost) for low, high in bounds]
     differs = {quirk.name: quirk.differs for quirk in QUIRKS}
-    alike = made["quirk"].map(differs).eq(False) & made["size"].ne("no effect")
+    alike = made["quirk"].map(differs).eq(False) & ~made["size"].isin(["no effect", "nothing to explain"])
     return made.assign(verdict=made["size"].mask(alike, "same in both runs"))
 
 
 def _size(low: float, high: float, lost: float) -> str:
+    if lost <= 0:
+        return "nothing to explain"
     if math.isnan(low):
         return "no gain to lose"
     if low == high == 0:
