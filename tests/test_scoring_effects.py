@@ -1,12 +1,17 @@
 """Ways to score and to average, computed from rows, against hand-computed cases."""
 
 import itertools
+import math
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tttnn import load_model, open_corpus
 from tttnn.analysis import scoring_effects
+from tttnn.analysis.archive import archived
+from tttnn.corpus import Document, write_jsonl
+from tttnn.rows import RowsError
 
 
 def rows(nats, variant="nearest", domain="d", size=100, model="m"):
@@ -62,3 +67,28 @@ def test_one_token_chunks_are_counted_by_model():
     table = scoring_effects.one_token_chunks(made)
     assert table["model"].tolist() == ["b", "a"]
     assert table.iloc[0][["neighbours", "chunks", "one_token", "share"]].tolist() == [2, 4, 1, 0.5]
+
+
+RUN, MODEL = "seven-domains", "qwen2-xs-reasoning"
+
+
+def test_archived_ways_belong_to_the_archived_scores():
+    ways = scoring_effects.archived_ways(RUN, MODEL)
+    rows = archived(RUN, MODEL).rows
+    for k, when in ((0, "before"), (ways.attrs["k"], "after")):
+        nats = rows[rows["k"] == k].set_index(["domain", "document"]).nats
+        mine = ways.set_index(["domain", "document"])[f"bits_{when}"] * math.log(2)
+        assert mine.to_dict() == pytest.approx(nats[mine.index].to_dict(), rel=5e-3), "the products are in bfloat16"
+    assert (ways.cut_before <= ways.inside_before).all() and (ways.inside_before <= ways.bits_before).all()
+    assert len(ways) == 30 and (ways.beyond < ways.tokens).all()
+
+
+def test_a_run_without_other_ways_says_so():
+    assert scoring_effects.archived_ways(RUN, "gpt2-xs-general") is None
+    assert scoring_effects.archived_ways("/no/such/run", MODEL) is None
+
+
+def test_ways_are_not_archived_beside_another_corpus(tmp_path):
+    write_jsonl(tmp_path / "a.train.jsonl", [Document("other text")])
+    with pytest.raises(RowsError, match="made on another corpus than"):
+        scoring_effects.keep(RUN, load_model(MODEL), open_corpus(tmp_path), 1 / 3)

@@ -3,18 +3,89 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tttnn.analysis.archive import FOLDER
 from tttnn.analysis.statistics import ends, interval, resampled_sums
+from tttnn.files import read_json, write_json
+from tttnn.rows import RowsError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tttnn.corpus import Corpus
+    from tttnn.models import LanguageModel
+
+FILE = "scored_in_ways.json"
+
 # What a way to score is called, and of `tttnn.studies.quirks.scored_in_ways` the bits that it gives and those that they
 # are compared with.
 WAYS = {"vocabulary cut": ("cut", "inside"), "half the context": ("short", "bits")}
+
+
+def keep(run: str, lm: LanguageModel, corpus: Corpus, share: float, domains: Sequence[str] | None = None) -> None:
+    """Score an archived run's documents in several ways, adapted as they were in it, and archive the bits beside it.
+
+    For maintainers, in a checkout: ``python -c "from tttnn import load_model, open_corpus; from
+    tttnn.analysis.scoring_effects import keep; keep('seven-domains', load_model('qwen2-xs-reasoning'),
+    open_corpus('folder/of/the/corpus'), 50_257 / 151_936, ['github'])"``.
+
+    Parameters
+    ----------
+    run : str
+    lm : LanguageModel
+    corpus : Corpus
+        The one that the run was made on.
+    share : float
+        Of the vocabulary's entries, that a cut one keeps.
+    domains : sequence of str, optional
+        Default: all. Those archived earlier stay.
+
+    Raises
+    ------
+    RowsError
+        If the run was made on another corpus.
+    """
+    from tttnn.experiment import draw_documents
+    from tttnn.provenance import commit, device, versions
+    from tttnn.retrieval import corpus_fingerprint, open_retriever
+    from tttnn.studies.quirks import scored_in_ways
+    from tttnn.ttt import TTT, Switches
+
+    path = FOLDER / run / FILE
+    facts, known = read_json(FOLDER / run / lm.name / "run.json"), read_json(path) if path.is_file() else {}
+    about, settings = facts["about"], facts["settings"]
+    if corpus_fingerprint(corpus) != about["corpus"]["fingerprint"]:
+        raise RowsError(f"{run}: made on another corpus than {corpus.name}; give the one it was made on")
+    retriever = open_retriever(corpus, about["index"]["embedder"])
+    ttt = TTT(lm, retriever, Switches(**settings["switches"]))
+    drawn, k, entries = about["drawn"], settings["ks"][-1], round(share * len(lm.head[0]))
+    made = {"k": k, "entries": entries, "commit": commit(), "versions": versions(), "device": device()}
+    documents = known.get(lm.name, {}).get("documents", [])
+    for document in draw_documents(corpus, drawn["per_domain"], drawn["seed"], drawn["split"], domains=domains):
+        neighbours = [neighbour.text for neighbour in retriever.neighbours(document.text, k)]
+        bits = scored_in_ways(ttt, document.text, neighbours, entries)
+        documents = [
+            each for each in documents if (each["domain"], each["document"]) != (document.domain, document.number)
+        ]
+        documents.append({"domain": document.domain, "document": document.number, **bits})
+    write_json(path, known | {lm.name: made | {"documents": documents}})
+
+
+def archived_ways(run: str, model: str) -> pd.DataFrame | None:
+    """What :func:`keep` archived: a row for each document; None if there is nothing of this model."""
+    import pandas as pd
+
+    path = FOLDER / run / FILE
+    kept = read_json(path).get(model) if path.is_file() else None
+    if kept is None:
+        return None
+    made = pd.DataFrame(kept.pop("documents"))
+    made.attrs = kept
+    return made
 
 
 def scoring_effects(measured: pd.DataFrame) -> pd.DataFrame:
