@@ -135,11 +135,15 @@ def test_choices_run_with_another_corpus_and_model(corpus, home, tmp_path, monke
     assert "The example, tiny: after/before by neighbours" in text and "share-0.25" in text
 
 
-def test_quirks_run_with_another_corpus_and_models(corpus, home, tmp_path, monkeypatch):
-    models = {"model": str(tiny_gpt2(tmp_path / "tiny")), "reasoning_model": str(tiny_qwen2(tmp_path / "tiny-qwen"))}
-    parameters = {"corpus": str(corpus), "k": 2, "per_domain": 2, "per_domain_cut": 1} | models
-    text = outputs(execute("08_quirks", parameters, home, tmp_path, monkeypatch))
+def test_quirks_run_with_another_corpus(corpus, home, tmp_path, monkeypatch):
+    text = outputs(execute("08_quirks", {"corpus": str(corpus)}, home, tmp_path, monkeypatch))
     assert "letters" in text and "orders" in text
+    assert "We found no explanation" in text and "15 of 30 shards lost" in text
+
+
+def test_quirks_have_nothing_to_explain_where_the_report_is_below_the_curve(corpus, home, tmp_path, monkeypatch):
+    text = outputs(execute("08_quirks", {"corpus": str(corpus), "case": "books"}, home, tmp_path, monkeypatch))
+    assert "Nothing has to be explained here" in text
 
 
 def test_cost_runs_with_another_corpus_and_model(corpus, home, tmp_path, monkeypatch):

@@ -25,16 +25,16 @@ INJECTED = "# Parameters"  # how the cell begins that papermill puts behind the 
 # The numbers of all chapters: those above 0, and those where 0 has a meaning.
 ABOVE_ZERO = {
     "compare_documents", "compare_k", "compare_queries", "copies",
-    "disk_speed", "k", "last", "machine_memory", "memory_documents", "per_domain", "per_domain_cut", "pile_bytes",
+    "disk_speed", "k", "last", "machine_memory", "memory_documents", "per_domain", "pile_bytes",
     "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "resamples",
     "real_k", "real_rate", "real_tokens", "searches", "servers", "short_documents", "shown", "threads", "usable",
 }  # fmt: skip
 MAY_BE_ZERO = {
-    "calibration", "learning_rate", "max_bytes", "max_chunks", "seed", "seeds",
+    "calibration", "learning_rate", "max_bytes", "max_chunks", "seed",
 }  # fmt: skip
 MAY_BE_EMPTY = {"bench", "compare_embedders", "domains", "mathematics", "others"}
 SEVERAL = {"copies", "memory_documents", "short_documents"}  # sizes whose growth is measured
-MOST = {"seed": 2**32 - 1, "seeds": 2**32 - 1, "threads": 1024, "usable": 1}
+MOST = {"seed": 2**32 - 1, "threads": 1024, "usable": 1}
 RUNS = {"archived_run", "variants_run", "validation_run"}
 LIKE_RUN = "like_run"  # variants that a chapter can do without, if they have no rows of its models
 REAL_RUN, REAL_MODEL = "real_run", "real_main"  # conditions of a pre-trained model, and which model's
