@@ -16,6 +16,7 @@ import ast
 import base64
 import contextlib
 import fcntl
+import json
 import os
 import platform
 import shutil
@@ -33,6 +34,7 @@ import jupytext
 import nbformat
 import papermill
 import yaml
+from bs4 import BeautifulSoup
 from jupyter_client import KernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
@@ -349,6 +351,9 @@ def write_headline(root: Path, folder: Path, names: list[str]) -> None:
 
 def assemble(root: Path, build: Path, seconds: dict[str, float], footer: str, pages: dict[str, str]) -> None:
     """Collect everything Jupyter Book reads in ``build/src``."""
+    from tttnn.provenance import commit
+    from tttnn.report.pages import with_origins
+
     source = build / "src"
     fresh_folder(source)
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
@@ -361,7 +366,8 @@ def assemble(root: Path, build: Path, seconds: dict[str, float], footer: str, pa
         notebook = (build / "executed" if name in seconds else root / "notebooks") / f"{name}.ipynb"
         if not notebook.is_file():
             raise BuildError(f"notebooks/{name}.ipynb is missing; run `make notebooks`")
-        shutil.copy(notebook, source / "notebooks")
+        dressed = with_origins(nbformat.read(notebook, as_version=4), name, commit())
+        nbformat.write(dressed, source / "notebooks" / notebook.name)
     (source / "book" / "generated").mkdir()
     for name, text in {**pages, "times.md": times(seconds)}.items():
         (source / "book" / "generated" / name).write_text(text, encoding="utf-8")
@@ -449,8 +455,36 @@ def render(build: Path) -> None:
     run = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if run.returncode != 0:
         raise BuildError(f"{run.stdout}\nJupyter Book found warnings or errors; they are listed above")
+    write_cards(output / "_build" / "html")
+    write_downloads(build / "src" / "notebooks", output / "_build" / "html" / "_sources" / "notebooks")
     shutil.rmtree(build / "html", ignore_errors=True)
     (output / "_build" / "html").rename(build / "html")
+
+
+def write_downloads(chapters: Path, target: Path) -> None:
+    """Put notebooks that any viewer shows well behind the download buttons."""
+    from tttnn.report.pages import for_download
+
+    for path in chapters.glob("*.ipynb"):
+        nbformat.write(for_download(nbformat.read(path, as_version=4), path.stem), target / path.name)
+
+
+def write_cards(pages: Path) -> None:
+    """Collect what a card shows that pops up beside a link: terms, publications and captions of figures.
+
+    In a script and not in a data file, because a browser that reads the book from a disk may load only the former.
+    """
+    cards = {}
+    for path in sorted(pages.rglob("*.html")):
+        soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        for term in soup.select("dl.glossary dt[id]"):
+            cards[term["id"]] = term.find_next("dd").get_text(" ", strip=True)
+        for entry in soup.select("div.citation[id]"):
+            cards[entry["id"]] = entry.get_text(" ", strip=True)
+        for figure in soup.select("figure[id]:has(figcaption)"):
+            cards[figure["id"]] = figure.figcaption.get_text(" ", strip=True).rstrip("#")
+    text = f"window.tttnnCards = {json.dumps(cards, ensure_ascii=False, indent=0)};\n"
+    (pages / "_static" / "cards-data.js").write_text(text, encoding="utf-8")
 
 
 def shown(path: Path) -> str:
