@@ -129,7 +129,8 @@ def test_every_shipped_row_belongs_to_a_measured_run():
     for shape, pair in loop.groupby(["shape", "capability"]):
         assert pair["loop"].tolist() == ["reference", "ours"], shape
         assert pair["ratio"].tolist() == pytest.approx((pair["seconds"].iloc[0] / pair["seconds"]).tolist())
-    assert {path.stem for path in FOLDER.glob("*.json")} == {"loop", "loop_h200", "step", "operators", "neighbours", "index_kinds"}
+    files = {"loop", "loop_h200", "step", "operators", "neighbours", "index_kinds"}
+    assert {path.stem for path in FOLDER.glob("*.json")} == files
 
 
 @pytest.mark.parametrize("name", ["loop", "step"])

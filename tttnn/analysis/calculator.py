@@ -18,12 +18,13 @@ from tttnn.errors import ParameterError
 from tttnn.index.build import SHARD_ROWS
 from tttnn.index.planner import plan
 from tttnn.memory import ADAPTING, LOADING, NUMBER
-from tttnn.models import find_entry
+from tttnn.models.model_registry import find_entry
 from tttnn.parameters import names, number
-from tttnn.studies.cost import Rates
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tttnn.studies.cost import Rates
 
 SCORES = 2  # of a document: before and after
 OFFSET = 8  # bytes of a document's place in its file
@@ -120,6 +121,8 @@ def rates(model: str, device: str) -> Rates:
     ParameterError
         If the model or the device is not one of those that were measured or derived from them.
     """
+    from tttnn.studies.cost import Rates  # which loads torch
+
     names("model", [model], MODELS)
     file, capability = DEVICES[names("device", [device], DEVICES)[0]]
     measured = _measured(file, capability)
@@ -165,8 +168,8 @@ def coefficients() -> dict[str, Any]:
     -------
     dict
         offset (bytes); memory (model -> bytes); seconds (device -> model -> [of training, of all scores], a byte);
-        index (dimension -> one and rest: rows of documents, bytes in memory, bytes on disk, hours to build, milliseconds
-        of a query, which are straight lines in between; rest is what a last, smaller shard adds to full ones);
+        index (dimension -> one and rest: rows of documents, bytes in memory, bytes on disk, hours to build and
+        milliseconds of a query, straight lines in between; rest is what a last, smaller shard adds to full ones);
         shard_rows.
     """
     return {
