@@ -231,7 +231,8 @@ KNOWN = ABOVE_ZERO | MAY_BE_ZERO | MAY_BE_EMPTY | ARCHIVED | RUNS | {LIKE_RUN, R
 def _check_runs(values: dict[str, Any]) -> None:
     """Each model that a chapter reads rows of is in each of its runs, up to the last neighbour that it looks at."""
     live = "corpus" in values
-    asked = ARCHIVED if live else set()  # the chapter without a live run says itself of which models there are no rows
+    # The chapter that looks at archived runs alone says itself of which models there are no rows.
+    asked = ARCHIVED if live or "archived_run" not in values else set()
     needed = {REAL_RUN: {REAL_MODEL}, LIKE_RUN: set()}
     for run in (name for name in values if name in {*RUNS, REAL_RUN, LIKE_RUN}):
         try:

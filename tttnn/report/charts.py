@@ -637,7 +637,7 @@ def dots_chart(
     columns = ["task", "series", "value"]
     tasks, series = (table[column].drop_duplicates().tolist() for column in ("task", "series"))
     hue = {"scale": alt.Scale(domain=series, range=colours(series)), "title": None}
-    y = alt.Y("task:N", sort=tasks, title=None)
+    y = alt.Y("task:N", sort=tasks, title=None, axis=alt.Axis(labelLimit=320))
     x = alt.X("value:Q", title=title, axis=alt.Axis(format=number), scale=alt.Scale(zero=False))
     tooltip = ["task:N", "series:N", alt.Tooltip("value:Q", format=number.replace("0", "1"), title=title)]
     points = alt.Chart(table[columns]).mark_point(size=65, filled=True).encode(
