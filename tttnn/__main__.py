@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,6 +44,7 @@ Precision = Annotated[str, typer.Option(help="Of the gradient steps: float32 or 
 Prefix = Annotated[str | None, typer.Option(help="Token before a text: bos or eos; default: the model's own.")]
 Strategy = Annotated[str, typer.Option(help="Which neighbours, in which order: see tttnn.retrieval.strategies.")]
 Seed = Annotated[int, typer.Option(help="Draws documents, and whatever is random in strategy, dropout and adapters.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON, for machines.")]
 Lora = Annotated[int | None, typer.Option(help="Train adapters of this rank instead of the weights.")]
 
 
@@ -241,6 +243,57 @@ def run(
     else:
         rows = run_documents(ttt, documents, asked.ks, out, origin, method=method)
     _report(rows, out)
+
+
+@app.command("try")
+def try_(
+    corpus: Annotated[str, typer.Argument(help="'wheels', or a folder or file of documents.")],
+    model: Model = "smollm2-135m", embedder: Embedder = "lexical",
+    minutes: Annotated[float, typer.Option(help="For everything; what fits is decided after a first step.")] = 10.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for page and rows; the same call continues there.")] = None,
+    k: Annotated[int, typer.Option(help="Most neighbours.")] = 20,
+    documents: Annotated[int, typer.Option(help="Most documents.")] = 60,
+    learning_rate: Rate = None, split: Split = "test", seed: Seed = 1216, skip_bad: SkipBad = False,
+    threads: Threads = None, device: Device = "cpu", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Find out in a few minutes whether neighbours are worth it for documents of one's own: one page, one answer."""
+    from tttnn.studies.trial_plan import Budget
+
+    budget = Budget(60 * minutes)  # before all that takes long
+    from tttnn.analysis.advice import advise
+    from tttnn.corpus import open_corpus
+    from tttnn.experiment.checks import check_writable
+    from tttnn.files import write_json
+    from tttnn.report.page import write_page
+    from tttnn.report.trial_page import lead, trial_page
+    from tttnn.studies.trial import Request, run_trial
+
+    asked = Request(corpus, model, embedder, minutes, k, documents, learning_rate, split, seed, threads, device)
+    place = check_writable(out or asked.folder())
+    trial = run_trial(asked, open_corpus(corpus, skip_bad), place, budget, partial(typer.echo, err=True))
+    advice = advise(trial)
+    answer = {"answer": lead(trial, advice), **advice.as_json(), "page": str(place / "page.html")}
+    write_json(place / "advice.json", answer)
+    write_page(place / "page.html", trial_page(trial, advice))
+    _tell(answer, f"{answer['answer']}\n{answer['page']} ({budget.spent:.0f} s)", as_json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Folders of rows, or names of archived runs.")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("compare.html"),
+    k: Annotated[int | None, typer.Option(help="Neighbours; default: the most that all were scored at.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set runs side by side, of one's own and archived ones: a table, paired intervals and a chart on one page."""
+    from tttnn.analysis.side_by_side import side_by_side
+    from tttnn.files import expand
+    from tttnn.report.compare_page import compare_page
+    from tttnn.report.page import write_page
+
+    found = side_by_side(runs, k)
+    page = write_page(expand(out), compare_page(found))
+    _tell({**found.as_json(), "page": str(page)}, f"{found.table.to_string(index=False)}\n{page}", as_json)
 
 
 @app.command()
@@ -451,6 +504,13 @@ def _card_folder(model: str) -> Path:
     if not (folder / "settings.json").is_file():
         raise ParameterError(f"card: {folder} has no settings.json, from which a card is written")
     return folder
+
+
+def _tell(values: dict[str, Any], words: str, as_json: bool) -> None:
+    """Write a result to stdout: in words, or as one JSON object."""
+    import json
+
+    typer.echo(json.dumps(values, ensure_ascii=False, allow_nan=False) if as_json else words)
 
 
 def _report(rows: Any, out: Path, failed: str | None = None) -> None:

@@ -100,16 +100,19 @@ class Advice:
     def as_json(self) -> dict[str, Any]:
         """JSON values; a number that is missing is null."""
         found = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {name: _plain(value) for name, value in found.items()}
+        return {name: plain(value) for name, value in found.items()}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """JSON values of tables, intervals and numbers; what is missing or infinite is None."""
     if isinstance(value, Interval):
-        return {"value": value.value, "low": _plain(value.low), "high": _plain(value.high)}
+        return {"value": value.value, "low": plain(value.low), "high": plain(value.high)}
     if hasattr(value, "to_dict"):
-        return [{name: _plain(each) for name, each in row.items()} for row in value.to_dict("records")]
+        return [{name: plain(each) for name, each in row.items()} for row in value.to_dict("records")]
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: plain(each) for name, each in value.items()}
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -127,7 +130,9 @@ def advise(trial: Trial) -> Advice:
     pairs = ends(near, k)
     if not len(pairs):
         reasons = near.loc[near["failure"] != "", "failure"].tolist()
-        raise RowsError(f"{trial.folder}: no document was scored before and after{': ' + reasons[0] if reasons else ''}")
+        raise RowsError(
+            f"{trial.folder}: no document was scored before and after{': ' + reasons[0] if reasons else ''}"
+        )
     sizes = trial.documents.assign(document=_names(trial.documents), domain=ALL)
     size = sizes.merge(pairs, on=["domain", "document"])[["bytes", "deflated"]].sum()
     ratio = bootstrap_ratio(pairs["after"], pairs["before"])
@@ -220,7 +225,7 @@ def _domains(trial: Trial, k: int) -> pd.DataFrame:
 
 
 def _origin(rows: pd.DataFrame, k: int) -> pd.DataFrame:
-    """What the gain is made of, by taking away: siblings of the same unit, then nearness; what is left is the domain."""
+    """What the gain is made of: the domain alone, then nearness, then siblings of the same unit."""
     import pandas as pd
 
     there = [way for way in ("random-domain", "random", "other-units") if (rows["variant"] == way).any()]
@@ -284,7 +289,8 @@ def _cost(trial: Trial, near: pd.DataFrame, k: int) -> dict[str, Any]:
     each = score + train + retrieval
     text = trial.facts.get("bytes")
     found: dict[str, Any] = {
-        "score": score, "train": train, "retrieval": retrieval, "each": each, "times": each / score if score else math.nan,
+        "score": score, "train": train, "retrieval": retrieval, "each": each,
+        "times": each / score if score else math.nan,
         "bytes": size, "steps": float(done["steps"].sum() / count), "whole": each * text / size if text else math.nan,
     }  # fmt: skip
     if gpu := _on_gpu(str(trial.facts.get("model")), float(done["train_tokens"].sum() / count), tokens):

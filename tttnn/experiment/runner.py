@@ -84,7 +84,8 @@ def run(
         seed or limit of bytes do not go into the same folder.
     evaluate : callable, optional
         Model and retriever, documents, ks, method -> pairs of a document and its rows, in any order; it may leave
-        documents out, for a later call. Default: one document after another, here. On a cluster: see `tttnn.experiment.ray_runner.run_on_cluster`.
+        documents out, for a later call. Default: one document after another, here. On a cluster: see
+        `tttnn.experiment.ray_runner.run_on_cluster`.
     method : str
         What is done with the neighbours: "ttt", or a baseline, see `tttnn.baselines.find_method`.
 

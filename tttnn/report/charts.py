@@ -106,7 +106,9 @@ def gain_curve_chart(curve: pd.DataFrame, name: str, alt_text: str) -> Figure:
     percent, above = alt.Axis(format="%", tickCount=5), alt.Scale(zero=False)
     x = alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(tickMinStep=1, format="d"))
     y = alt.Y("ratio:Q", title="bits after / before", axis=percent, scale=above)
-    band = alt.Chart(data).mark_area(opacity=0.2, color=PALETTE[0]).encode(x=x, y=alt.Y("low:Q", scale=above), y2="high:Q")
+    band = (
+        alt.Chart(data).mark_area(opacity=0.2, color=PALETTE[0]).encode(x=x, y=alt.Y("low:Q", scale=above), y2="high:Q")
+    )
     line = alt.Chart(data).mark_line(color=PALETTE[0], point={"size": 60, "color": PALETTE[0]}).encode(
         x=x, y=y, tooltip=["k:Q", alt.Tooltip("ratio:Q", format=".1%"), alt.Tooltip("bits_per_byte:Q", format=".3f")]
     )  # fmt: skip

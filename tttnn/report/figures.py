@@ -122,7 +122,7 @@ class Figure:
         return vl_convert.vegalite_to_svg(self._static_spec())
 
     def inline_svg(self) -> str:
-        """Return the chart as SVG for a page that stands by itself: text and axes have the colour of the page's text."""
+        """Return the chart as SVG for a page that stands by itself, in the colour of the page's text."""
         import vl_convert
 
         spec, config = self._static_spec(), self.spec["config"]

@@ -38,7 +38,7 @@ def trial_page(trial: Trial, advice: Advice) -> str:
         section("What it costs", *_cost(trial, advice)),
         section("Where the gain comes from", *_origin(advice)),
         section("What simpler things bring on the same documents", *_simpler(advice)),
-        section("What to use", settings_table(trial, advice), "The whole test part, as rows that can be compared later:",
+        section("What to use", settings_table(trial, advice), "To evaluate the whole test part so:",
                 code(full_command(trial, advice))),
         section("What this was measured on, and what it does not cover", *_limits(trial, advice)),
         *_views(trial),
@@ -71,7 +71,9 @@ def _caution(advice: Advice) -> str:
         return "Chance alone could explain such a difference; more minutes mean more documents."
     if advice.verdict == SIMPLER_YES:
         best = advice.simpler.loc[advice.simpler["difference"].idxmin()]
-        return f"The simpler thing is {SIMPLER[best['way']]}: {100 * best['ratio']:.1f} % on the documents that had both."
+        return (
+            f"The simpler thing is {SIMPLER[best['way']]}: {100 * best['ratio']:.1f} % on the documents that had both."
+        )
     return ""
 
 
@@ -89,7 +91,9 @@ def domains_figure(trial: Trial, advice: Advice) -> Figure:
         f"Bits per byte of {advice.documents} documents: {advice.before:.3f} before and {advice.after:.3f} after "
         f"{advice.k} neighbours; deflate {advice.deflate:.3f}."
     )
-    return compared_chart(rows.dropna(subset=["before", "after"]).assign(model=trial.facts["model"]), "fig-try-bits", alt)
+    return compared_chart(
+        rows.dropna(subset=["before", "after"]).assign(model=trial.facts["model"]), "fig-try-bits", alt
+    )
 
 
 def curve_figure(advice: Advice) -> Figure:
@@ -140,8 +144,8 @@ def _cost(trial: Trial, advice: Advice) -> list[Any]:
     cost, facts = advice.cost, trial.facts
     text = (
         f"A document of {cost['bytes']:,.0f} bytes takes {_time(cost['each'])} here: {_time(cost['retrieval'])} to find "
-        f"its neighbours, {_time(cost['train'])} for {cost['steps']:.0f} steps, {_time(cost['score'])} to score it. That is "
-        f"{cost['times']:,.0f} times what scoring alone takes."
+        f"its neighbours, {_time(cost['train'])} for {cost['steps']:.0f} steps, {_time(cost['score'])} to score it. That "
+        f"is {cost['times']:,.0f} times what scoring alone takes."
     )
     if facts.get("documents"):
         whole = f"The test part has {facts['documents']:,} documents with {facts['bytes'] / 1e6:,.1f} MB of text."
@@ -188,9 +192,9 @@ def _origin(advice: Advice) -> list[Any]:
 def simpler_table(advice: Advice) -> Table:
     """What can be had without an index or without steps."""
     found = advice.simpler
-    shown = found.assign(
-        way=found["way"].map(SIMPLER), lead=_points(found["difference"], found["low"], found["high"])
-    )[["way", "documents", "ratio", "ratio_nearest", "lead"]]
+    shown = found.assign(way=found["way"].map(SIMPLER), lead=_points(found["difference"], found["low"], found["high"]))[
+        ["way", "documents", "ratio", "ratio_nearest", "lead"]
+    ]
     caption = "After / before on the same documents; a lead above 0 means that neighbours are better."
     names = {"ratio_nearest": "training_on_neighbours", "lead": "lead of neighbours"}
     percent = {"ratio": ".1%", "training_on_neighbours": ".1%"}
@@ -210,8 +214,10 @@ def settings_table(trial: Trial, advice: Advice) -> Table:
     import pandas as pd
 
     plan, facts = trial.plan, trial.facts
-    tried = ", ".join(f"{float(way.removeprefix('rate-')):g} times that: {ratio:.1%} against {near:.1%}" for way, ratio, near
-                      in zip(advice.rates["way"], advice.rates["ratio"], advice.rates["ratio_nearest"], strict=True))  # fmt: skip
+    tried = ", ".join(
+        f"{float(row.way.removeprefix('rate-')):g} times that: {row.ratio:.1%} against {row.ratio_nearest:.1%}"
+        for row in advice.rates.itertuples()
+    )
     rows = [
         ("k", str(advice.best_k), "fewest neighbours with nine tenths of the best gain"),
         ("learning rate", f"{advice.learning_rate:g}", f"tried: {facts['learning_rate']:g}; {tried or 'no other'}"),
@@ -229,7 +235,8 @@ def full_command(trial: Trial, advice: Advice) -> str:
     ks = ",".join(str(each) for each in sorted({0, k}))
     count = trial.facts.get("documents") or 1000
     words = ["python", "-m", "tttnn", "run", "--corpus", asked.corpus, "--model", asked.model, "--embedder",
-             asked.embedder, "--ks", ks, "--learning-rate", f"{advice.learning_rate:g}", "--per-domain", str(count)]  # fmt: skip
+             asked.embedder, "--ks", ks, "--learning-rate", f"{advice.learning_rate:g}", "--per-domain",
+             str(count)]  # fmt: skip
     words += ["--max-chunks", str(plan.max_chunks)] if plan.max_chunks else []
     words += ["--split", asked.split] if asked.split != "test" else []
     words += ["--device", asked.device] if asked.device != "cpu" else []
@@ -240,17 +247,21 @@ def again(trial: Trial) -> str:
     """The command that made the page."""
     asked = trial.request
     words = ["python", "-m", "tttnn", "try", asked.corpus, "--model", asked.model, "--embedder", asked.embedder]
-    return shlex.join([*words, "--minutes", f"{asked.minutes:g}", "--seed", str(asked.seed), "--out", str(trial.folder)])
+    return shlex.join(
+        [*words, "--minutes", f"{asked.minutes:g}", "--seed", str(asked.seed), "--out", str(trial.folder)]
+    )
 
 
 def _limits(trial: Trial, advice: Advice) -> list[Any]:
-    plan, facts = trial.plan, trial.facts
-    limit = f" of at most {plan.max_bytes:,} bytes: longer ones took too long, and may behave otherwise" * bool(plan.max_bytes)
+    plan, facts, asked = trial.plan, trial.facts, trial.request
+    limit = ""
+    if plan.max_bytes:
+        limit = f" of at most {plan.max_bytes:,} bytes, because longer ones took too long; they may behave otherwise"
     part = "" if facts["indexed_all"] else ", a random part of them: a full index finds nearer neighbours"
     items = [
-        f"{advice.documents} documents of the split {trial.request.split}{limit}, drawn with seed {trial.request.seed}.",
+        f"{advice.documents} documents of the split {asked.split}{limit}, drawn with seed {asked.seed}.",
         f"{facts['indexed']:,} documents in the index{part}.",
-        f"The model: {facts['parameters'] / 1e6:,.1f} M weights; its pre-training saw such text: {facts['saw_domains']}.",
+        f"A model of {facts['parameters'] / 1e6:,.1f} M weights; seen in its pre-training: {facts['saw_domains']}.",
         "Intervals are over documents: they say what other documents of the same kind would give, not other corpora, "
         "models, learning rates or embedders.",
         "Bits per byte measure how well text is predicted. Whether answers to questions get better was not measured.",
@@ -273,7 +284,7 @@ def _view(trial: Trial, view: dict[str, Any]) -> list[Any]:
     shown = f", first {len(pieces)} of {view['tokens']:,} tokens" if len(pieces) < view["tokens"] else ""
     halves = (shade(pieces, view[when], f"{when}{shown}")._repr_html_() for when in ("before", "after"))
     near = [
-        fold(f"Neighbour {n}: {each['source'] or 'of unknown source'} ({each['overlap']:.0%} of the document stands in it)",
+        fold(f"Neighbour {n}: {each['source'] or 'unknown source'} ({each['overlap']:.0%} of the document is in it)",
              Markup(f"<pre class='text'>{html.escape(each['text'])}</pre>"))
         for n, each in enumerate(view["neighbours"], start=1)
     ]  # fmt: skip

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Rates", "calibrate", "compare", "count_work", "describe", "estimate", "first_look", "fit", "memory_needed", "per_domain",
-    "total_hours",
+    "Rates", "calibrate", "compare", "count_work", "describe", "estimate", "first_look", "fit", "memory_needed",
+    "per_domain", "total_hours",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def calibrate(ttt: TTT, seconds: float = 20.0) -> Rates:
 
 
 def first_look(ttt: TTT) -> Rates:
-    """Time a gradient step and a score of two lengths, each once after a warm-up: what an estimate can do with at least.
+    """Time a gradient step and a score of two lengths, each once after a warm-up: the least for an estimate.
 
     It takes a tenth of the time of :func:`calibrate`. What a document takes beside its steps is not timed.
 

@@ -36,7 +36,19 @@ from tttnn.provenance import commit, device, versions
 from tttnn.retrieval import Retriever, is_built, open_retriever
 from tttnn.rows import Row, RowsError, plain
 from tttnn.studies.cost import count_work, first_look
-from tttnn.studies.trial_plan import COMPARED, KEPT, MOST, NEAREST, RATES, Budget, Costs, Plan, make_plan, places
+from tttnn.studies.trial_plan import (
+    COMPARED,
+    KEPT,
+    MOST,
+    NEAREST,
+    RATES,
+    SEGMENT,
+    Budget,
+    Costs,
+    Plan,
+    make_plan,
+    places,
+)
 from tttnn.ttt import TTT, Switches
 
 if TYPE_CHECKING:
@@ -289,6 +301,8 @@ def _ways(ttt: TTT, retriever: Retriever, drawn: Sequence[DrawnDocument]) -> lis
         ways[ways.index("random-domain")] = "random"
     if not all(unit(each.meta) for each in drawn):
         ways.remove("other-units")
+    if ttt.lm.settings.context < SEGMENT:
+        ways.remove("dynamic-128-rate-1.0")
     if ttt.lm.positions <= ttt.lm.settings.context:
         ways.remove("longest-context")
     return ways
@@ -417,8 +431,8 @@ def token_view(ttt: TTT, document: DrawnDocument, k: int) -> dict[str, Any]:
     Returns
     -------
     dict
-        JSON values: domain, document, ratio (of nats), tokens (of all), text (of the first SHOWN), before and after (nats
-        of these), neighbours (text, overlap, source of the three nearest).
+        JSON values: domain, document, ratio (of nats), tokens (of all), text, before and after (nats of
+        the first SHOWN tokens), neighbours (text, overlap, source of the three nearest).
     """
     found = retrieve(ttt, document, k)
     scorer = ttt.scorer(found.scored)

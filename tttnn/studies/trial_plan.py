@@ -194,7 +194,9 @@ def _count(each: Iterable[float], seconds: float) -> int:
     return min(sum(total <= seconds for total in accumulate(each)), MOST)
 
 
-def _least_plan(costs: Costs, sizes: Sequence[tuple[int, int]], k: int, seconds: float, variants: Sequence[str]) -> Plan:
+def _least_plan(
+    costs: Costs, sizes: Sequence[tuple[int, int]], k: int, seconds: float, variants: Sequence[str]
+) -> Plan:
     """The shortest documents, where time is too short for a fair choice: with as many neighbours as let in three."""
     shortest = sorted(sizes)
     for fewer in [each for each in reversed(PLACES) if 0 < each <= k] or [k]:
@@ -204,11 +206,10 @@ def _least_plan(costs: Costs, sizes: Sequence[tuple[int, int]], k: int, seconds:
             largest = shortest[found - 1][0]
             kept = [tokens for size, tokens in sizes if size <= largest][:found]
             return _plan(costs, kept, (fewer, 1), None if found == len(sizes) else largest, seconds, variants)
-    needed = each[0] / NEAREST_SHARE / (1 - KEPT)
+    more = (each[0] / NEAREST_SHARE - seconds) / (1 - KEPT)
     raise ParameterError(
-        f"minutes: {max(seconds, 0):.0f} s are left for documents, and the shortest takes about {each[0]:.0f} s with one "
-        f"neighbour on this machine: give at least {math.ceil(10 * (needed - min(seconds, 0)) / 60) / 10:g} minutes more, "
-        "or a smaller model"
+        f"minutes: {max(seconds, 0):.0f} s are left for documents, and the shortest takes about {each[0]:.1f} s with one "
+        f"neighbour on this machine: give at least {math.ceil(10 * more / 60) / 10:g} minutes more, or a smaller model"
     )
 
 
