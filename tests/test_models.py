@@ -8,6 +8,7 @@ from tiny import tiny_gpt2, tiny_gpt_neo, tiny_qwen2
 from transformers import AutoModelForCausalLM
 from transformers.activations import NewGELUActivation
 
+from tttnn.errors import TTTNNError
 from tttnn.models import (
     CHECKPOINTS,
     REGISTRY,
@@ -36,6 +37,32 @@ def test_bf16_checkpoints_get_float32_master_weights(tmp_path):
     lm.tokenizer.save_pretrained(tmp_path / "b")
     again = load_model(tmp_path / "b")
     assert {p.dtype for p in again.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("maker", [tiny_gpt2, tiny_gpt_neo, tiny_qwen2])
+def test_a_continuation_takes_the_likeliest_token_each_time(maker, tmp_path):
+    lm, text = load_model(maker(tmp_path)), "The quick brown fox"
+    ids = lm.encode(text)
+    for _ in range(5):
+        ids.append(int(lm.model(torch.tensor([ids])).logits[0, -1].argmax()))
+    wanted = lm.tokenizer.decode(ids[-5:], skip_special_tokens=True)
+    assert lm.continuation(text, 5) == wanted == lm.continuation(text, 5)
+
+
+def test_a_continuation_follows_the_present_weights_and_long_texts_lose_their_beginning(tmp_path):
+    lm = load_model(tiny_gpt2(tmp_path))
+    long = "The quick brown fox jumps over the lazy dog. " * 20
+    assert lm.continuation(long, 4) == lm.continuation("and more, " * 9 + long, 4)
+    first = lm.continuation(long, 4)
+    with torch.no_grad():
+        lm.model.get_input_embeddings().weight.neg_()
+    assert lm.continuation(long, 4) != first
+
+
+@pytest.mark.parametrize(("text", "tokens"), [("", 4), ("fox", 0), ("fox", 64), ("fox", "many")])
+def test_a_continuation_of_nothing_or_without_room_is_refused(text, tokens, tmp_path):
+    with pytest.raises(TTTNNError, match="empty text|tokens="):
+        load_model(tiny_gpt2(tmp_path)).continuation(text, tokens)
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import re
+from pathlib import Path
+
+import pydata_sphinx_theme
 import pytest
 import tiny
+from bs4 import BeautifulSoup
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tttnn.report.shaded import shade, token_texts
+from tttnn.report.shaded import compare, shade, token_texts, visible
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 MARKS = {
@@ -121,3 +127,68 @@ def test_a_tokenizer_without_offsets_decodes_token_by_token():
 def test_nothing_is_no_text_to_shade():
     with pytest.raises(ValueError, match="no tokens"):
         shade([], [], "Before")
+
+
+BITS = math.log(2)
+PIECES = ["msg", "", "id", " <b>", "\n", " x"]
+BEFORE = [bits * BITS for bits in (5.0, 1.0, 2.0, 9.0, 3.0, 1.0)]
+AFTER = [bits * BITS for bits in (1.0, 1.0, 4.5, 9.2, 1.5, 13.0)]
+
+
+def compared():
+    return BeautifulSoup(compare(PIECES, BEFORE, AFTER, "The <example>")._repr_html_(), "html.parser")
+
+
+def test_a_comparison_is_one_text_whose_tokens_say_whether_they_became_cheaper_or_dearer():
+    page = compared()
+    assert page.pre.get_text() == "".join(PIECES) and page.figcaption.get_text() == "The <example>"
+    kinds = {span.get_text(): span["class"] for span in page.pre.find_all("span")}
+    assert kinds == {"msg": ["cheaper"], "id": ["dearer"], "\n": ["cheaper"], " x": ["dearer"]}, "0.2 bits are no change"
+    shares = {span.get_text(): span["style"] for span in page.pre.find_all("span")}
+    assert shares["msg"] == "--share:0.67" and shares[" x"] == "--share:1.00", "of six bits, and no more than all"
+
+
+def test_large_changes_are_reached_without_a_mouse_and_all_numbers_without_colours():
+    page = compared()
+    reached = {span.get_text(): span["data-bits"] for span in page.pre.find_all(tabindex="0")}
+    assert reached == {"msg": "6.0 → 2.0 bits", "id": "2.0 → 4.5 bits", " x": "1.0 → 13.0 bits"}
+    assert not page.find(class_="tttnn-legend").find_all(tabindex=True), "the legend's swatches hold no numbers"
+    rows = [[cell.get_text() for cell in row.find_all("td")] for row in page.details.find_all("tr")]
+    assert rows[1:] == [["msg", "6.0", "2.0", "-4.0"], ["id", "2.0", "4.5", "+2.5"], ["␣<b>", "9.0", "9.2", "+0.2"],
+                        ["↵", "3.0", "1.5", "-1.5"], ["␣x", "1.0", "13.0", "+12.0"]]  # fmt: skip
+
+
+def test_a_comparison_adds_up_in_words_and_in_its_frame():
+    made = compare(PIECES, BEFORE, AFTER, "Example")
+    assert repr(made) == "Example: 21 bits before, 30 after (+9)"
+    assert made.frame["change"].sum() == pytest.approx(9.2)
+    with pytest.raises(ValueError, match="6 tokens but 5 costs"):
+        compare(PIECES, BEFORE, AFTER[:5], "Example")
+
+
+@pytest.mark.parametrize(("piece", "shown"), [(" a b ", "␣a b␣"), ("  ", "␣␣"), ("\t\n", "⇥↵"), ("x", "x")])
+def test_white_space_at_the_ends_of_a_token_is_seen_in_a_table(piece, shown):
+    assert visible(piece) == shown
+
+
+def luminance(colour: list[float]) -> float:
+    linear = [(value / 12.92) if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in colour]
+    return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_letters_keep_their_contrast_on_the_strongest_shade(mode):
+    """At least 4.5 to 1, as WCAG asks for, in the theme's colours of text and of code."""
+    theme = Path(pydata_sphinx_theme.__file__).parent.rglob("pydata-sphinx-theme.css")
+    rules = re.findall(rf"html\[data-theme={mode}\]\{{([^}}]*)\}}", next(iter(theme)).read_text(encoding="utf-8"))
+    values = dict(re.findall(r"--pst-color-(text-base|surface):(#\w+)", "".join(rules)))
+    text, page = ([int(digits, 16) / 255 for digits in re.findall("..", values[name][1:])] for name in
+                  ("text-base", "surface"))  # fmt: skip
+    css = (Path(__file__).resolve().parents[1] / "book" / "_static" / "book.css").read_text(encoding="utf-8")
+    shades = re.findall(r"background: rgb\((\d+) (\d+) (\d+) / calc\(var\(--\w+\) \* (\d+)%\)\)", css)
+    assert len(shades) == 3
+    for *colour, percent in shades:
+        share = int(percent) / 100
+        mixed = [share * int(value) / 255 + (1 - share) * below for value, below in zip(colour, page, strict=True)]
+        light, dark = sorted([luminance(text), luminance(mixed)], reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{colour} at {percent} % in {mode} mode"

@@ -30,6 +30,7 @@ from tttnn.models.model_registry import (
     find_entry,
     settings_for,
 )
+from tttnn.parameters import number
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -119,6 +120,40 @@ class LanguageModel:
         """Weight (vocabulary, width) and bias (vocabulary,) or None of the output layer."""
         head = self.model.get_output_embeddings()
         return head.weight, head.bias
+
+    @torch.no_grad()
+    def continuation(self, text: str, tokens: int = 40) -> str:
+        """Go on with a text under the present weights, always with the likeliest token.
+
+        Parameters
+        ----------
+        text : str
+            At least one token long; of a text too long for the model, its end.
+        tokens : int
+            How many to add, at least 1; fewer where the model ends the text.
+
+        Returns
+        -------
+        str
+            What was added.
+
+        Raises
+        ------
+        ParameterError
+            If `tokens` is below 1, or leaves no room for the text.
+        DocumentError
+            If the text is empty.
+        """
+        tokens = int(number("tokens", tokens, least=1, most=self.positions - 1, whole=True))
+        ids = self.encode(text)[tokens - self.positions :]
+        if not ids:
+            raise DocumentError("cannot go on with an empty text")
+        given = torch.tensor([ids], device=self.device)  # (1, tokens of the text)
+        made = self.model.generate(
+            given, attention_mask=torch.ones_like(given), max_new_tokens=tokens, do_sample=False, num_beams=1,
+            pad_token_id=self.prefix_id,
+        )  # fmt: skip
+        return str(self.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True))
 
     def weight_hash(self) -> str:
         """SHA-256 over every weight's bytes: equal before and after a document, or the loop is wrong."""
