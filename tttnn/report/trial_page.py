@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tttnn.analysis.advice import ALL, NO, SIMPLER, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES
 from tttnn.report.charts import compared_chart, gain_curve_chart
 from tttnn.report.page import Markup, code, fold, page, section
-from tttnn.report.shaded import shade, token_texts
+from tttnn.report.shaded import compare, token_texts
 from tttnn.report.tables import Table, table
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tttnn.studies.trial import Trial
 
 MOST_DOMAINS = 12  # in a chart
+GAINS, LEAST_GAIN, LOSES = "The document that gains most", "The document that gains least", "A document that loses"
 OPENING = {
     YES: "Worth it",
     SMALL_YES: "Hardly worth it",
@@ -142,10 +143,11 @@ def cost_table(trial: Trial, advice: Advice) -> Table:
 
 def _cost(trial: Trial, advice: Advice) -> list[Any]:
     cost, facts = advice.cost, trial.facts
+    find, train, score = (_time(cost[name]) for name in ("retrieval", "train", "score"))
     text = (
-        f"A document of {cost['bytes']:,.0f} bytes takes {_time(cost['each'])} here: {_time(cost['retrieval'])} to find "
-        f"its neighbours, {_time(cost['train'])} for {cost['steps']:.0f} steps, {_time(cost['score'])} to score it. That "
-        f"is {cost['times']:,.0f} times what scoring alone takes."
+        f"A document of {cost['bytes']:,.0f} bytes takes {_time(cost['each'])} here: {find} to find its neighbours, "
+        f"{train} for {cost['steps']:.0f} steps, {score} to score it. That is {cost['times']:,.0f} times what scoring "
+        "alone takes."
     )
     if facts.get("documents"):
         whole = f"The test part has {facts['documents']:,} documents with {facts['bytes'] / 1e6:,.1f} MB of text."
@@ -246,10 +248,12 @@ def full_command(trial: Trial, advice: Advice) -> str:
 def again(trial: Trial) -> str:
     """The command that made the page."""
     asked = trial.request
-    words = ["python", "-m", "tttnn", "try", asked.corpus, "--model", asked.model, "--embedder", asked.embedder]
-    return shlex.join(
-        [*words, "--minutes", f"{asked.minutes:g}", "--seed", str(asked.seed), "--out", str(trial.folder)]
-    )
+    usual = type(asked)(asked.corpus, asked.model)
+    words = ["python", "-m", "tttnn", "try", asked.corpus, "--model", asked.model, "--minutes", f"{asked.minutes:g}"]
+    for name in ("embedder", "k", "documents", "learning_rate", "split", "seed", "threads", "device"):
+        if (value := getattr(asked, name)) != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join([*words, "--out", str(trial.folder)])
 
 
 def _limits(trial: Trial, advice: Advice) -> list[Any]:
@@ -272,9 +276,9 @@ def _limits(trial: Trial, advice: Advice) -> list[Any]:
 def _views(trial: Trial) -> list[str]:
     made = []
     for view in trial.views:
-        gains = view["ratio"] < 1
-        title = f"A document that {'gains' if gains else 'loses'}: {view['domain']} {view['document']}"
-        made.append(section(title, *_view(trial, view), note="The darker a piece, the more bits it costs."))
+        kind = LOSES if view["ratio"] >= 1 else LEAST_GAIN if made else GAINS
+        title = f"{kind}: {view['domain']} {view['document']}"
+        made.append(section(title, *_view(trial, view)))
     return made
 
 
@@ -282,10 +286,10 @@ def _view(trial: Trial, view: dict[str, Any]) -> list[Any]:
     pieces = token_texts(trial.tokenizer, view["text"])[: len(view["before"])]
     text = f"It needs {100 * view['ratio']:.1f} % of its bits after {view['k']} neighbours."
     shown = f", first {len(pieces)} of {view['tokens']:,} tokens" if len(pieces) < view["tokens"] else ""
-    halves = (shade(pieces, view[when], f"{when}{shown}")._repr_html_() for when in ("before", "after"))
+    tokens = compare(pieces, view["before"], view["after"], f"Change of each token's cost{shown}")
     near = [
         fold(f"Neighbour {n}: {each['source'] or 'unknown source'} ({each['overlap']:.0%} of the document is in it)",
              Markup(f"<pre class='text'>{html.escape(each['text'])}</pre>"))
         for n, each in enumerate(view["neighbours"], start=1)
     ]  # fmt: skip
-    return [text, Markup(f'<div class="columns">{"".join(halves)}</div>'), *near]
+    return [text, Markup(f'<div class="columns"><div>{tokens._repr_html_()}</div><div>{"".join(near)}</div></div>')]
