@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tttnn.errors import BAD_INPUT, FAILED, INTERRUPTED, TTTNNError
+
 if TYPE_CHECKING:
     from tttnn.ttt import TTT, Switches
 
@@ -22,7 +24,6 @@ index = typer.Typer(help="Build and verify indexes.", no_args_is_help=True)
 app.add_typer(index, name="index")
 
 LOOKED_AT = 4000  # characters of a validation text that `repair` scores
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 Model = Annotated[str, typer.Option(help="Registry name, folder in Hugging Face format, GGUF file, or hub name.")]
 Corpus = Annotated[str, typer.Option(help="'wheels' or a folder of JSON Lines in the Pile's layout.")]
@@ -524,9 +525,10 @@ def _report(rows: Any, out: Path, failed: str | None = None) -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of the package end it with their message, and a traceback if ``TTTNN_DEBUG=1``."""
-    from tttnn.errors import TTTNNError
+    """Run the command line; errors of the package end it with their message, and a traceback if ``TTTNN_DEBUG=1``.
 
+    Exit status: 2 for bad input, 1 for what failed otherwise, 130 after Ctrl-C.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it reports each variant it tries
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -538,7 +540,7 @@ def main() -> None:
         if os.environ.get("TTTNN_DEBUG") == "1":
             raise
         typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(getattr(error, "status", BAD_INPUT if isinstance(error, FileNotFoundError) else FAILED))
     except (KeyboardInterrupt, SystemExit) as end:  # typer turns the first into the second
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:
             raise
