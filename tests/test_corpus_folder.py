@@ -278,7 +278,7 @@ def test_seen_shares():
 def test_what_looks_like_a_part_and_is_none_is_named(tmp_path, caplog):
     _by_domain(tmp_path, "")
     strange = [
-        "other.train.json", "more.train.JSONL", "code.validation.jsonl", "code.train.jsonl.lock", "._code.train.jsonl",
+        "other.train.json", "more.train.ndjson", "code.train.jsonl.lock", "._code.train.jsonl",
         ".code.train.jsonl.lock", "code.train.jsonl.xz", "dev.txt",
     ]  # fmt: skip
     for name in strange:
@@ -300,9 +300,24 @@ def test_what_looks_like_a_part_and_is_none_is_named(tmp_path, caplog):
     assert "'train/._00.jsonl', 'train/02.json', 'train/notes'" in caplog.text
 
 
-def test_a_folder_with_other_names_only_is_told_what_it_has(tmp_path):
+def test_a_folder_with_nothing_to_read_is_told_what_it_has(tmp_path):
     (tmp_path / "code.train.json").touch()
-    with pytest.raises(CorpusError, match=r"is no corpus: .*it has 'code\.train\.json'"):
+    with pytest.raises(CorpusError, match=r"is no corpus: .*it has 'code\.train\.json': empty"):
+        open_corpus(tmp_path)
+
+
+def test_parts_named_validation_and_in_capitals_count(tmp_path):
+    for name in ("code.train.JSONL", "code.validation.jsonl", "code.test.JSONL.gz"):
+        write_jsonl(tmp_path / name, [Document(name)])
+    corpus = open_corpus(tmp_path)
+    assert (corpus.folder, corpus.splits) == (tmp_path, ["train", "val", "test"])
+    assert [next(corpus.documents(split)).text.split(".")[1] for split in corpus.splits] == [
+        "train",
+        "validation",
+        "test",
+    ]
+    write_jsonl(tmp_path / "code.val.jsonl", [Document("other")])
+    with pytest.raises(CorpusError, match=r"code\.val\.jsonl and code\.validation\.jsonl are the same part"):
         open_corpus(tmp_path)
 
 

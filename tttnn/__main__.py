@@ -26,8 +26,10 @@ app.add_typer(index, name="index")
 LOOKED_AT = 4000  # characters of a validation text that `repair` scores
 
 Model = Annotated[str, typer.Option(help="Registry name, folder in Hugging Face format, GGUF file, or hub name.")]
-Corpus = Annotated[str, typer.Option(help="'wheels' or a folder of JSON Lines in the Pile's layout.")]
+Corpus = Annotated[str, typer.Option(help="'wheels', a folder or file of texts or tables, or hf:owner/name.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad documents out, and say so.")]
+TextKey = Annotated[str, typer.Option(help="Column or key of a table that holds the text; dots lead into objects.")]
+DomainKey = Annotated[str | None, typer.Option(help="The same of the domain, as meta.source.")]
 Embedder = Annotated[str, typer.Option(help="'lexical', 'lm:<model>', or a transformer's hub name or folder.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads for torch.")]
 Device = Annotated[str, typer.Option(help="A torch device.")]
@@ -103,13 +105,14 @@ def fetch(names: Annotated[list[str] | None, typer.Argument(help="Of weights; de
 
 @app.command()
 def corpus(
-    name: Annotated[str, typer.Argument(help="'wheels' or a folder.")] = "wheels", skip_bad: SkipBad = False
-) -> None:
+    name: Annotated[str, typer.Argument(help="'wheels', a folder or file, or hf:owner/name.")] = "wheels",
+    skip_bad: SkipBad = False, text_key: TextKey = "text", domain_key: DomainKey = None,
+) -> None:  # fmt: skip
     """Build or open a corpus and show its domains."""
     from tttnn.corpus import open_corpus
     from tttnn.retrieval import corpus_fingerprint
 
-    opened = open_corpus(name, skip_bad)
+    opened = open_corpus(name, skip_bad, text_key, domain_key)
     for domain, by_split in opened.sizes().items():
         documents, size = (sum(counts) for counts in zip(*by_split.values(), strict=True))
         typer.echo(f"{domain:20s} {documents:8,d} documents {size:14,d} bytes")
@@ -119,6 +122,7 @@ def corpus(
 @index.command()
 def build(
     corpus: Corpus = "wheels", embedder: Embedder = "lexical",
+    text_key: TextKey = "text", domain_key: DomainKey = None,
     kind: Annotated[str, typer.Option(help="Kind of index; 'auto' chooses by the number of documents.")] = "auto",
     skip_bad: SkipBad = False, device: Device = "cpu", cluster: Cluster = None, workers: Workers = 2,
 ) -> None:  # fmt: skip
@@ -127,7 +131,7 @@ def build(
     from tttnn.ray_cluster import cluster as connected
     from tttnn.retrieval import open_retriever
 
-    opened = open_corpus(corpus, skip_bad)
+    opened = open_corpus(corpus, skip_bad, text_key, domain_key)
     with connected(cluster, workers) if cluster else nullcontext():
         retriever = open_retriever(opened, embedder, kind=kind, device=device, workers=workers if cluster else None)
     typer.echo(f"{len(retriever):,d} documents, {retriever.embedder.dimension} dimensions: {retriever.index.folder}")
@@ -163,6 +167,7 @@ def plan(
 def evaluate(
     file: Annotated[Path, typer.Argument(help="UTF-8 text to evaluate.")],
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
+    text_key: TextKey = "text", domain_key: DomainKey = None,
     k: Annotated[int, typer.Option(help="Neighbours to train on.")] = 20,
     learning_rate: Rate = None, max_chunks: MaxChunks = None, precision: Precision = "float32", prefix: Prefix = None,
     strategy: Strategy = "nearest", seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None,
@@ -180,7 +185,9 @@ def evaluate(
     switches = Switches(
         prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, seed=asked.seed
     )
-    ttt = _loop(model, open_corpus(corpus, skip_bad), embedder, switches, threads, device, asked.strategy)
+    ttt = _loop(
+        model, open_corpus(corpus, skip_bad, text_key, domain_key), embedder, switches, threads, device, asked.strategy
+    )
     result = ttt.evaluate(text, k)
     before, after = result.before.bits_per_byte, result.after.bits_per_byte
     typer.echo(_settings(ttt))
@@ -191,6 +198,7 @@ def evaluate(
 def run(
     out: Annotated[Path, typer.Option(help="Folder for rows and provenance; the same call continues there.")],
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
+    text_key: TextKey = "text", domain_key: DomainKey = None,
     domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Test documents drawn per domain.")] = 30,
     max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,2,3,5,7,10,15,20",
@@ -230,7 +238,7 @@ def run(
         seed=asked.seed,
     )  # fmt: skip
     out = asked.check_folder(out, switches)
-    opened = open_corpus(corpus, skip_bad)
+    opened = open_corpus(corpus, skip_bad, text_key, domain_key)
     documents = asked.draw(opened)
 
     def make() -> TTT:
@@ -300,6 +308,7 @@ def compare(
 @app.command()
 def cost(
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
+    text_key: TextKey = "text", domain_key: DomainKey = None,
     domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Documents per domain that the run is to have.")] = 30,
     sample: Annotated[int, typer.Option(help="The first so many of them, per domain, are counted.")] = 3,
@@ -325,7 +334,7 @@ def cost(
     sample = int(number("sample", sample, least=1))
     switches = Switches(prefix=prefix, max_chunks=max_chunks, precision=precision, lora=lora, seed=asked.seed)
     busy = cpu_percent(1)  # this process sleeps meanwhile
-    opened = open_corpus(corpus, skip_bad)
+    opened = open_corpus(corpus, skip_bad, text_key, domain_key)
     documents = asked.draw(opened)
     ttt = _loop(model, opened, embedder, switches, threads, device)
     check_run(ttt.lm, ttt.retriever, switches, asked.ks)
@@ -347,6 +356,7 @@ def variants(
     out: Annotated[Path, typer.Option(help="Folder for rows, one below it for each variant and model; continues.")],
     names: Annotated[list[str] | None, typer.Argument(help="Of variants; default: all.")] = None,
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
+    text_key: TextKey = "text", domain_key: DomainKey = None,
     domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Documents drawn per domain.")] = 10,
     max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,5,20", max_chunks: MaxChunks = 1,
@@ -363,7 +373,7 @@ def variants(
     chosen = checked_variants(names or [])
     asked = Asked(ks, per_domain, seed, split, max_bytes, domains)
     switches = Switches(prefix=prefix, max_chunks=max_chunks, precision=precision, seed=asked.seed)
-    out, opened = check_writable(out), open_corpus(corpus, skip_bad)
+    out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key)
     documents = asked.draw(opened)
     ttt = _loop(model, opened, embedder, switches, threads, device)
     rows = run_variants(ttt, documents, asked.ks, chosen, out, run_facts(opened, ttt.need_retriever(), **asked.drawn))
@@ -375,6 +385,7 @@ def variants(
 def sweep(
     out: Annotated[Path, typer.Option(help="Folder for rows; the same call continues there.")],
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
+    text_key: TextKey = "text", domain_key: DomainKey = None,
     rates: Annotated[str, typer.Option(help="Learning rates, comma-separated.")] = "1e-4,2e-4,5e-4,1e-3,2e-3",
     per_domain: Annotated[int, typer.Option(help="Validation documents drawn per domain.")] = 3,
     max_bytes: MaxBytes = 6000, ks: Ks = "0,1,5,20", max_chunks: MaxChunks = None, prefix: Prefix = None,
@@ -393,7 +404,7 @@ def sweep(
 
     asked, compared = Asked(places_with_zero(ks), per_domain, seed, "val", max_bytes), checked_rates(rates)
     folder = _card_folder(model) if card else None
-    out, opened = check_writable(out), open_corpus(corpus, skip_bad)
+    out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key)
     documents = asked.draw(opened)
     ttt = _loop(model, opened, embedder, Switches(prefix=prefix, max_chunks=max_chunks), threads, device)
     table = compare(ttt, documents, compared, asked.ks, out, run_facts(opened, ttt.need_retriever(), **asked.drawn))

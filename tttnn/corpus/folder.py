@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 SPLITS = ("train", "val", "test")
-PACKED = r"\.jsonl(\.gz|\.zst)?"
-BY_DOMAIN = re.compile(rf"(?P<domain>.+)\.(?P<split>train|val|test){PACKED}", re.DOTALL)
-BY_SPLIT = re.compile(rf"(?P<split>train|val|test){PACKED}")
+PACKED = r"\.(jsonl|JSONL)(\.gz|\.zst)?"
+SPLIT = r"(?P<split>train|val|validation|test)"
+BY_DOMAIN = re.compile(rf"(?P<domain>.+)\.{SPLIT}{PACKED}", re.DOTALL)
+BY_SPLIT = re.compile(rf"{SPLIT}{PACKED}")
 PART = re.compile(rf".+{PACKED}", re.DOTALL)
+OTHER_FOLDERS = {"val", "valid", "validation", "dev", "test"}  # which the Pile does not have beside train
 LIKE_A_PART = re.compile(r"json|(^|[._-])(train|val|valid|validation|dev|test)([._-]|$)", re.IGNORECASE)
 MANIFEST = "manifest.json"
 LAYOUT = (
@@ -140,6 +142,11 @@ class Corpus:
         if not isinstance(facts, dict) or not isinstance(facts.get("domains", {}), dict):
             raise CorpusError(f"{path} is no description of a corpus: it must be a JSON object; correct or remove it")
         return facts
+
+    @property
+    def ignored(self) -> list[tuple[str, str]]:
+        """Files and folders of the source that were not read when it was imported, each with the reason."""
+        return [(name, reason) for name, reason in self.manifest.get("ignored", [])]
 
     def files(self, split: str) -> list[Path]:
         """Return the files of a split, sorted by name; documents are numbered in this order.
@@ -403,9 +410,9 @@ def _find_files(folder: Path) -> tuple[dict[tuple[str, str], Path], dict[str, li
             by_split.setdefault("train", []).extend(part for part, taken in parts.items() if taken)
             strange += [part for part, taken in parts.items() if not taken]
         elif (match := BY_SPLIT.fullmatch(path.name)) and _is_part(path):
-            by_split.setdefault(match["split"], []).append(path)
+            by_split.setdefault(_split(match), []).append(path)
         elif (match := BY_DOMAIN.fullmatch(path.name)) and _is_part(path):
-            other = by_domain.setdefault((match["domain"], match["split"]), path)
+            other = by_domain.setdefault((match["domain"], _split(match)), path)
             if other != path:
                 raise CorpusError(f"{folder}: {other.name} and {path.name} are the same part: keep one")
         elif path.name != MANIFEST and LIKE_A_PART.search(path.name):
@@ -413,6 +420,25 @@ def _find_files(folder: Path) -> tuple[dict[tuple[str, str], Path], dict[str, li
     by_split = {split: paths for split, paths in by_split.items() if paths}
     _check_layout(folder, by_domain, by_split, ", ".join(repr(str(path.relative_to(folder))) for path in strange))
     return by_domain, by_split
+
+
+def in_piles_layout(folder: Path) -> bool:
+    """Whether a folder holds a file that `Corpus` takes for a part; with train alone, no folder of another split."""
+    if not folder.is_dir():
+        return False
+    entries = _listed(folder)
+    if any((BY_SPLIT.fullmatch(path.name) or BY_DOMAIN.fullmatch(path.name)) and _is_part(path) for path in entries):
+        return True
+    folders = {path.name: path for path in entries if path.is_dir()}
+    return (
+        "train" in folders
+        and not OTHER_FOLDERS & {name.lower() for name in folders}
+        and any(PART.fullmatch(part.name) and _is_part(part) for part in _listed(folders["train"]))
+    )
+
+
+def _split(match: re.Match[str]) -> str:
+    return "val" if match["split"] == "validation" else match["split"]
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -31,6 +31,13 @@ PACKED_BLOCK = 1 << 14  # what is compressed may expand a thousandfold, so its b
 LARGEST_WINDOW = 1 << 31  # bytes that zstandard may look back, as with `zstd -d --long=31`: memory of the reader
 GZIP_MAGIC = b"\x1f\x8b"
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"{\0", b"\0{", codecs.BOM_UTF32_BE, b"\0\0\0{")  # or UTF-32
+BOMS = {  # the longer ones first: one begins with the other
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+    codecs.BOM_UTF8: "utf-8-sig",
+}
 OTHER_KINDS = {  # how their files begin
     GZIP_MAGIC: ("compressed by gzip", "add .gz to its name"),
     b"\x28\xb5\x2f\xfd": ("compressed by zstandard", "add .zst to its name"),
@@ -219,6 +226,11 @@ def is_blank(content: bytes, offset: int) -> bool:
 
 def read_lines(path: str | Path, digest: _Hash | None = None) -> Iterator[Line]:
     """Yield the lines of a plain or compressed file that are not blank, without their line ends."""
+    return (line for line in every_line(path, digest) if not is_blank(line.content, line.offset))
+
+
+def every_line(path: str | Path, digest: _Hash | None = None) -> Iterator[Line]:
+    """Yield the lines of a plain or compressed file, blank ones too, without their line ends."""
     path = Path(path)
     number, offset, pieces = 1, 0, []
     for block in read_blocks(path, digest):
@@ -226,13 +238,10 @@ def read_lines(path: str | Path, digest: _Hash | None = None) -> Iterator[Line]:
         while (end := block.find(b"\n", start)) >= 0:
             pieces.append(block[start:end])
             content = b"".join(pieces)
-            if not is_blank(content, offset):
-                yield Line(path, number, offset, content)
+            yield Line(path, number, offset, content)
             number, offset, pieces, start = number + 1, offset + len(content) + 1, [], end + 1
         pieces.append(block[start:])
-    content = b"".join(pieces)
-    if not is_blank(content, offset):
-        yield Line(path, number, offset, content)
+    yield Line(path, number, offset, b"".join(pieces))
 
 
 def read_blocks(path: str | Path, digest: _Hash | None = None) -> Iterator[bytes]:
@@ -268,7 +277,7 @@ def parse_line(line: Line, filled: bool = False) -> Document:
     OtherEncoding
         If it begins a file in UTF-16, or of another kind.
     """
-    record = _decoded(line)
+    record = decode_line(line)
     if not isinstance(record, dict):
         raise line.error(f'not a JSON object with a "text", but {type(record).__name__}')
     if "text" not in record:
@@ -287,24 +296,25 @@ def parse_line(line: Line, filled: bool = False) -> Document:
     return Document(text, meta or {})
 
 
-def _decoded(line: Line) -> Any:
-    """The JSON value of a line."""
+def decode_line(line: Line) -> Any:
+    """Return the JSON value of a line, with the errors of `parse_line`."""
     try:
         return json.loads(line.content.removeprefix(codecs.BOM_UTF8).decode())
     except UnicodeDecodeError as error:
-        _check_encoding(line)
+        check_encoding(line)
         problem = f"not UTF-8: byte {error.start} of the line is {line.content[error.start]:#04x}"
         raise line.error(problem) from error
     except RecursionError as error:
         raise line.error(f"not JSON: {error}") from error
     except json.JSONDecodeError as error:
-        _check_encoding(line)
+        check_encoding(line)
         raise line.error(f"not JSON: {error}") from error
     except ValueError as error:  # Python's own limit, which has nothing to do with JSON
         raise line.error(f"holds a whole number of over {sys.get_int_max_str_digits()} digits") from error
 
 
-def _check_encoding(line: Line) -> None:
+def check_encoding(line: Line) -> None:
+    """Refuse the first line of a file in another encoding, or of another kind."""
     if line.offset == 0 and line.content.startswith(UTF_16):
         raise OtherEncoding(
             f"{line.path} is not UTF-8 but UTF-16 or UTF-32: convert it (iconv -f UTF-16 -t UTF-8 in.jsonl > out.jsonl)"
