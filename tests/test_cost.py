@@ -214,4 +214,4 @@ def test_the_command_says_hours_and_memory(place):  # noqa: F811
     for wrong, message in ({"--ks": "0,x"}, "ks='0,x'"), ({"--sample": 0}, "sample=0"), ({"--max-chunks": 0}, "max_ch"):
         (option,) = wrong.items()
         done = tttnn(*common, *option, home=place / "home")
-        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

@@ -263,7 +263,8 @@ def try_(
     k: Annotated[int, typer.Option(help="Most neighbours.")] = 20,
     documents: Annotated[int, typer.Option(help="Most documents.")] = 60,
     learning_rate: Rate = None, split: Split = "test", seed: Seed = 1216, skip_bad: SkipBad = False,
-    threads: Threads = None, device: Device = "cpu", as_json: AsJson = False,
+    text_key: TextKey = "text", domain_key: DomainKey = None, threads: Threads = None, device: Device = "cpu",
+    as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Find out in a few minutes whether neighbours are worth it for documents of one's own: one page, one answer."""
     from tttnn.studies.trial_plan import Budget
@@ -277,9 +278,10 @@ def try_(
     from tttnn.report.trial_page import lead, trial_page
     from tttnn.studies.trial import Request, run_trial
 
-    asked = Request(corpus, model, embedder, minutes, k, documents, learning_rate, split, seed, threads, device)
+    keys = {"skip_bad": skip_bad, "text_key": text_key, "domain_key": domain_key}
+    asked = Request(corpus, model, embedder, minutes, k, documents, learning_rate, split, seed, threads, device, **keys)
     place = check_writable(out or asked.folder())
-    trial = run_trial(asked, open_corpus(corpus, skip_bad), place, budget, partial(typer.echo, err=True))
+    trial = run_trial(asked, open_corpus(corpus, **keys), place, budget, partial(typer.echo, err=True))
     advice = advise(trial)
     answer = {"answer": lead(trial, advice), **advice.as_json(), "page": str(place / "page.html")}
     write_json(place / "advice.json", answer)

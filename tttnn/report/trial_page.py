@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import shlex
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from tttnn.analysis.advice import ALL, NO, SIMPLER, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES
@@ -16,8 +17,9 @@ from tttnn.report.tables import Table, table
 if TYPE_CHECKING:
     from tttnn.analysis.advice import Advice
     from tttnn.report.figures import Figure
-    from tttnn.studies.trial import Trial
+    from tttnn.studies.trial import Request, Trial
 
+KEYS = ("device", "skip_bad", "text_key", "domain_key")
 MOST_DOMAINS = 12  # in a chart
 GAINS, LEAST_GAIN, LOSES = "The document that gains most", "The document that gains least", "A document that loses"
 OPENING = {
@@ -240,19 +242,24 @@ def full_command(trial: Trial, advice: Advice) -> str:
              asked.embedder, "--ks", ks, "--learning-rate", f"{advice.learning_rate:g}", "--per-domain",
              str(count)]  # fmt: skip
     words += ["--max-chunks", str(plan.max_chunks)] if plan.max_chunks else []
-    words += ["--split", asked.split] if asked.split != "test" else []
-    words += ["--device", asked.device] if asked.device != "cpu" else []
+    words += _options(asked, ("split", *KEYS))
     return shlex.join([*words, "--out", f"{trial.folder.name}-full"])
+
+
+def _options(asked: Request, names: Iterable[str]) -> list[str]:
+    """Options of a command, where they are not the usual ones."""
+    usual, words = type(asked)(asked.corpus, asked.model), []
+    for name in names:
+        if (value := getattr(asked, name)) != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return words
 
 
 def again(trial: Trial) -> str:
     """The command that made the page."""
     asked = trial.request
-    usual = type(asked)(asked.corpus, asked.model)
     words = ["python", "-m", "tttnn", "try", asked.corpus, "--model", asked.model, "--minutes", f"{asked.minutes:g}"]
-    for name in ("embedder", "k", "documents", "learning_rate", "split", "seed", "threads", "device"):
-        if (value := getattr(asked, name)) != getattr(usual, name):
-            words += [f"--{name.replace('_', '-')}", str(value)]
+    words += _options(asked, ("embedder", "k", "documents", "learning_rate", "split", "seed", "threads", *KEYS))
     return shlex.join([*words, "--out", str(trial.folder)])
 
 
@@ -265,6 +272,7 @@ def _limits(trial: Trial, advice: Advice) -> list[Any]:
     items = [
         f"{advice.documents} documents of the split {asked.split}{limit}, drawn with seed {asked.seed}.",
         f"{facts['indexed']:,} documents in the index{part}.",
+        *facts["corpus_facts"],
         f"A model of {facts['parameters'] / 1e6:,.1f} M weights; seen in its pre-training: {facts['saw_domains']}.",
         "Intervals are over documents: they say what other documents of the same kind would give, not other corpora, "
         "models, learning rates or embedders.",

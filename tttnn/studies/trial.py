@@ -89,6 +89,8 @@ class Request:
         Default: the one chosen for the model on validation documents, else its own.
     split, seed, threads, device
         As for a run.
+    skip_bad, text_key, domain_key
+        As the corpus is opened.
 
     Raises
     ------
@@ -107,6 +109,9 @@ class Request:
     seed: int = 1216
     threads: int | None = None
     device: str = "cpu"
+    skip_bad: bool = False
+    text_key: str = "text"
+    domain_key: str | None = None
 
     def __post_init__(self) -> None:
         self.minutes = float(number("minutes", self.minutes, least=0.05, most=60 * 24 * 7))
@@ -464,12 +469,27 @@ def _facts(ttt: TTT, corpus: Corpus, used: Corpus, request: Request, budget: Bud
     return {
         "machine": device(), "commit": commit(), "versions": versions(),
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "corpus_facts": _how_read(corpus),
         "corpus": corpus.name, "indexed": len(ttt.need_retriever()), "indexed_all": used is corpus,
         "documents": sum(size.documents for size in whole) or None, "bytes": sum(size.bytes for size in whole) or None,
         "model": ttt.lm.name, "parameters": ttt.lm.parameters, "chunk": settings.max_length,
         "context": settings.context, "learning_rate": switches.learning_rate or settings.learning_rate,
         "settings_source": ttt.lm.settings_source, "saw_domains": find_entry(request.model).saw_domains,
     }  # fmt: skip
+
+
+def _how_read(corpus: Corpus) -> list[str]:
+    """What is known of how somebody's files became documents and were split."""
+    found = corpus.manifest
+    if "imported_from" not in found:
+        return []
+    copies, left_out = found.get("near_copies_moved_to_train", 0), len(found.get("ignored", []))
+    said = [f"Split: {found['split']}.".replace("..", ".")] if found.get("split") else []
+    said += [f"{copies:,} near-copies of documents in the index were kept out of the test part."] if copies else []
+    if held := found.get("near_copies_held_out"):
+        said.append(f"{held:,} documents of the test part are near-copies of documents in the index.")
+    said += [f"{left_out:,} files were not read; `python -m tttnn corpus` lists them."] if left_out else []
+    return said
 
 
 def _sizes(drawn: Sequence[DrawnDocument]) -> pd.DataFrame:

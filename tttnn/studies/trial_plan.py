@@ -206,10 +206,10 @@ def _least_plan(
             largest = shortest[found - 1][0]
             kept = [tokens for size, tokens in sizes if size <= largest][:found]
             return _plan(costs, kept, (fewer, 1), None if found == len(sizes) else largest, seconds, variants)
-    more = (each[0] / NEAREST_SHARE - seconds) / (1 - KEPT)
+    more = math.ceil((each[0] / NEAREST_SHARE - seconds) / (1 - KEPT) / 6) / 10
     raise ParameterError(
         f"minutes: {max(seconds, 0):.0f} s are left for documents, and the shortest takes about {each[0]:.1f} s with "
-        f"one neighbour on this machine: give at least {math.ceil(10 * more / 60) / 10:g} minutes more, or a smaller model"
+        f"one neighbour on this machine: give at least {more:g} minutes more, or a smaller model"
     )
 
 
