@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,9 @@ Corpus = Annotated[str, typer.Option(help="'wheels', a folder or file of texts o
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad documents out, and say so.")]
 TextKey = Annotated[str, typer.Option(help="Column or key of a table that holds the text; dots lead into objects.")]
 DomainKey = Annotated[str | None, typer.Option(help="The same of the domain, as meta.source.")]
+HeldOut = Annotated[
+    float | None, typer.Option(help="Share of documents for val and for test each, where files name no split.")
+]
 Embedder = Annotated[str, typer.Option(help="'lexical', 'lm:<model>', or a transformer's hub name or folder.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads for torch.")]
 Device = Annotated[str, typer.Option(help="A torch device.")]
@@ -171,7 +175,7 @@ def evaluate(
     k: Annotated[int, typer.Option(help="Neighbours to train on.")] = 20,
     learning_rate: Rate = None, max_chunks: MaxChunks = None, precision: Precision = "float32", prefix: Prefix = None,
     strategy: Strategy = "nearest", seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None,
-    device: Device = "cpu",
+    device: Device = "cpu", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Score one text before and after adapting on its k nearest neighbours."""
     from tttnn.corpus import open_corpus
@@ -190,15 +194,16 @@ def evaluate(
     )
     result = ttt.evaluate(text, k)
     before, after = result.before.bits_per_byte, result.after.bits_per_byte
-    typer.echo(_settings(ttt))
-    typer.echo(f"bits/byte {before:.4f} -> {after:.4f} ({100 * result.ratio:.1f} %) after {k} neighbours")
+    said = f"bits/byte {before:.4f} -> {after:.4f} ({100 * result.ratio:.1f} %) after {k} neighbours"
+    values = {"before": before, "after": after, "ratio": result.ratio, "k": k, "settings": _settings(ttt)}
+    _tell(values, f"{_settings(ttt)}\n{said}", as_json)
 
 
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="Folder for rows and provenance; the same call continues there.")],
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
-    text_key: TextKey = "text", domain_key: DomainKey = None,
+    text_key: TextKey = "text", domain_key: DomainKey = None, held_out: HeldOut = None,
     domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Test documents drawn per domain.")] = 30,
     max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,2,3,5,7,10,15,20",
@@ -219,13 +224,13 @@ def run(
     seed: Seed = 1216, strategy: Strategy = "nearest",
     method: Annotated[str, typer.Option(help="What is done with them: see tttnn.baselines.")] = "ttt",
     skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu", cluster: Cluster = None,
-    workers: Workers = 2,
+    workers: Workers = 2, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Evaluate test documents of a corpus; resumable, rows end as Parquet."""
     from tttnn.corpus import open_corpus
     from tttnn.experiment import run as run_documents
     from tttnn.experiment import run_facts
-    from tttnn.experiment.checks import Asked
+    from tttnn.experiment.checks import METHOD, Asked
     from tttnn.experiment.ray_runner import run_on_cluster
     from tttnn.ray_cluster import cluster as connected
     from tttnn.ttt import Switches
@@ -238,7 +243,7 @@ def run(
         seed=asked.seed,
     )  # fmt: skip
     out = asked.check_folder(out, switches)
-    opened = open_corpus(corpus, skip_bad, text_key, domain_key)
+    opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out or 0.1)
     documents = asked.draw(opened)
 
     def make() -> TTT:
@@ -250,8 +255,10 @@ def run(
         with connected(cluster, workers):
             rows = run_on_cluster(ttt, make, documents, asked.ks, out, origin, workers, method)
     else:
+        if method == METHOD:
+            _announce(ttt, documents, asked.ks, out)
         rows = run_documents(ttt, documents, asked.ks, out, origin, method=method)
-    _report(rows, out)
+    _report(rows, out, as_json=as_json)
 
 
 @app.command("try")
@@ -263,25 +270,26 @@ def try_(
     k: Annotated[int, typer.Option(help="Most neighbours.")] = 20,
     documents: Annotated[int, typer.Option(help="Most documents.")] = 60,
     learning_rate: Rate = None, split: Split = "test", seed: Seed = 1216, skip_bad: SkipBad = False,
-    text_key: TextKey = "text", domain_key: DomainKey = None, threads: Threads = None, device: Device = "cpu",
-    as_json: AsJson = False,
+    text_key: TextKey = "text", domain_key: DomainKey = None, held_out: HeldOut = None, threads: Threads = None,
+    device: Device = "cpu", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Find out in a few minutes whether neighbours are worth it for documents of one's own: one page, one answer."""
     from tttnn.studies.trial_plan import Budget
 
     budget = Budget(60 * minutes)  # before all that takes long
     from tttnn.analysis.advice import advise
-    from tttnn.corpus import open_corpus
     from tttnn.experiment.checks import check_writable
     from tttnn.files import write_json
     from tttnn.report.page import write_page
     from tttnn.report.trial_page import lead, trial_page
     from tttnn.studies.trial import Request, run_trial
 
-    keys = {"skip_bad": skip_bad, "text_key": text_key, "domain_key": domain_key}
-    asked = Request(corpus, model, embedder, minutes, k, documents, learning_rate, split, seed, threads, device, **keys)
+    asked = Request(
+        corpus, model, embedder, minutes, k, documents, learning_rate, split, seed, threads, device, skip_bad, text_key,
+        domain_key, held_out,
+    )  # fmt: skip
     place = check_writable(out or asked.folder())
-    trial = run_trial(asked, open_corpus(corpus, **keys), place, budget, partial(typer.echo, err=True))
+    trial = run_trial(asked, asked.open(), place, budget, partial(typer.echo, err=True))
     advice = advise(trial)
     answer = {"answer": lead(trial, advice), **advice.as_json(), "page": str(place / "page.html")}
     write_json(place / "advice.json", answer)
@@ -378,6 +386,7 @@ def variants(
     out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key)
     documents = asked.draw(opened)
     ttt = _loop(model, opened, embedder, switches, threads, device)
+    _announce(ttt, documents, asked.ks, out, len(chosen))
     rows = run_variants(ttt, documents, asked.ks, chosen, out, run_facts(opened, ttt.need_retriever(), **asked.drawn))
     failed = rows[rows["failure"] != ""].groupby("variant").size()
     _report(rows, out, "".join(f", {n} of {name} failed" for name, n in failed.items()))
@@ -409,6 +418,7 @@ def sweep(
     out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key)
     documents = asked.draw(opened)
     ttt = _loop(model, opened, embedder, Switches(prefix=prefix, max_chunks=max_chunks), threads, device)
+    _announce(ttt, documents, asked.ks, out, len(compared))
     table = compare(ttt, documents, compared, asked.ks, out, run_facts(opened, ttt.need_retriever(), **asked.drawn))
     typer.echo(table.pivot(index="learning_rate", columns="k", values="ratio").to_string(float_format="%.4f"))
     drawn = {"per_domain": asked.per_domain, "max_bytes": asked.max_bytes, "seed": asked.seed}
@@ -527,12 +537,32 @@ def _tell(values: dict[str, Any], words: str, as_json: bool) -> None:
     typer.echo(json.dumps(values, ensure_ascii=False, allow_nan=False) if as_json else words)
 
 
-def _report(rows: Any, out: Path, failed: str | None = None) -> None:
+def _announce(ttt: TTT, documents: Sequence[Any], ks: Sequence[int], out: Path, times: int = 1) -> None:
+    """Say on stderr what will be done, and how long it takes."""
+    from tttnn.errors import ParameterError
+    from tttnn.studies.cost import expected_seconds
+
+    try:
+        minutes = times * expected_seconds(ttt, documents, ks) / 60
+        long = f"about {minutes:,.1f} min" if minutes < 120 else f"about {minutes / 60:,.1f} h"
+    except ParameterError as error:
+        long = f"for how long is not known ({error})"
+    ways = f", in {times} ways" if times > 1 else ""
+    domains = len({document.domain for document in documents})
+    typer.echo(
+        f"{ttt.lm.name}: {len(documents):,d} documents of {domains} domains, scored after {', '.join(map(str, ks))} "
+        f"neighbours{ways}: {long} on this machine, less what is done already; rows go to {out}",
+        err=True,
+    )
+
+
+def _report(rows: Any, out: Path, failed: str | None = None, as_json: bool = False) -> None:
     """Say how many rows there are; none without a failure is an error."""
     from tttnn.errors import ParameterError
 
     failures = rows.loc[rows["failure"] != "", "failure"]
-    typer.echo(f"{len(rows):,d} rows in {out}" + (f", {len(failures)} documents failed" if failed is None else failed))
+    said = f"{len(rows):,d} rows in {out}" + (f", {len(failures)} documents failed" if failed is None else failed)
+    _tell({"rows": len(rows), "failed": len(failures), "folder": str(out)}, said, as_json)
     if len(failures) == len(rows):
         raise ParameterError(f"none of {len(rows)} documents could be evaluated; the first: {failures.iloc[0]}")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tttnn.report.figures import Figure
     from tttnn.studies.trial import Request, Trial
 
-KEYS = ("device", "skip_bad", "text_key", "domain_key")
+KEYS = ("device", "skip_bad", "text_key", "domain_key", "held_out")
 MOST_DOMAINS = 12  # in a chart
 GAINS, LEAST_GAIN, LOSES = "The document that gains most", "The document that gains least", "A document that loses"
 OPENING = {
@@ -54,8 +54,11 @@ def trial_page(trial: Trial, advice: Advice) -> str:
 
 def lead(trial: Trial, advice: Advice) -> str:
     """The answer: one sentence with its interval, and a second one where the first could mislead."""
-    few = advice.documents < 2
-    span = "" if few else f" (95 % interval {100 * advice.ratio.low:.1f} to {100 * advice.ratio.high:.1f} %)"
+    span = (
+        ""
+        if advice.verdict == TOO_FEW
+        else f" (95 % interval {100 * advice.ratio.low:.1f} to {100 * advice.ratio.high:.1f} %)"
+    )
     documents = f"{advice.documents} document{'s' if advice.documents != 1 else ''}"
     answer = (
         f"{OPENING[advice.verdict]}: after training on {advice.k} neighbours, {trial.facts['model']} needs "
@@ -225,6 +228,7 @@ def settings_table(trial: Trial, advice: Advice) -> Table:
     rows = [
         ("k", str(advice.best_k), "fewest neighbours with nine tenths of the best gain"),
         ("learning rate", f"{advice.learning_rate:g}", f"tried: {facts['learning_rate']:g}; {tried or 'no other'}"),
+        ("precision of steps", facts["precision"], "bfloat16 for a large model where the processor is made for it"),
         ("embedder", trial.request.embedder, "the one tried; another needs another trial"),
         ("chunks of a neighbour", f"at most {plan.max_chunks}" if plan.max_chunks else "all",
          f"of {facts['chunk']:,} tokens; what the time allowed"),
@@ -242,6 +246,7 @@ def full_command(trial: Trial, advice: Advice) -> str:
              asked.embedder, "--ks", ks, "--learning-rate", f"{advice.learning_rate:g}", "--per-domain",
              str(count)]  # fmt: skip
     words += ["--max-chunks", str(plan.max_chunks)] if plan.max_chunks else []
+    words += ["--precision", "bfloat16"] if trial.facts["precision"] == "bfloat16" else []
     words += _options(asked, ("split", *KEYS))
     return shlex.join([*words, "--out", f"{trial.folder.name}-full"])
 
@@ -264,13 +269,16 @@ def again(trial: Trial) -> str:
 
 
 def _limits(trial: Trial, advice: Advice) -> list[Any]:
-    plan, facts, asked = trial.plan, trial.facts, trial.request
-    limit = ""
-    if plan.max_bytes:
-        limit = f" of at most {plan.max_bytes:,} bytes, because longer ones took too long; they may behave otherwise"
+    facts, asked = trial.facts, trial.request
+    skipped, longest = _longer(trial)
+    limit = (
+        f"; {skipped} drawn ones of more than {longest:,} bytes took too long, and may behave otherwise"
+        if skipped
+        else ""
+    )
     part = "" if facts["indexed_all"] else ", a random part of them: a full index finds nearer neighbours"
     items = [
-        f"{advice.documents} documents of the split {asked.split}{limit}, drawn with seed {asked.seed}.",
+        f"{advice.documents} documents of the split {asked.split}, drawn with seed {asked.seed}{limit}.",
         f"{facts['indexed']:,} documents in the index{part}.",
         *facts["corpus_facts"],
         f"A model of {facts['parameters'] / 1e6:,.1f} M weights; seen in its pre-training: {facts['saw_domains']}.",
@@ -279,6 +287,14 @@ def _limits(trial: Trial, advice: Advice) -> list[Any]:
         "Bits per byte measure how well text is predicted. Whether answers to questions get better was not measured.",
     ]
     return [Markup("<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>")]
+
+
+def _longer(trial: Trial) -> tuple[int, int]:
+    """How many drawn documents were longer than all that were evaluated, and the size of the longest of these."""
+    key = ["domain", "document"]
+    done = trial.documents.merge(trial.rows[key].drop_duplicates(), on=key)
+    longest = int(done["bytes"].max())
+    return int((trial.documents["bytes"] > longest).sum()), longest
 
 
 def _views(trial: Trial) -> list[str]:

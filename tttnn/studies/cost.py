@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Rates", "calibrate", "compare", "count_work", "describe", "estimate", "first_look", "fit", "memory_needed",
-    "per_domain", "total_hours",
+    "Rates", "calibrate", "compare", "count_work", "describe", "estimate", "expected_seconds", "first_look", "fit",
+    "memory_needed", "per_domain", "total_hours",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ DOCUMENT = ["domain", "document"]
 TIMED = ["train_seconds", "evaluation_seconds", "retrieval_seconds"]  # as result rows have them, too
 SECONDS = [*TIMED, "session_seconds", "seconds"]
 PARTS = (8, 2, 1)  # chunks and windows of an eighth, a half and the whole of the longest are timed
+FEW = 3  # documents for a first estimate
 LOOKED_AT = (4, 1)  # parts of a chunk and a window at a first look
 BATCH = 4  # windows of the longest batch timed
 MOST_TURNS = 9
@@ -315,6 +316,27 @@ def estimate(work: pd.DataFrame, rates: Rates, ks: Sequence[int]) -> pd.DataFram
     found["session_seconds"] = rates.seconds_per_document
     found["seconds"] = found[SECONDS[:-1]].sum(axis=1)
     return found.reset_index()
+
+
+def expected_seconds(ttt: TTT, documents: Sequence[DrawnDocument], ks: Sequence[int]) -> float:
+    """Seconds of a run, from a first look at a step and the work of three of its documents.
+
+    Parameters
+    ----------
+    ttt : TTT
+    documents : sequence of DrawnDocument
+        Of the run.
+    ks : sequence of int
+        Where it is to score.
+
+    Raises
+    ------
+    ParameterError
+        If none of the three can be evaluated.
+    """
+    looked_at = documents[:: max(1, len(documents) // FEW)][:FEW]
+    each = estimate(count_work(ttt, looked_at, max(ks)), first_look(ttt), ks)["seconds"]
+    return float(each.mean() * len(documents))
 
 
 def per_domain(estimated: pd.DataFrame) -> pd.DataFrame:

@@ -31,6 +31,7 @@ from tttnn.experiment.variants import VARIANTS, Variant, changed
 from tttnn.files import read_json, sole_writer, write_json, writing_folder
 from tttnn.models import load_model
 from tttnn.models.model_registry import find_entry
+from tttnn.models.products import bfloat16_is_fast
 from tttnn.parameters import number
 from tttnn.provenance import commit, device, versions
 from tttnn.retrieval import Retriever, is_built, open_retriever
@@ -38,6 +39,7 @@ from tttnn.rows import Row, RowsError, plain
 from tttnn.studies.cost import count_work, first_look
 from tttnn.studies.trial_plan import (
     COMPARED,
+    ENOUGH,
     KEPT,
     MOST,
     NEAREST,
@@ -63,6 +65,8 @@ READ = 2e7  # bytes a second, a careful guess
 PACKED = 4  # bytes of text in a byte of a compressed file, another one
 LOOKED_AT = 3  # documents whose neighbours are counted
 SAMPLED = 64  # texts that an embedder is timed on
+HELD_OUT, MOST_HELD_OUT = 0.1, 0.25  # shares for test, of many documents and of few
+LARGE = 5e7  # weights, from which steps are made in bfloat16 where a device has instructions for it
 PART = 4  # of an index, at most one part in so many is trained on
 SHOWN = 600  # tokens of a document in a view
 SHOWN_CHARACTERS = 1500  # of a neighbour
@@ -89,8 +93,8 @@ class Request:
         Default: the one chosen for the model on validation documents, else its own.
     split, seed, threads, device
         As for a run.
-    skip_bad, text_key, domain_key
-        As the corpus is opened.
+    skip_bad, text_key, domain_key, held_out
+        As the corpus is opened; by default more is held out of a few documents than of many.
 
     Raises
     ------
@@ -112,6 +116,7 @@ class Request:
     skip_bad: bool = False
     text_key: str = "text"
     domain_key: str | None = None
+    held_out: float | None = None
 
     def __post_init__(self) -> None:
         self.minutes = float(number("minutes", self.minutes, least=0.05, most=60 * 24 * 7))
@@ -119,6 +124,18 @@ class Request:
         self.documents = number("documents", self.documents, least=1, most=10_000, whole=True)
         self.seed = number("seed", self.seed, least=0, most=LARGEST_SEED, whole=True)
         Switches(learning_rate=self.learning_rate)  # which checks it
+
+    def open(self) -> Corpus:
+        """Open the corpus; where nobody split it and its test part is small, with a larger one."""
+        opened = self._opened(self.held_out or HELD_OUT)
+        counts = opened.manifest.get("documents", {}) if "imported_from" in opened.manifest else {}
+        if self.held_out is None and 0 < counts.get(self.split, ENOUGH) < ENOUGH:
+            self.held_out = round(min(MOST_HELD_OUT, 2 * ENOUGH / sum(counts.values())), 3)
+            opened = self._opened(self.held_out)
+        return opened
+
+    def _opened(self, held_out: float) -> Corpus:
+        return open_corpus(self.corpus, self.skip_bad, self.text_key, self.domain_key, held_out=held_out)
 
     def folder(self) -> Path:
         """A folder for it, below the one where the command is called: equal requests have the same."""
@@ -204,7 +221,9 @@ def run_trial(
     with sole_writer(out):
         lm = load_model(request.model, request.device, request.threads)
         rate = request.learning_rate or find_entry(request.model).chosen_rate
-        ttt = TTT(lm, None, Switches(learning_rate=rate, seed=request.seed))
+        fast = lm.parameters >= LARGE and bfloat16_is_fast(lm.device)
+        precision = "bfloat16" if fast else "float32"
+        ttt = TTT(lm, None, Switches(learning_rate=rate, seed=request.seed, precision=precision))
         used = _affordable(request, corpus, out, budget, say)
         ttt.retriever = retriever = open_retriever(used, request.embedder, device=request.device)
         drawn = _drawn(used, request)
@@ -219,7 +238,7 @@ def run_trial(
         say(_summary(plan, costs, lm.name, used, budget, out))
         ttt = TTT(lm, retriever, replace(ttt.switches, max_chunks=plan.max_chunks))
         work = _Work(ttt, plan, costs, drawn, sizes, out, budget, say)
-        work.about = run_facts(used, retriever, split=request.split, seed=request.seed, max_bytes=plan.max_bytes)
+        work.about = run_facts(used, retriever, split=request.split, seed=request.seed, max_bytes=None)
         rows = work.all(ways)
         views = work.views(rows)
         known["facts"] = _facts(ttt, corpus, used, request, budget) | {"spent": budget.spent}
@@ -358,10 +377,10 @@ class _Work:
     pace: _Pace = field(default_factory=_Pace)
 
     def __post_init__(self) -> None:
-        limit = self.plan.max_bytes
-        places = [n for n, (size, _) in enumerate(self.sizes) if limit is None or size <= limit]
-        self.drawn = [self.drawn[n] for n in places]
-        self.tokens = {id(self.drawn[i]): self.sizes[n][1] for i, n in enumerate(places)}
+        limit = self.plan.max_bytes or math.inf
+        order = sorted(range(len(self.sizes)), key=lambda n: self.sizes[n][0] > limit)  # longer ones if time is left
+        self.tokens = {id(self.drawn[n]): self.sizes[n][1] for n in order}
+        self.drawn = [self.drawn[n] for n in order]
 
     def all(self, ways: Sequence[str]) -> pd.DataFrame:
         """Rows of everything that fits."""
@@ -369,13 +388,12 @@ class _Work:
 
         plan, begin, left = self.plan, self.budget.spent, max(self.budget.left, 0.0)
         turns = [(NEAREST, plan.documents, 0.55)]
-        turns += [(way, plan.compared, 0.55 + 0.33 * n / len(ways)) for n, way in enumerate(ways, start=1)]
-        turns += [(way, plan.compared, 0.9 + 0.02 * n) for n, way in enumerate(RATES)]
+        turns += [(way, plan.documents, 0.55 + 0.33 * n / len(ways)) for n, way in enumerate(ways, start=1)]
+        turns += [(way, plan.documents, 0.9 + 0.02 * n) for n, way in enumerate(RATES)]
         found = {}
         for way, count, share in [*turns, (NEAREST, len(self.drawn), 0.95)]:
-            if count:
-                rows = self.one(way, self.drawn[:count], begin + share * left)
-                found[way] = rows.assign(variant=way)
+            rows = self.one(way, self.drawn[:count], begin + share * left)
+            found[way] = rows.assign(variant=way)
         return pd.concat([rows for rows in found.values() if len(rows)], ignore_index=True)
 
     def one(self, way: str, documents: Sequence[DrawnDocument], last: float) -> pd.DataFrame:
@@ -474,7 +492,8 @@ def _facts(ttt: TTT, corpus: Corpus, used: Corpus, request: Request, budget: Bud
         "documents": sum(size.documents for size in whole) or None, "bytes": sum(size.bytes for size in whole) or None,
         "model": ttt.lm.name, "parameters": ttt.lm.parameters, "chunk": settings.max_length,
         "context": settings.context, "learning_rate": switches.learning_rate or settings.learning_rate,
-        "settings_source": ttt.lm.settings_source, "saw_domains": find_entry(request.model).saw_domains,
+        "precision": switches.precision, "settings_source": ttt.lm.settings_source,
+        "saw_domains": find_entry(request.model).saw_domains,
     }  # fmt: skip
 
 
