@@ -106,7 +106,7 @@ def curve_figure(advice: Advice) -> Figure:
     """After / before over k."""
     last = advice.curve.iloc[-1]
     alt = (
-        f"Bits after / before falls or rises with k; at k = {int(last['k'])} it is {100 * last['ratio']:.1f} %, and "
+        f"Bits after / before over the number of neighbours: {100 * last['ratio']:.1f} % at k = {int(last['k'])}; "
         f"{advice.best_k} neighbours bring nine tenths of the best gain."
     )
     return gain_curve_chart(advice.curve, "fig-try-curve", alt)
@@ -155,7 +155,7 @@ def _cost(trial: Trial, advice: Advice) -> list[Any]:
         "alone takes."
     )
     if facts.get("documents"):
-        whole = f"The test part has {facts['documents']:,} documents with {facts['bytes'] / 1e6:,.1f} MB of text."
+        whole = f"The test part has {facts['documents']:,} documents with {facts['bytes'] / 1000:,.0f} kB of text."
     else:
         whole = "The corpus is too large to be counted in this time, so the time for all of it is not known."
     return [text, whole, cost_table(trial, advice)]
@@ -176,7 +176,9 @@ def origin_table(advice: Advice) -> Table | None:
     found = advice.origin
     if found.empty:
         return None
-    shown = found.assign(gain=_points(found["points"], found["low"], found["high"]))
+    shown = found.assign(
+        share=found["share"].round(2) + 0.0, gain=_points(found["points"], found["low"], found["high"])
+    )
     shown = shown.rename(columns={"part": "what is added", "share": "share_of_the_gain"})
     columns = ["what is added", "documents", "gain", "share_of_the_gain"]
     caption = "The gain, taken apart: each line is what it adds to those above it, in points of after / before."
@@ -213,7 +215,8 @@ def _simpler(advice: Advice) -> list[Any]:
 
 
 def _points(value: Any, low: Any, high: Any) -> list[str]:
-    return [f"{100 * v:.1f} ({100 * a:.1f} to {100 * b:.1f})" for v, a, b in zip(value, low, high, strict=True)]
+    rounded = (tuple(round(100 * each, 1) + 0.0 for each in one) for one in zip(value, low, high, strict=True))
+    return [f"{v:.1f} ({a:.1f} to {b:.1f})" for v, a, b in rounded]  # + 0.0: no minus before a zero
 
 
 def settings_table(trial: Trial, advice: Advice) -> Table:
@@ -272,7 +275,7 @@ def _limits(trial: Trial, advice: Advice) -> list[Any]:
     facts, asked = trial.facts, trial.request
     skipped, longest = _longer(trial)
     limit = (
-        f"; {skipped} drawn ones of more than {longest:,} bytes took too long, and may behave otherwise"
+        f"; {skipped} drawn ones of more than {longest:,} bytes found no time, and may behave otherwise"
         if skipped
         else ""
     )
