@@ -58,8 +58,10 @@ def test_index_then_evaluate_then_run_and_continue(place):
     assert "after 2 neighbours" in done.stdout, done.stderr
     run = ["run", *common, "--per-domain", 3, "--ks", "0,2", "--learning-rate", "1e-3", "--out", place / "rows"]
     for _ in range(2):
-        done = tttnn(*run, home=place / "home")
+        done = tttnn(*run, "--json", home=place / "home")
         assert done.returncode == 0, done.stderr
+        assert "model: 3 of lines, scored after 0, 2 neighbours: about 0." in done.stderr
+        assert json.loads(done.stdout) == {"rows": 9, "failed": 0, "folder": str(place / "rows")}
     rows = read_rows(place / "rows")
     assert len(rows) == 9 and rows["nats"].notna().sum() == 6
     about = json.loads((place / "rows" / "run.json").read_text())["about"]

@@ -33,9 +33,9 @@ def test_runs_are_paired_on_the_documents_that_both_have():
 
 
 def test_runs_of_other_documents_stand_beside_each_other_and_are_not_paired():
-    found = side_by_side(["real/nearest", "variants/nearest"])
-    assert found.pairs.empty and all(name.startswith("variants/nearest: ") for name in found.unpaired)
-    assert "No document in common with the first run: variants/nearest" in compare_page(found)
+    found = side_by_side(["real/nearest", "variants-val/nearest"])
+    assert found.pairs.empty and all(name.startswith("variants-val/nearest: ") for name in found.unpaired)
+    assert "No document in common with the first run: variants-val/nearest" in compare_page(found)
 
 
 def test_all_models_of_a_run_are_lines():

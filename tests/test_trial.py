@@ -103,7 +103,9 @@ def home(place, monkeypatch):
 
 
 def request(place, **changed):
-    return Request(str(place / "corpus"), str(place / "model"), **({"minutes": 1.0, "learning_rate": 1e-3} | changed))
+    return Request(
+        str(place / "corpus"), str(place / "model"), **({"minutes": 1.0, "learning_rate": 1e-3, "k": 5} | changed)
+    )
 
 
 @pytest.mark.parametrize("slower", [1.0, 4.0])
@@ -146,13 +148,13 @@ def test_a_trial_answers_on_one_page_that_needs_no_network(place, home, tmp_path
     assert "python -m tttnn run --corpus" in page and page.count("tttnn-shaded") >= 1
     assert {way for way in COMPARED if "in-context" in way} <= set(trial.rows["variant"])
     assert json.loads(json.dumps(advice.as_json(), allow_nan=False))["verdict"] == advice.verdict
-    with pytest.raises(RowsError, match=r"holds a trial with other k \(20, now 3\); give another folder"):
+    with pytest.raises(RowsError, match=r"holds a trial with other k \(5, now 3\); give another folder"):
         run_trial(request(place, k=3), open_corpus(asked.corpus), tmp_path / "out", Budget(60))
 
 
 def command(place, out, *more):
-    words = ["try", place / "corpus", "--model", place / "model", "--learning-rate", "1e-3", "--out", out, *more]
-    return [sys.executable, "-m", "tttnn", *map(str, words)]
+    words = ["try", place / "corpus", "--model", place / "model", "--learning-rate", "1e-3", "--k", 5, "--out", out]
+    return [sys.executable, "-m", "tttnn", *map(str, words), *more]
 
 
 def test_an_interrupted_trial_goes_on_and_keeps_what_it_had(place, tmp_path):

@@ -539,6 +539,8 @@ def _tell(values: dict[str, Any], words: str, as_json: bool) -> None:
 
 def _announce(ttt: TTT, documents: Sequence[Any], ks: Sequence[int], out: Path, times: int = 1) -> None:
     """Say on stderr what will be done, and how long it takes."""
+    from collections import Counter
+
     from tttnn.errors import ParameterError
     from tttnn.studies.cost import expected_seconds
 
@@ -548,10 +550,10 @@ def _announce(ttt: TTT, documents: Sequence[Any], ks: Sequence[int], out: Path, 
     except ParameterError as error:
         long = f"for how long is not known ({error})"
     ways = f", in {times} ways" if times > 1 else ""
-    domains = len({document.domain for document in documents})
+    drawn = Counter(document.domain for document in documents)
     typer.echo(
-        f"{ttt.lm.name}: {len(documents):,d} documents of {domains} domains, scored after {', '.join(map(str, ks))} "
-        f"neighbours{ways}: {long} on this machine, less what is done already; rows go to {out}",
+        f"{ttt.lm.name}: {', '.join(f'{count} of {name}' for name, count in drawn.items())}, scored after "
+        f"{', '.join(map(str, ks))} neighbours{ways}: {long} on this machine, less what is done already; rows go to {out}",
         err=True,
     )
 

@@ -171,8 +171,8 @@ def _nothing(name: str, value: Any) -> None:
 
 
 def _corpus(name: str, value: str) -> None:
-    if value != "wheels" and not Path(value).is_dir():
-        raise ParameterError(f"{name}={value!r}: no such folder; give 'wheels', or a folder of JSON Lines")
+    if value != "wheels" and not Path(value).exists() and not value.startswith("hf:"):
+        raise ParameterError(f"{name}={value!r}: no such folder or file; give 'wheels', or documents of your own")
 
 
 def _bench(name: str, value: str) -> None:
