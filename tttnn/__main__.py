@@ -551,9 +551,11 @@ def _announce(ttt: TTT, documents: Sequence[Any], ks: Sequence[int], out: Path, 
         long = f"for how long is not known ({error})"
     ways = f", in {times} ways" if times > 1 else ""
     drawn = Counter(document.domain for document in documents)
+    places = ", ".join(map(str, ks))
+    counts = ", ".join(f"{count} of {name}" for name, count in drawn.items())
     typer.echo(
-        f"{ttt.lm.name}: {', '.join(f'{count} of {name}' for name, count in drawn.items())}, scored after "
-        f"{', '.join(map(str, ks))} neighbours{ways}: {long} on this machine, less what is done already; rows go to {out}",
+        f"{ttt.lm.name}: {counts}, scored after {places} neighbours{ways}: {long} on this machine, less what is done "
+        f"already; rows go to {out}",
         err=True,
     )
 
