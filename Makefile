@@ -24,7 +24,7 @@ test test-all notebooks: export HF_HUB_OFFLINE = 1
 test test-all notebooks: export TQDM_DISABLE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book try test test-all notebooks fresh bench weights lint lock clean distclean
+.PHONY: help book pdf try test test-all notebooks fresh bench weights lint lock clean distclean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -48,6 +48,9 @@ notebooks: weights  ## execute the chapters and refresh the reference outputs in
 
 weights: $(READY)  ## fetch the pre-trained weights that the chapters use, unless they are there
 	@$(BIN)/python -m tttnn fetch $(WEIGHTS)
+
+pdf: $(READY)  ## print the book that `make book` built into _build/book.pdf
+	$(BIN)/python book/pdf.py
 
 fresh:  ## both commands in a bare Debian that mmdebstrap makes for them; TARGETS=book for one of them
 	.ci/fresh.sh $(TARGETS)

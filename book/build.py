@@ -16,13 +16,14 @@ import ast
 import base64
 import contextlib
 import fcntl
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from importlib.metadata import distribution, distributions
@@ -33,6 +34,7 @@ import jupytext
 import nbformat
 import papermill
 import yaml
+from bs4 import BeautifulSoup
 from jupyter_client import KernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
@@ -40,6 +42,7 @@ from papermill.exceptions import PapermillExecutionError
 ROOT = Path(__file__).resolve().parents[1]
 MATHJAX = "sphinx-mathjax-offline/static/mathjax/tex-svg.js"  # one file with its glyphs, no fonts to load
 HEADLINE = "fig-loop-seven"  # shown in the README, too
+API = "book/api"  # has a page below it for each room of the package
 KERNEL = "python3"
 LOCK = "lock"
 # From left to right as data flows; those of the first two lines serve all others.
@@ -100,7 +103,8 @@ def make(root: Path, build: Path, options: argparse.Namespace) -> None:
     shares = read_profile(root, options.profile) if options.profile else {}
     check_package(root)
     check_parameters(root, {name: shares.get(name, {}) for name in names})
-    footer, pages = built_from(), {"versions.md": versions(), "api.md": api(), "report_claims.md": claims()}
+    footer = built_from()
+    pages = {"versions.md": versions(), "api.md": api_table(), "report_claims.md": claims(), **api()}
     timer = Timer(build / "seconds.json", options.profile)
     seconds = execute(root, build, names, shares, timer)
     if options.refresh:
@@ -349,19 +353,23 @@ def write_headline(root: Path, folder: Path, names: list[str]) -> None:
 
 def assemble(root: Path, build: Path, seconds: dict[str, float], footer: str, pages: dict[str, str]) -> None:
     """Collect everything Jupyter Book reads in ``build/src``."""
+    from tttnn.provenance import commit
+    from tttnn.report.pages import with_origins
+
     source = build / "src"
     fresh_folder(source)
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))
     config["html"]["extra_footer"] += f"<p>{footer}</p>\n"
     (source / "_config.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
-    shutil.copy(root / "_toc.yml", source)
+    write_contents(root, source / "_toc.yml", [page for page in pages if page.startswith("api_")])
     shutil.copytree(root / "book", source / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     (source / "notebooks").mkdir()
     for name in chapters(root):
         notebook = (build / "executed" if name in seconds else root / "notebooks") / f"{name}.ipynb"
         if not notebook.is_file():
             raise BuildError(f"notebooks/{name}.ipynb is missing; run `make notebooks`")
-        shutil.copy(notebook, source / "notebooks")
+        dressed = with_origins(nbformat.read(notebook, as_version=4), name, commit())
+        nbformat.write(dressed, source / "notebooks" / notebook.name)
     (source / "book" / "generated").mkdir()
     for name, text in {**pages, "times.md": times(seconds)}.items():
         (source / "book" / "generated" / name).write_text(text, encoding="utf-8")
@@ -392,11 +400,13 @@ def built_from() -> str:
 
 def times(seconds: dict[str, float]) -> str:
     """Return the table of execution times as Markdown."""
+    from tttnn.provenance import device
+
     if not seconds:
         return "This build shows the committed reference outputs; no chapter was executed for it.\n"
     rows = "".join(f"| {name} | {spent:.0f} |\n" for name, spent in seconds.items())
     total = f"| together | {sum(seconds.values()):.0f} |\n"
-    return f"| chapter | wall time (s) |\n|---|---:|\n{rows}{total}"
+    return f"Measured on {device()}.\n\n| chapter | wall time (s) |\n|---|---:|\n{rows}{total}"
 
 
 def versions() -> str:
@@ -424,9 +434,9 @@ def claims() -> str:
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines) + "\n"
 
 
-def api() -> str:
-    """Return one ``automodule`` per module of the package, in the order data flows."""
-    parts = []
+def api() -> dict[str, str]:
+    """Return a page for each room of the package, in the order data flows: one ``automodule`` per module."""
+    pages = {}
     for room in ROOMS:
         path = ROOT / "tttnn" / room
         modules = [f"tttnn.{room}"]
@@ -434,10 +444,32 @@ def api() -> str:
             modules += [f"tttnn.{room}.{file.stem}" for file in sorted(path.glob("[!_]*.py"))]
         elif not path.with_suffix(".py").is_file():
             continue
-        for name in modules:
-            level = "#" * name.count(".") + "#"
-            parts.append(f"{level} `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n")
-    return "\n".join(parts)
+        parts = [
+            f"{'#' * name.count('.')} `{name}`\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in modules
+        ]
+        pages[f"api_{room}.md"] = "\n".join(parts)
+    return pages
+
+
+def api_table() -> str:
+    """Return the rooms as a Markdown table: what each holds, in the words of its docstring."""
+    lines = ["| module | holds |", "|---|---|"]
+    for page in api():
+        room = page.removeprefix("api_").removesuffix(".md")
+        path = ROOT / "tttnn" / room
+        source = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text(encoding="utf-8")
+        holds = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0].replace("\n", " ")
+        lines.append(f"| [`tttnn.{room}`](generated/api_{room}.md) | {holds} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_contents(root: Path, target: Path, pages: Iterable[str]) -> None:
+    """Write the table of contents with the pages of the API below their overview."""
+    contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    for entry in (entry for part in contents["parts"] for entry in part["chapters"]):
+        if entry["file"] == API:
+            entry["sections"] = [{"file": f"book/generated/{Path(page).stem}"} for page in pages]
+    target.write_text(yaml.safe_dump(contents, sort_keys=False), encoding="utf-8")
 
 
 def render(build: Path) -> None:
@@ -449,8 +481,36 @@ def render(build: Path) -> None:
     run = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if run.returncode != 0:
         raise BuildError(f"{run.stdout}\nJupyter Book found warnings or errors; they are listed above")
+    write_cards(output / "_build" / "html")
+    write_downloads(build / "src" / "notebooks", output / "_build" / "html" / "_sources" / "notebooks")
     shutil.rmtree(build / "html", ignore_errors=True)
     (output / "_build" / "html").rename(build / "html")
+
+
+def write_downloads(chapters: Path, target: Path) -> None:
+    """Put notebooks that any viewer shows well behind the download buttons."""
+    from tttnn.report.pages import for_download
+
+    for path in chapters.glob("*.ipynb"):
+        nbformat.write(for_download(nbformat.read(path, as_version=4), path.stem), target / path.name)
+
+
+def write_cards(pages: Path) -> None:
+    """Collect what a card shows that pops up beside a link: terms, publications and captions of figures.
+
+    In a script and not in a data file, because a browser that reads the book from a disk may load only the former.
+    """
+    cards = {}
+    for path in sorted(pages.rglob("*.html")):
+        soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        for term in soup.select("dl.glossary dt[id]"):
+            cards[term["id"]] = term.find_next("dd").get_text(" ", strip=True)
+        for entry in soup.select("div.citation[id]"):
+            cards[entry["id"]] = entry.get_text(" ", strip=True)
+        for figure in soup.select("figure[id]:has(figcaption)"):
+            cards[figure["id"]] = figure.figcaption.get_text(" ", strip=True).rstrip("#")
+    text = f"window.tttnnCards = {json.dumps(cards, ensure_ascii=False, indent=0)};\n"
+    (pages / "_static" / "cards-data.js").write_text(text, encoding="utf-8")
 
 
 def shown(path: Path) -> str:

@@ -108,7 +108,8 @@ def test_table_has_units_escapes_text_and_aligns_numbers():
     assert [cell.text for cell in soup.find_all("th")] == ["text", "before (bits/byte)"]
     assert [cell.text for cell in soup.find_all("td")] == ["<b>", "1.23"]
     assert [cell.get("class") for cell in soup.find_all("td")] == [None, ["number"]]
-    assert soup.caption.text == "One & all."
+    assert soup.p.text == "One & all." == soup.div["aria-label"]
+    assert soup.div["tabindex"] == "0", "who reads with the keyboard scrolls what has the focus"
     assert "1.23" in repr(shown) and "0x" not in repr(shown)
 
 

@@ -3,19 +3,26 @@
   "use strict";
   const vega = new URL("vega.js", document.currentScript.src);
   const INK = { light: ["#1f2328", "#c8ccd1"], dark: ["#e6e6e6", "#4b5158"] };
+  const NARROW = 500; /* pixels: a phone; panels stand one below the other there */
+  const ENTRY = 150; /* pixels that an entry of a legend takes */
+  const views = {};
+  const widths = {};
+  const printed = matchMedia("print");
+
+  function mode() {
+    return document.documentElement.dataset.theme === "dark" && !printed.matches ? "dark" : "light";
+  }
 
   function colours() {
-    const mode = document.documentElement.dataset.theme === "dark" ? "dark" : "light";
-    const [ink, rule] = INK[mode];
+    const [ink, rule] = INK[mode()];
     const text = { labelColor: ink, titleColor: ink };
     return {
+      aria: false,
       axis: { ...text, gridColor: rule, domainColor: rule, tickColor: rule },
       legend: { ...text, symbolBaseFillColor: ink, symbolBaseStrokeColor: ink }, header: text, title: { color: ink, subtitleColor: ink },
       text: { color: ink }, rule: { color: ink },
     };
   }
-
-  const views = {};
 
   /* What a reader may choose stands before the chart: within it, as within any image, no screen reader would find it. */
   function choices(chart) {
@@ -28,28 +35,76 @@
     return place;
   }
 
+  /* As many entries side by side, and as many panels, as the column has room for. */
+  function fitted(spec, width) {
+    const legend = spec.config.legend;
+    legend.columns = Math.max(1, Math.min(legend.columns || 4, Math.floor(width / ENTRY)));
+    if (spec.columns && width < NARROW) spec.columns = 1;
+    return spec;
+  }
+
   async function drawOne(data) {
     const chart = document.getElementById(data.dataset.chart);
-    const spec = JSON.parse(data.textContent);
-    const options = { renderer: "svg", actions: false, config: colours() };
+    widths[chart.id] = chart.clientWidth;
+    const spec = fitted(JSON.parse(data.textContent), chart.clientWidth);
+    const options = { renderer: "svg", actions: false, config: colours(), tooltip: { theme: mode() } };
     const chosen = (spec.params || []).filter(param => param.bind);
     if (chosen.length) options.bind = choices(chart);
-    const last = views[chart.id]; /* drawn before, in the colours of the other mode */
+    const last = views[chart.id]; /* drawn before, at another width or in the colours of the other mode */
     for (const param of last ? chosen : []) param.value = last.signal(param.name);
     views[chart.id] = (await vegaEmbed(chart, spec, options)).view;
+    /* The container says in words what is drawn; parts of a picture need no roles of their own. */
+    chart.querySelectorAll("svg, svg [role]").forEach(part => part.removeAttribute("role"));
   }
 
   function draw() {
     document.querySelectorAll("script[data-chart]").forEach(drawOne);
   }
 
+  /* The theme's side bars slide for a while after the window has its new size: what counts is the column. */
+  function follow() {
+    let waiting;
+    const watch = new ResizeObserver(function () {
+      clearTimeout(waiting);
+      waiting = setTimeout(function () {
+        for (const data of document.querySelectorAll("script[data-chart]")) {
+          const chart = document.getElementById(data.dataset.chart);
+          if (chart.clientWidth && Math.abs(chart.clientWidth - widths[chart.id]) > 1) drawOne(data);
+        }
+      }, 150);
+    });
+    document.querySelectorAll(".tttnn-chart").forEach(chart => watch.observe(chart));
+  }
+
+  function quoted(text) {
+    return /[",\n]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+  }
+
+  /* The numbers behind a figure as a file. */
+  function offer(details) {
+    const button = Object.assign(document.createElement("button"), { type: "button", textContent: "Download as CSV" });
+    button.className = "tttnn-download";
+    button.addEventListener("click", function () {
+      const rows = [...details.querySelectorAll("tr")].map(row => [...row.cells].map(cell => quoted(cell.textContent)).join(","));
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(new Blob([rows.join("\n") + "\n"], { type: "text/csv" }));
+      link.download = (details.closest("figure")?.id || "figure") + ".csv";
+      link.click();
+      URL.revokeObjectURL(link.href);
+    });
+    details.append(button);
+  }
+
   document.addEventListener("DOMContentLoaded", function () {
+    document.querySelectorAll("details.tttnn-data").forEach(offer);
     if (!document.querySelector("script[data-chart]")) return; /* most pages need no Vega */
     const script = document.createElement("script");
     script.src = vega.href;
     script.onload = function () {
       draw();
+      follow();
       new MutationObserver(draw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+      printed.addEventListener("change", draw);
     };
     document.head.append(script);
   });

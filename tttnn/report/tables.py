@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+DENSE = 6  # columns; a table of more is set in smaller type
+
 
 @dataclass(frozen=True)
 class Table:
@@ -28,17 +30,22 @@ class Table:
         return self.html()
 
     def html(self) -> str:
-        """Return the table as HTML with right-aligned numbers."""
-        caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        """Return the table as HTML: its caption, then the table in a box that scrolls where the page is narrower."""
+        caption = html.escape(self.caption)
         head = "".join(self._cell("th", column, str(column)) for column in self.frame.columns)
         rows = (
             "".join(self._cell("td", column, text) for column, text in zip(self.frame.columns, row, strict=True))
             for row in self.frame.itertuples(index=False, name=None)
         )
         body = "\n".join(f"<tr>{row}</tr>" for row in rows)
+        size = " tttnn-dense" if len(self.frame.columns) > DENSE else ""
+        above = f'<p class="tttnn-caption">{caption}</p>' if caption else ""
+        label = f' aria-label="{caption}"' if caption else ' aria-label="Table"'
+        # Who reads with the keyboard can scroll only what can have the focus.
         return (
-            f'<table class="dataframe tttnn-table">{caption}<thead><tr>{head}</tr></thead>\n'
-            f"<tbody>{body}</tbody></table>"
+            f'{above}<div class="tttnn-scroll" role="group" tabindex="0"{label}>'
+            f'<table class="dataframe tttnn-table{size}"><thead><tr>{head}</tr></thead>\n'
+            f"<tbody>{body}</tbody></table></div>"
         )
 
     def _cell(self, tag: str, column: Any, text: str) -> str:

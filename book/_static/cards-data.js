@@ -1,0 +1,1 @@
+window.tttnnCards = {}; /* the build writes it, from all pages */

@@ -1,0 +1,170 @@
+"""Executed chapters as pages of the book, and as notebooks that read well without it."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import html
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
+
+from tttnn.provenance import versions
+
+GLUED = "application/papermill.record/text/plain"
+INJECTED = "injected-parameters"  # the tag of papermill's cell
+ROLE = re.compile(r"\{(glue:text|term|cite:[tp]|numref|eq|ref|doc)\}`([^`]+)`")
+FENCE = re.compile(
+    r"^(`{3,}|:{3,})\{(\w+)\}[ \t]*([^\n]*)\n((?::\w+:[^\n]*\n)*)(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL
+)
+CHAPTER = re.compile(r"\]\((\w+)\)")
+CITE = """
+:::{{admonition}} Cite this chapter
+:class: dropdown
+```
+@incollection{{tttnn-{name},
+  title     = {{{title}}},
+  author    = {{{{The tttnn authors}}}},
+  booktitle = {{Test-time training on nearest neighbours}},
+  year      = {{{year}}},
+  note      = {{Version {version}, commit {commit}}}
+}}
+```
+:::
+"""
+FIRST = """> **{name}**, a chapter of the book *Test-time training on nearest neighbours*, as executed.
+> Its cells import the project's package `tttnn`: to run them, call `make .venv/.ready` in a clone, and execute the
+> notebook with `.venv/bin/papermill`, or in your editor with `.venv/bin/python` as its kernel."""
+
+
+def figure_name(cell: NotebookNode) -> str:
+    """Return the name of the figure that a cell shows, or nothing."""
+    return cell.metadata.get("mystnb", {}).get("figure", {}).get("name", "")
+
+
+def with_origins(notebook: NotebookNode, name: str, commit: str) -> NotebookNode:
+    """Add to each figure how it was made, and a picture for readers whose browser runs no scripts; then how to cite.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+        An executed chapter; it is not changed.
+    name : str
+        Of the chapter, without an ending.
+    commit : str
+        What it ran at.
+    """
+    dressed = copy.deepcopy(notebook)
+    for cell in dressed.cells:
+        if not figure_name(cell):
+            continue
+        fold = _origin(cell.source, name, _redo(dressed, name), commit)
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if "tttnn-chart" in data.get("text/html", ""):
+                data["text/html"] += f"\n{fold}\n{_picture(data)}"
+    title = next((cell.source.partition("\n")[0].strip("# ") for cell in dressed.cells), name)
+    facts = {"name": name, "title": title, "commit": commit, "version": versions()["tttnn"]}
+    year = datetime.now(UTC).year
+    dressed.cells.append(new_markdown_cell(CITE.format(**facts, year=year), id="cell-cite"))
+    return dressed
+
+
+def for_download(notebook: NotebookNode, name: str) -> NotebookNode:
+    """Return a chapter that any viewer of notebooks shows as it was read.
+
+    Numbers stand in their sentences, charts are pictures, figures have their captions, and what only the book
+    understands is plain Markdown.
+
+    Parameters
+    ----------
+    notebook : NotebookNode
+        An executed chapter; it is not changed.
+    name : str
+        Of the chapter, without an ending.
+    """
+    plain = copy.deepcopy(notebook)
+    glued = _glued(plain)
+    cells = [new_markdown_cell(FIRST.format(name=name), id="cell-how")]
+    for cell in plain.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _plain_text(cell.source, glued)
+        else:
+            cell.outputs = [output for output in map(_plain_output, cell.outputs) if output]
+        cells.append(cell)
+        if caption := cell.metadata.get("mystnb", {}).get("figure", {}).get("caption"):
+            text = f"*{figure_name(cell)}: {_plain_text(caption, glued)}*"
+            cells.append(new_markdown_cell(text, id=f"{cell.id}-caption"))
+    plain.cells = cells
+    return plain
+
+
+def _redo(notebook: NotebookNode, name: str) -> str:
+    """Return the command that executes a chapter as it was executed."""
+    command = f".venv/bin/papermill notebooks/{name}.ipynb my-run.ipynb"
+    for cell in notebook.cells:
+        if INJECTED in cell.metadata.get("tags", []):
+            for line in ast.parse(cell.source).body:
+                command += f" -y '{line.targets[0].id}: {ast.unparse(line.value)}'"  # type: ignore[attr-defined]
+    return command
+
+
+def _origin(source: str, name: str, command: str, commit: str) -> str:
+    """Return the fold under a figure. The blocks look like others of the page, so that they get its copy button."""
+    call, redo = (f'<div class="highlight"><pre>{html.escape(text)}</pre></div>' for text in (source, command))
+    return (
+        f'<details class="tttnn-made"><summary>How this figure was made</summary>'
+        f"<p>By this cell of <code>notebooks/{name}.md</code> at commit <code>{commit}</code>, with the parameters "
+        f"that the page lists under Provenance:</p>{call}"
+        f"<p>To make it again, with <code>-p</code> for other parameters:</p>{redo}</details>"
+    )
+
+
+def _picture(data: dict[str, Any]) -> str:
+    alt = html.escape("".join(data.get("text/plain", "")))
+    return f'<noscript><img alt="{alt}" src="data:image/png;base64,{data["image/png"].strip()}"/></noscript>'
+
+
+def _glued(notebook: NotebookNode) -> dict[str, str]:
+    found = {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            name = output.get("metadata", {}).get("scrapbook", {}).get("name")
+            if name and GLUED in output.get("data", {}):
+                found[name] = str(ast.literal_eval(output["data"][GLUED]))
+    return found
+
+
+def _plain_output(output: NotebookNode) -> NotebookNode | None:
+    """Return an output without what only the book can show; nothing if nothing is left."""
+    if output.get("name") == "stderr" or "scrapbook" in output.get("metadata", {}):
+        return None
+    data = output.get("data", {})
+    if "tttnn-chart" in data.get("text/html", ""):
+        del data["text/html"]
+    return output
+
+
+def _plain_text(text: str, glued: dict[str, str]) -> str:
+    return CHAPTER.sub(r"](\1.ipynb)", ROLE.sub(lambda role: _plain_role(role, glued), FENCE.sub(_plain_fence, text)))
+
+
+def _plain_role(role: re.Match[str], glued: dict[str, str]) -> str:
+    kind, content = role[1], role[2]
+    if kind == "glue:text":
+        return glued.get(content, f"[{content}]")
+    if kind == "term":
+        return content.partition(" <")[0]
+    return f"({content})" if kind in ("cite:p", "eq") else content
+
+
+def _plain_fence(fence: re.Match[str]) -> str:
+    """Return a directive as Markdown: formulas as such, boxes as quotations."""
+    kind, title, body = fence[2], fence[3].strip(), fence[5].strip("\n")
+    if kind == "math":
+        return f"$$\n{body}\n$$"
+    lines = [f"**{title}**" if title else "", "", *body.splitlines()]
+    return "\n".join(f"> {line}".rstrip() for line in lines)
