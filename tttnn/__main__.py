@@ -280,7 +280,7 @@ def try_(
     from tttnn.analysis.advice import advise
     from tttnn.experiment.checks import check_writable
     from tttnn.files import write_json
-    from tttnn.report.page import write_page
+    from tttnn.report.one_page import write_page
     from tttnn.report.trial_page import lead, trial_page
     from tttnn.studies.trial import Request, run_trial
 
@@ -308,7 +308,7 @@ def compare(
     from tttnn.analysis.side_by_side import side_by_side
     from tttnn.files import expand
     from tttnn.report.compare_page import compare_page
-    from tttnn.report.page import write_page
+    from tttnn.report.one_page import write_page
 
     found = side_by_side(runs, k)
     page = write_page(expand(out), compare_page(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tttnn.report.charts import interval_chart
-from tttnn.report.page import page, section
+from tttnn.report.one_page import page, section
 from tttnn.report.tables import Table, table
 
 if TYPE_CHECKING:

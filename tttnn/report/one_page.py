@@ -12,7 +12,7 @@ from tttnn.files import writing
 if TYPE_CHECKING:
     from tttnn.report.figures import Figure
 
-STYLE = Path(__file__).with_name("page.css")
+STYLE = Path(__file__).with_name("one_page.css")
 
 
 def section(title: str, *parts: Any, note: str = "") -> str:
