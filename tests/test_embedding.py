@@ -28,6 +28,7 @@ from tttnn.embedding import (
 from tttnn.embedding.transformer import _by_length
 from tttnn.files import read_json, write_json
 from tttnn.hub import cached_folder
+from tttnn.models import CHECKPOINTS
 
 MAKERS = [tiny_gpt2, tiny_gpt_neo, tiny_qwen2, tiny_roberta]
 TEXTS = [*LINES, "a", "Grüße, 世界!", " \n", "one two " * 200, "x" * 37, "the report of the committee " * 3]
@@ -317,6 +318,14 @@ def test_embedded_language_model():
     assert embedder.name == "lm:gpt2-xs-general" and embedder.max_length == 512
     near, text, far = embedder.embed(["The cat sat.", "The cat sat down.", "x = f(y) * 3;"])
     assert np.square(near - text).sum() < np.square(far - text).sum()
+
+
+def test_a_language_model_in_a_folder_embeds_as_by_name(tmp_path):
+    folder = shutil.copytree(CHECKPOINTS / "gpt2-xxs-general", tmp_path / "mine")
+    texts = ["The cat sat.", "x = f(y) * 3;"]
+    one, two = load_embedder("lm:gpt2-xxs-general"), load_embedder(f"lm:{folder}")
+    assert np.array_equal(one.embed(texts), two.embed(texts))
+    assert one.fingerprint == two.fingerprint
 
 
 def test_transformer_card(tmp_path):

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import tiny_gpt2, tiny_gpt_neo, tiny_llama, tiny_roberta
 
@@ -130,10 +131,25 @@ def test_buffers_of_older_checkpoints_are_passed_over(folder):
     assert load_model(folder).weight_hash() == before
 
 
-@pytest.mark.parametrize(("prefix", "program"), [("_orig_mod.", "torch.compile"), ("module.", "DataParallel")])
-def test_wrapped_names_are_called_that(folder, prefix, program):
-    with pytest.raises(ModelError, match=f"as {program} wraps them"):
-        load_model(rename(folder, lambda name: prefix + name))
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+@pytest.mark.parametrize("wrap", ["_orig_mod.{}", "module.{}", "module._orig_mod.{}", "inner"])
+def test_names_of_compiled_and_parallel_models_are_understood(tmp_path, make, wrap):
+    folder = make(tmp_path / "mine")
+    expected = load_model(folder).weight_hash()
+    inner = wrap == "inner"
+    rename(folder, lambda name: name.replace(".0.", ".0._orig_mod.") if inner else wrap.format(name))
+    assert load_model(folder).weight_hash() == expected
+
+
+def test_shards_count_and_a_consolidated_file_beside_them_does_not(folder):
+    lm = load_model(folder)
+    lm.model.save_pretrained(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink()
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 1
+    save_file({"other": torch.ones(1)}, folder / "consolidated.safetensors")
+    (folder / "consolidated.00.pth").write_bytes(b"a pickle")
+    (folder / "params.json").write_text("{}")
+    assert load_model(folder).weight_hash() == lm.weight_hash()
 
 
 def test_pickled_weights_are_refused_with_a_conversion_that_works(folder):
@@ -164,10 +180,80 @@ def test_an_index_of_shards_leads_nowhere_else(folder):
             load_model(folder)
 
 
-def test_adapters_alone_are_called_that(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ModelError, match="adapters without the model"):
-        load_model(tmp_path)
+# ------------------------------------------------------------------------------------------------- adapters
+
+
+def adapters(folder, base, **settings):
+    """Train nothing: adapters of peft with random numbers, saved, and the weights that merging them makes."""
+    torch.manual_seed(1)
+    model = load_model(base).model
+    wrapped = get_peft_model(
+        model, LoraConfig(**{"r": 2, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings)
+    )
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name or "modules_to_save" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    wrapped.save_pretrained(folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(base)}))
+    return wrapped.merge_and_unload().state_dict()
+
+
+@pytest.mark.parametrize("make", [tiny_gpt2, tiny_llama])
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}])
+def test_adapters_are_merged_into_their_model(tmp_path, make, settings):
+    base = make(tmp_path / "base")
+    expected = adapters(tmp_path / "adapters", base, **settings)
+    lm, plain = load_model(tmp_path / "adapters"), load_model(base)
+    found = lm.model.state_dict()
+    assert list(found) == list(plain.model.state_dict())
+    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in found)
+    assert lm.weight_hash() != plain.weight_hash()
+    assert all(parameter.requires_grad for parameter in lm.model.parameters())
+    assert (lm.name, lm.settings) == ("adapters", plain.settings)
+
+
+def test_a_base_is_found_beside_the_adapters_and_by_name(tmp_path):
+    adapters(tmp_path / "one", tiny_gpt2(tmp_path / "base"))
+    path = tmp_path / "one" / "adapter_config.json"
+    config = json.loads(path.read_text())
+    by_path = load_model(tmp_path / "one").weight_hash()
+    path.write_text(json.dumps(config | {"base_model_name_or_path": "../base"}))
+    assert load_model(tmp_path / "one").weight_hash() == by_path
+    adapters(tmp_path / "two", "gpt2-xxs-general")
+    lm = load_model(tmp_path / "two")
+    assert lm.settings == load_model("gpt2-xxs-general").settings
+    assert lm.settings_source == "registry entry gpt2-xxs-general"
+
+
+def test_adapters_that_cannot_be_merged_are_refused(tmp_path):
+    base = tiny_gpt2(tmp_path / "base")
+    adapters(tmp_path / "mine", base)
+    path, weights = tmp_path / "mine" / "adapter_config.json", tmp_path / "mine" / "adapter_model.safetensors"
+    config = json.loads(path.read_text())
+
+    def refused(message, **values):
+        path.write_text(json.dumps(config | values))
+        with pytest.raises(ModelError, match=message):
+            load_model(tmp_path / "mine")
+
+    refused("adapters without the model", base_model_name_or_path=None)
+    refused(r"adapter_config\.json: there is no /nowhere", base_model_name_or_path="/nowhere")
+    refused("adapters of type IA3, and LORA alone is read", peft_type="IA3")
+    refused("of another model|do not fit", base_model_name_or_path=str(tiny_llama(tmp_path / "llama")))
+    refused("do not fit the model", r=3)
+    stored = load_file(weights)
+    save_file(dict(list(stored.items())[1:]), weights)
+    refused(r"of another model .*; the first of them is .*lora_")
+    save_file({name: value * float("nan") for name, value in stored.items()}, weights)
+    refused("do not fit the model")
+    weights.write_bytes(b"damaged")
+    refused("do not fit the model")
+    weights.rename(tmp_path / "mine" / "adapter_model.bin")
+    refused(r"in adapter_model\.bin, whose format can hold programs")
+    path.write_text("{")
+    with pytest.raises(ModelError, match=r"adapter_config\.json: not JSON"):
+        load_model(tmp_path / "mine")
 
 
 @pytest.mark.parametrize("method", ["gptq", "bitsandbytes", "awq", "compressed-tensors", "torchao", "fp8"])

@@ -84,7 +84,7 @@ def models() -> None:
         words = entry.saw_domains, entry.licence, here(entry.embedded, entry.name)
         lms.add_row(entry.name, f"{entry.parameters / 1e6:,.1f} M", *numbers, *words)
     embedders = Table(name(), "parameters", "dimension", "tokens of a text", "licence", "here")
-    embedders.title = "embedders, beside 'lexical', which is fitted on a corpus, and 'lm:<embedded language model>'"
+    embedders.title = "embedders, beside 'lexical', which is fitted on a corpus, and 'lm:<language model>'"
     for each in EMBEDDERS.values():
         sizes = f"{each.parameters / 1e6:,.1f} M", str(each.dimension), str(each.max_length)
         embedders.add_row(each.name, *sizes, each.licence, here(each.embedded, each.name, each.revision))
@@ -138,6 +138,21 @@ def build(
     opened = open_corpus(corpus, skip_bad, text_key, domain_key)
     with connected(cluster, workers) if cluster else nullcontext():
         retriever = open_retriever(opened, embedder, kind=kind, device=device, workers=workers if cluster else None)
+    typer.echo(f"{len(retriever):,d} documents, {retriever.embedder.dimension} dimensions: {retriever.index.folder}")
+
+
+@index.command(name="import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Holds <file>.index, a flat Faiss index, for each training file.")],
+    corpus: Annotated[str, typer.Option(help="Whose documents they are.")],
+    embedder: Embedder = "socialfoundations/roberta-large-pile-lr2e-5-bs16-8gpu-1700000",
+    skip_bad: SkipBad = False, device: Device = "cpu",
+) -> None:  # fmt: skip
+    """Use an index that Faiss wrote, as the published one, for a corpus; its files are linked, not copied."""
+    from tttnn.corpus import open_corpus
+    from tttnn.retrieval.published import import_index
+
+    retriever = import_index(folder, open_corpus(corpus, skip_bad), embedder, device=device)
     typer.echo(f"{len(retriever):,d} documents, {retriever.embedder.dimension} dimensions: {retriever.index.folder}")
 
 

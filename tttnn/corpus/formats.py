@@ -230,7 +230,7 @@ def _cells(path: Path, delimiter: str) -> Iterator[Entry]:
     except csv.Error as error:
         # What is wrong with its quotes is wrong with all that follows.
         raise CorpusError(
-            f"{path}, line {rows.line_num}: not a table of cells: {error}; quote the text as CSV asks"
+            f"{path}, line {rows.reader.line_num}: not a table of cells: {error}; quote the text as CSV asks"
         ) from error
 
 

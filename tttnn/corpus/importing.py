@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -82,6 +83,8 @@ def import_corpus(source: str | Path, reading: Reading) -> Corpus:
         name, seen, find = str(source).removeprefix(HUB), [], partial(_hub_parts, str(source))
     else:
         path = Path(source).resolve()
+        if os.fsencode(path) != str(path).encode(errors="replace"):
+            raise CorpusError(f"{str(path)!r}: its name is not UTF-8: rename it")
         name = path.name if path.is_dir() else path.name.split(".")[0] or path.name
         seen = list(walk(path))
         find = partial(_disk_parts, path, seen, name, reading)
@@ -91,7 +94,7 @@ def import_corpus(source: str | Path, reading: Reading) -> Corpus:
             if not folder.exists():  # the other process may have been at it
                 with writing_folder(folder) as partial_folder:
                     _write(partial_folder, find(), reading, {"corpus": name, "imported_from": str(source)})
-                    if seen and list(walk(path)) != seen:
+                    if seen and _identity(source, list(walk(path)), reading) not in folder.name:
                         raise CorpusError(f"{source} changed while it was read: call again when it is complete")
     corpus = Corpus(folder, name=name, skip_bad=reading.skip_bad)
     _report(corpus)
@@ -101,9 +104,9 @@ def import_corpus(source: str | Path, reading: Reading) -> Corpus:
 def _identity(source: str | Path, seen: list[Seen], reading: Reading) -> str:
     """A hash of all that the import depends on, and of the place."""
     place = str(source) if not seen else str(Path(source).resolve())
-    files = [[each.name.encode(errors="surrogateescape").hex(), each.size, each.changed, each.reason] for each in seen]
+    files = [[each.name, each.size, each.changed] for each in seen if not each.reason]
     facts = [VERSION, place, reading.keys.text, reading.keys.domain, reading.seed, reading.share, reading.skip_bad]
-    return hashlib.sha256(json.dumps([*facts, files]).encode(errors="surrogateescape")).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([*facts, files]).encode()).hexdigest()[:16]
 
 
 def _letters(name: str) -> str:
@@ -268,7 +271,7 @@ def _deal(everything: Path, folder: Path, splits: np.ndarray) -> None:
 
 def _how_split(named: np.ndarray, splits: np.ndarray, reading: Reading) -> str:
     """One sentence."""
-    by_name = sorted({SPLITS[number] for number in named.tolist() if number >= 0})
+    by_name = [name for number, name in enumerate(SPLITS) if number in named]
     by_seed = [SPLITS[n] for n in (1, 2) if n in splits and n not in named]
     drawn = f"{' and '.join(by_seed)}: documents drawn by seed {reading.seed}, {reading.share:g} of them each"
     said = f"{', '.join(by_name)}: as folders or files are named" if by_name else ""

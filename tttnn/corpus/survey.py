@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,14 +70,14 @@ def walk(source: Path) -> Iterator[Seen]:
     yield from _below(source, "", home().resolve())
 
 
-def survey(source: Path, seen: Iterable[Seen], keys: Keys, name: str, skip_bad: bool = False) -> Survey:
+def survey(source: Path, seen: Sequence[Seen], keys: Keys, name: str, skip_bad: bool = False) -> Survey:
     """Decide which files of a folder are documents or tables of documents.
 
     Parameters
     ----------
     source : Path
         A folder, or one file.
-    seen : iterable of Seen
+    seen : sequence of Seen
         From `walk`.
     keys : Keys
     name : str
@@ -90,31 +90,39 @@ def survey(source: Path, seen: Iterable[Seen], keys: Keys, name: str, skip_bad: 
     CorpusError
         If nothing can be read, or a table is damaged; the message says why.
     """
-    parts: list[Part] = []
-    ignored: list[tuple[str, str]] = []
+    read, left, broken = _sorted_out((each for each in seen if not each.reason), keys, skip_bad)
+    tables = _are_tables(read)
+    chosen = [part for part in read if part.is_table == tables]
+    if damaged := [broken[part.name] for part in chosen if part.name in broken]:
+        raise damaged[0]
+    other = "a text in a folder of tables" if tables else "a table in a folder of texts"
+    ignored = [(each.name.encode(errors="backslashreplace").decode(), each.reason) for each in seen if each.reason]
+    ignored += [(part.name, other) for part in read if part.is_table != tables]
+    # What is wrong with a table is of no interest among texts.
+    ignored += [(part.name, other if chosen and part.is_table > tables else reason) for part, reason in left]
+    if not chosen:
+        raise CorpusError(_nothing(source, ignored))
+    return Survey(_placed(chosen, name) if source.is_dir() else [replace(chosen[0], domain=name)], sorted(ignored))
+
+
+def _sorted_out(
+    seen: Iterable[Seen], keys: Keys, skip_bad: bool
+) -> tuple[list[Part], list[tuple[Part, str]], dict[str, CorpusError]]:
+    """Files that hold documents, those that do not with the reason, and what is wrong with damaged tables, by name."""
+    read: list[Part] = []
+    left: list[tuple[Part, str]] = []
     broken: dict[str, CorpusError] = {}
     for each in seen:
         part = Part(each.name, each.path, kind_of(each.path) is not None, each.size)
         try:
-            reason = each.reason or _why_not(part, keys, skip_bad)
+            reason = _why_not(part, keys, skip_bad)
         except CorpusError as error:
             broken[each.name], reason = error, ""
         if reason:
-            ignored.append((each.name, reason))
+            left.append((part, reason))
         else:
-            parts.append(part)
-    tables = _are_tables(parts)
-    chosen = [part for part in parts if part.is_table == tables]
-    other = "a text in a folder of tables" if tables else "a table in a folder of texts"
-    if chosen and not tables:  # what is wrong with tables is nobody's concern there
-        ignored = [(name, other if kind_of(Path(name)) and "keys" in reason else reason) for name, reason in ignored]
-    ignored += [(part.name, other) for part in parts if part.is_table != tables]
-    for part in chosen:
-        if part.name in broken:
-            raise broken[part.name]
-    if not chosen:
-        raise CorpusError(_nothing(source, ignored))
-    return Survey(_placed(chosen, name) if source.is_dir() else [replace(chosen[0], domain=name)], sorted(ignored))
+            read.append(part)
+    return read, left, broken
 
 
 def is_saved_dataset(folder: Path) -> bool:

@@ -10,7 +10,7 @@ from tttnn.embedding.base import Embedder, EmbeddingError
 from tttnn.embedding.embedder_registry import EMBEDDERS, EmbedderEntry
 from tttnn.embedding.lexical import NAME, LexicalEmbedder
 from tttnn.files import expand
-from tttnn.models.model_registry import CHECKPOINTS
+from tttnn.models.model_registry import CHECKPOINTS, REGISTRY, find_entry
 
 LM_PREFIX = "lm:"
 
@@ -29,9 +29,10 @@ def load_embedder(
     Parameters
     ----------
     name : str or Path
-        ``"lexical"``; ``"lm:<name>"`` for the hidden states of an embedded language model, such as
-        ``"lm:gpt2-xs-general"``; any other is a transformer's hub name or folder. A name of `EMBEDDERS` gets the
-        settings published for it; ``"all-minilm-l6-v2"`` is fetched on first use (see `tttnn.fetch`).
+        ``"lexical"``; ``"lm:<name>"`` for the hidden states of a language model, by its name here, as
+        ``"lm:gpt2-xs-general"``, or its folder or GGUF file; any other is a transformer's hub name or folder. A name
+        of `EMBEDDERS` gets the settings published for it; ``"all-minilm-l6-v2"`` is fetched on first use (see
+        `tttnn.fetch`).
     texts : callable, optional
         Gives the texts the lexical embedder is fitted on; called only if that is necessary.
     folder : str or Path, optional
@@ -59,7 +60,7 @@ def load_embedder(
 
     options: dict[str, Any] = {"device": device, "dtype": dtype, "batch_tokens": batch_tokens, "prompt": prompt}
     if str(name).startswith(LM_PREFIX):
-        return TransformerEmbedder(_embedded_lm(str(name).removeprefix(LM_PREFIX)), name=str(name), **options)
+        return TransformerEmbedder(*_language_model(str(name).removeprefix(LM_PREFIX)), name=str(name), **options)
     if str(name) not in EMBEDDERS:
         return TransformerEmbedder(name, **options)
     entry = EMBEDDERS[str(name)]
@@ -88,11 +89,16 @@ def _load_lexical(texts: Callable[[], Iterable[str]] | None, folder: str | Path 
     return embedder
 
 
-def _embedded_lm(name: str) -> Path:
-    known = sorted(folder.name for folder in CHECKPOINTS.iterdir() if (folder / "config.json").is_file())
-    if name not in known:
+def _language_model(name: str) -> tuple[Path, int | None]:
+    """The folder of a language model that is here, and how many tokens of a text it reads, if not as many as it can."""
+    entry = find_entry(name)
+    known = sorted(each.name for each in REGISTRY.values() if each.embedded or each.packaged)
+    if name not in known and not Path(expand(name)).exists():
         raise EmbeddingError(
-            f"no embedded language model '{name}': there is {', '.join(known)}; give other models by hub "
-            f"name or folder, without '{LM_PREFIX}'"
+            f"no embedded language model '{name}': there is {', '.join(known)}, or give a folder or GGUF file; models "
+            f"of the hub are named without '{LM_PREFIX}'"
         )
-    return CHECKPOINTS / name
+    from tttnn.models.language_model import find_source
+
+    source = find_source(entry, name if name in known else Path(name))
+    return Path(source), entry.settings.context if entry.packaged else None

@@ -10,7 +10,7 @@ An index folder::
     manifest.json            what belongs to the index: dimension, count, embedder, shards, hashes
     shard-00000/
         shard.json           the shard's own entry of the manifest
-        vectors.npy          float32, as they were given
+        vectors.npy          float32, as they were given; vectors.faiss if Faiss's flat index was imported
         structure.faiss      compressed kinds: what Faiss searches
     build.json, lock         a build that is under way, and who may write
 
@@ -19,6 +19,7 @@ build never shows, and never harms the index that was there.
 """
 
 from tttnn.index.build import BuildOptions, add_shard, build_index
+from tttnn.index.imported import import_flat
 from tttnn.index.kinds import KINDS, default_kind
 from tttnn.index.manifest import DamagedIndex, IndexExists, IndexMismatch, NoIndex
 from tttnn.index.search import Answer, Index
@@ -38,6 +39,7 @@ __all__ = [
     "add_shard",
     "build_index",
     "default_kind",
+    "import_flat",
     "merge",
     "search_shard",
     "verify",

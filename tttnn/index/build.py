@@ -30,6 +30,7 @@ from tttnn.index.faiss_runtime import load_faiss
 from tttnn.index.kinds import Kind, check_kind, make_structure, resolve
 from tttnn.index.manifest import (
     CARD,
+    FLAT,
     FORMAT,
     MANIFEST,
     STRUCTURE,
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 SHARD_ROWS = 1 << 21  # vectors of a shard: 8 GB raw at dimension 1024, and a structure that fits into memory
 PLAN = "build.json"
 WRITE_BYTES = 1 << 20
-OF_A_SHARD = (CARD, VECTORS, STRUCTURE, PARTIAL, JOURNAL)  # the files that are written into its folder
+OF_A_SHARD = (CARD, VECTORS, FLAT, STRUCTURE, PARTIAL, JOURNAL)  # the files that are written into its folder
 TORN = re.compile(rf"\.({'|'.join(map(re.escape, (*OF_A_SHARD, MANIFEST, PLAN)))})\.[0-9a-f-]+\.partial")
 
 Batches = Callable[[int], Iterable[np.ndarray]]
@@ -274,7 +275,7 @@ def write_shard(
     kind = resolve(plan.kind, len(vectors))
     if kind.factory and not (folder / STRUCTURE).exists():
         _write_structure(folder / STRUCTURE, kind, map_vectors(folder / VECTORS, *vectors.shape), plan)
-    card = write_sealed(folder / CARD, _card(folder, number, first, len(vectors), kind, plan))
+    card = write_card(folder, number, first, len(vectors), kind, plan)
     (folder / JOURNAL).unlink(missing_ok=True)  # last: with card or journal a shard can be told from a foreign folder
     return card
 
@@ -444,9 +445,10 @@ def _write_structure(path: Path, kind: Kind, vectors: np.ndarray, plan: BuildPla
         faiss.write_index(structure, faiss.PyCallbackIOWriter(file.write, WRITE_BYTES))
 
 
-def _card(folder: Path, number: int, first: int, count: int, kind: Kind, plan: BuildPlan) -> dict[str, Any]:
-    paths = [folder / name for name in (VECTORS, STRUCTURE) if (folder / name).exists()]
-    return {
+def write_card(folder: Path, number: int, first: int, count: int, kind: Kind, plan: BuildPlan) -> dict[str, Any]:
+    """Hash the files of a shard and write its card, which ends it; return the card."""
+    paths = [folder / name for name in (VECTORS, FLAT, STRUCTURE) if (folder / name).exists()]
+    card = {
         "format": FORMAT,
         "name": shard_name(number),
         "kind": kind.name,
@@ -458,6 +460,7 @@ def _card(folder: Path, number: int, first: int, count: int, kind: Kind, plan: B
         "files": [{"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)} for path in paths],
         "versions": _versions(),
     }
+    return write_sealed(folder / CARD, card)
 
 
 def _shards(folder: Path) -> list[dict[str, Any]]:

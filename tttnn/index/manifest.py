@@ -16,6 +16,7 @@ from tttnn.index.kinds import KINDS
 FORMAT = 2
 MANIFEST, CARD = "manifest.json", "shard.json"
 VECTORS, STRUCTURE = "vectors.npy", "structure.faiss"
+FLAT = "vectors.faiss"  # instead of VECTORS: a flat index that Faiss wrote, which holds the vectors as they are
 SEAL = "sha256"  # the entry of a JSON file that holds the hash of all others
 
 MANIFEST_ENTRIES = {"kind", "dimension", "count", "embedder", "corpus_fingerprint", "shards", "versions"}
@@ -157,7 +158,8 @@ def _check_card(place: Path, card: dict[str, Any]) -> None:
     names = sorted(file["file"] for file in files) if fine else []
     kind = KINDS.get(card["kind"])  # one that only another version knows has its vectors at least
     plain, packed = [VECTORS], [STRUCTURE, VECTORS]
-    if names not in ((plain, packed) if kind is None else (packed if kind.factory else plain,)):
+    known = [plain, packed] if kind is None else [packed] if kind.factory else [plain, [FLAT]]
+    if names not in known:
         raise _wrong(place, f"{card['name']} of kind {_short(card['kind'])} cannot consist of {_short(names or files)}")
 
 

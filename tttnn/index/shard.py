@@ -13,7 +13,7 @@ from tttnn.errors import ParameterError
 from tttnn.index.exact import checked_vectors, rank_all, search_flat
 from tttnn.index.faiss_runtime import load_faiss
 from tttnn.index.kinds import KINDS, set_effort
-from tttnn.index.manifest import CARD, STRUCTURE, VECTORS, DamagedIndex, check_inside, check_sizes, read_card
+from tttnn.index.manifest import CARD, FLAT, STRUCTURE, VECTORS, DamagedIndex, check_inside, check_sizes, read_card
 from tttnn.index.vectors import VectorReader, map_vectors
 
 Found = tuple[np.ndarray, np.ndarray]
@@ -60,7 +60,7 @@ class Shard:
 
     def __init__(self, folder: Path, card: dict[str, Any] | None = None, settings: SearchSettings | None = None):
         self.folder, self.settings = folder, settings or SearchSettings()
-        for name in (CARD, VECTORS, STRUCTURE):
+        for name in (CARD, VECTORS, FLAT, STRUCTURE):
             check_inside(folder, folder / name)
         self.card = read_card(folder)
         if card is not None and card != self.card:
@@ -74,8 +74,9 @@ class Shard:
         check_sizes(folder, self.card)
         self.first, self.count, self.dimension = (self.card[key] for key in ("first", "count", "dimension"))
         self._kind = KINDS[self.card["kind"]]
-        self._flat = map_vectors(folder / VECTORS, self.count, self.dimension)
-        self._take = VectorReader(folder / VECTORS, self.dimension).take
+        vectors = folder / next(file["file"] for file in self.card["files"] if file["file"] != STRUCTURE)
+        self._flat = map_vectors(vectors, self.count, self.dimension)
+        self._take = VectorReader(vectors, self.count, self.dimension).take
         if self._kind.name == "flat":
             self._flat = np.array(self._flat)
         self._structure: Any = self._open_structure() if self._kind.factory else None

@@ -1,4 +1,4 @@
-"""Raw vectors on disk: a plain ``.npy`` file, written as a stream that can be taken up again."""
+"""Raw vectors on disk: a plain ``.npy`` file, written as a stream that can be taken up again, or Faiss's flat index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from tttnn.files import read_json, write_json
-from tttnn.index.manifest import VECTORS, DamagedIndex
+from tttnn.index.faiss_runtime import load_faiss
+from tttnn.index.manifest import FLAT, VECTORS, DamagedIndex
 
 PARTIAL, JOURNAL = "vectors.partial", "journal.json"
 HEADER = 128  # bytes before the numbers; numpy leaves room for a longer count
@@ -42,13 +43,39 @@ def map_vectors(path: Path, count: int, dimension: int) -> np.ndarray:
     DamagedIndex
         If the file does not hold just that.
     """
-    vectors = open_vectors(path)
+    vectors = map_flat(path) if path.name == FLAT else open_vectors(path)
     if vectors.shape != (count, dimension) or vectors.dtype != np.dtype("<f4"):
         raise DamagedIndex(
             f"{path} holds {vectors.dtype} of shape {vectors.shape}, its manifest says {count} vectors of "
             f"dimension {dimension}: build the index again"
         )
     return vectors.view(np.ndarray)
+
+
+def map_flat(path: Path) -> np.ndarray:
+    """Memory-map the vectors of a flat index that Faiss wrote: they are what its file ends with; see `flat_size`."""
+    count, dimension = flat_size(path)
+    start = path.stat().st_size - 4 * count * dimension
+    return np.memmap(path, dtype="<f4", mode="r", offset=start, shape=(count, dimension)).view(np.ndarray)
+
+
+def flat_size(path: Path) -> tuple[int, int]:
+    """Vectors and dimension of a flat index in squared L2 that Faiss wrote; nothing of its vectors is read.
+
+    Raises
+    ------
+    DamagedIndex
+        If it is no such file.
+    """
+    faiss = load_faiss()
+    try:
+        found = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise DamagedIndex(f"{path} cannot be read by Faiss: it is damaged, or no index; copy it again") from error
+    if type(found).__name__ not in ("IndexFlatL2", "IndexFlat") or found.metric_type != faiss.METRIC_L2:
+        kind = type(found).__name__
+        raise DamagedIndex(f"{path} is {kind}, not a flat index in squared L2, which alone holds vectors as they were")
+    return found.ntotal, found.d
 
 
 class VectorReader:
@@ -58,8 +85,9 @@ class VectorReader:
     take the memory that compression saved.
     """
 
-    def __init__(self, path: Path, dimension: int):
+    def __init__(self, path: Path, count: int, dimension: int):
         self._path, self._dimension = path, dimension
+        self._start = path.stat().st_size - 4 * count * dimension  # after a header of NumPy or Faiss
         self._file = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 
@@ -67,7 +95,7 @@ class VectorReader:
         """Vectors of these rows, (len(rows), d) float32."""
         vectors = np.empty((len(rows), self._dimension), dtype=np.float32)
         size = vectors.itemsize * self._dimension
-        places = (HEADER + size * rows.astype(np.int64)).tolist()
+        places = (self._start + size * rows.astype(np.int64)).tolist()
         # Arrays are buffers; numpy's annotations say so from Python 3.12 on.
         read = list(map(os.preadv, repeat(self._file), zip(vectors), places))  # type: ignore[arg-type]
         if read.count(size) != len(read):

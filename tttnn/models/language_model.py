@@ -18,6 +18,7 @@ from tttnn.errors import DocumentError
 from tttnn.files import expand, read_json
 from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
+from tttnn.models.adapter_folders import base_of, merge
 from tttnn.models.gguf import find_gguf, prepare
 from tttnn.models.layers import FastLayers
 from tttnn.models.loading import LOADING_ERRORS, ModelError, cause, is_path, load
@@ -227,8 +228,8 @@ def load_model(
     Parameters
     ----------
     name : str or Path
-        A registry name (``gpt2-xs-general``, ``smollm2-135m``, ...), a folder in Hugging Face format, a GGUF file or a
-        folder with one, or a hub name.
+        A registry name (``gpt2-xs-general``, ``smollm2-135m``, ...), a folder in Hugging Face format or of LoRA
+        adapters that names the model they belong to, a GGUF file or a folder with one, or a hub name.
     device : str
         A torch device.
     threads : int, optional
@@ -257,13 +258,18 @@ def load_model(
     place = find_device(device)
     use_threads(threads)
     entry = find_entry(str(name))
-    source = _source(entry, name)
-    announce(_short_name(name), _parameters(source, entry), device)
+    source = find_source(entry, name)
+    adapters, base = Path(source), base_of(Path(source)) if is_path(source) else None
+    if base:
+        source = find_source(find_entry(base), base)
+    announce(_short_name(name), _parameters(source, find_entry(base or str(name))), device)
     model, tokenizer = load(source)
+    if base:
+        merge(model, adapters)
     lm = LanguageModel(_short_name(name), model.to(place).eval(), tokenizer, settings or entry.settings, prefix_id=0)
     if settings is None and entry.name not in REGISTRY:
         folder = _folder(name)
-        names = [lm.name, *_kept_name(source)]
+        names = [lm.name, *([base] if base else []), *_kept_name(source)]
         lm.settings, lm.settings_source = settings_for(names, lm.parameters, folder, lm.weight_hash)
     elif settings is None:
         lm.settings_source = f"registry entry {entry.name}"
@@ -273,8 +279,8 @@ def load_model(
     return lm
 
 
-def _source(entry: ModelEntry, name: str | Path) -> str | Path:
-    """Where the files are: a folder in Hugging Face format, or a name to ask the hub for."""
+def find_source(entry: ModelEntry, name: str | Path) -> str | Path:
+    """Return where a model's files are, fetched or converted if need be: a folder, or a name to ask the hub for."""
     if entry.embedded:
         return CHECKPOINTS / entry.name
     if entry.packaged:

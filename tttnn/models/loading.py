@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from tttnn.errors import BAD_INPUT, TTTNNError, first_line
 from tttnn.hub import BUFFERS, left_as_pointer, weight_files
@@ -29,7 +29,7 @@ LOADING_ERRORS = (
 )  # fmt: skip
 JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
+WRAPPERS = (r"_orig_mod\.", r"^module\.")  # what torch.compile and DataParallel put into names of weights
 PROBE = "The quick brown fox jumps over the lazy dog: 1 + 2 = 3."
 
 
@@ -102,11 +102,26 @@ def read_weights(
         Names of the weights that are missing, unexpected, or of another shape, which the caller refuses: transformers
         would make up the first and last and leave out the others.
     """
+    names = _names(Path(source)) if is_path(source) else []
+    wrapped = {pattern: "" for pattern in WRAPPERS if any(re.search(pattern, name) for name in names)}
+    renamed: dict[str, Any] = {"key_mapping": wrapped} if wrapped else {}
     with quiet():
         return architecture.from_pretrained(
-            source, config=config, revision=revision, dtype=torch.float32, use_safetensors=True,
+            source, **renamed, config=config, revision=revision, dtype=torch.float32, use_safetensors=True,
             ignore_mismatched_sizes=True, trust_remote_code=False, output_loading_info=True,
         )  # fmt: skip
+
+
+def _names(folder: Path) -> list[str]:
+    """The names of the weights of a folder."""
+    names: list[str] = []
+    for path in weight_files(folder):
+        with (
+            contextlib.suppress(OSError, SafetensorError),
+            safe_open(path, "pt") as file,
+        ):  # transformers names the file
+            names += file.keys()
+    return names
 
 
 @contextlib.contextmanager
@@ -174,11 +189,6 @@ def _check_folder(folder: Path) -> None:
             f"{folder}: no such folder, so no config.json; give one in Hugging Face format, a .gguf file, or a name"
         )
     if not (folder / "config.json").is_file():
-        if (folder / "adapter_config.json").is_file():
-            raise ModelError(
-                f"{folder}: holds adapters without the model they were trained beside; merge them into it (peft's "
-                "merge_and_unload, then save_pretrained) and give that folder"
-            )
         raise ModelError(f"{folder}: no config.json there; give a folder in Hugging Face format, or a name")
     check_whole(folder, ModelError)
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern) if path.stem != "training_args")
@@ -228,12 +238,6 @@ def _check_weights(
             f"{source}: config.json makes {name} {tuple(wanted)}, but it is stored as {tuple(stored)}; take the "
             "config.json that belongs to the weights"
         )
-    for prefix, program in WRAPPERS.items():
-        if missing_keys and unexpected and all(name.startswith(prefix) for name in unexpected):
-            raise ModelError(
-                f"{source}: its weights are called {prefix}..., as {program} wraps them; save the model inside "
-                f"(model.{prefix}save_pretrained)"
-            )
     if missing_keys:
         first = sorted(missing_keys)[0]
         raise ModelError(f"{source}: {len(missing_keys)} weights are missing, the first is {first}; copy it again")

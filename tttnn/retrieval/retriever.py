@@ -300,7 +300,8 @@ def open_retriever(
     corpus.files(split)  # names the splits there are
     opened = _open_unless_lexical(embedder, device)
     fingerprint = corpus_fingerprint(corpus)
-    folder = _folder(corpus, split, opened, fingerprint)
+    name, key = _name_and_key(opened)
+    folder = retriever_folder(corpus, split, name, fingerprint, key)
     place = folder / f"index-{kind}"
     # Nobody waits, or writes, where all is there.
     with nullcontext() if (place / MANIFEST).exists() else sole_writer(folder, wait=True):
@@ -349,15 +350,20 @@ def is_built(
     fingerprint = _remembered(corpus).get("fingerprint")
     if not fingerprint:
         return False
-    folder = _folder(corpus, split, _open_unless_lexical(embedder, device), fingerprint)
-    return (folder / f"index-{kind}" / MANIFEST).exists()
+    name, key = _name_and_key(_open_unless_lexical(embedder, device))
+    return (retriever_folder(corpus, split, name, fingerprint, key) / f"index-{kind}" / MANIFEST).exists()
 
 
-def _folder(corpus: Corpus, split: str, embedder: Embedder | None, fingerprint: str) -> Path:
-    """Where texts, vectors and index of a split are kept; an embedder of None is the lexical one."""
+def _name_and_key(embedder: Embedder | None) -> tuple[str, str]:
+    """What tells an embedder from others; None is the lexical one."""
     # The lexical embedder's fingerprint is known only after fitting, but settings and corpus determine it.
-    lexical = LexicalEmbedder.name, LexicalSettings().key()
-    name, key = lexical if embedder is None else (embedder.name, embedder.fingerprint)
+    return (
+        (LexicalEmbedder.name, LexicalSettings().key()) if embedder is None else (embedder.name, embedder.fingerprint)
+    )
+
+
+def retriever_folder(corpus: Corpus, split: str, name: str, fingerprint: str, key: str) -> Path:
+    """Where the index of a corpus (by content), split and embedder (by name and key) is kept, with what it needs."""
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{corpus.name}-{split}-{name}")
     whole = json.dumps([fingerprint, split, key])
     return home() / "indexes" / f"{readable[:80]}-{hashlib.sha256(whole.encode()).hexdigest()[:12]}"
