@@ -137,7 +137,7 @@ def test_a_trial_answers_on_one_page_that_needs_no_network(place, home, tmp_path
     trial = run_trial(asked, open_corpus(asked.corpus), tmp_path / "out", Budget(60), said.append)
     advice = advise(trial)
     page = trial_page(trial, advice)
-    assert "so the plan is 18 documents" in said[0] and "left: nearest" in said[1]
+    assert "so the plan is 18 documents" in said[0] and "left: nearest, 18 documents to do" in said[1]
     near = trial.rows[(trial.rows["variant"] == NEAREST) & trial.rows["nats"].notna()]
     sums = near.groupby("k")["nats"].sum()
     assert advice.ratio.value == pytest.approx(sums[trial.plan.k] / sums[0]) and advice.documents == 18

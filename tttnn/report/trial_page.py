@@ -8,18 +8,21 @@ import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from tttnn.analysis.advice import ALL, NO, SIMPLER, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES
+from tttnn.analysis.advice import ALL, LEAST, NO, SIMPLER, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES
 from tttnn.report.charts import compared_chart, gain_curve_chart
 from tttnn.report.one_page import Markup, code, fold, page, section
 from tttnn.report.shaded import compare, token_texts
 from tttnn.report.tables import Table, table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tttnn.analysis.advice import Advice
     from tttnn.report.figures import Figure
     from tttnn.studies.trial import Request, Trial
 
 KEYS = ("device", "skip_bad", "text_key", "domain_key", "held_out")
+NO_TIME = "There was no time to compare; more minutes make it."
 MOST_DOMAINS = 12  # in a chart
 GAINS, LEAST_GAIN, LOSES = "The document that gains most", "The document that gains least", "A document that loses"
 OPENING = {
@@ -37,7 +40,7 @@ def trial_page(trial: Trial, advice: Advice) -> str:
     facts = trial.facts
     sections = [
         section("Bits per byte, before and after", *_bits(trial, advice)),
-        section("How many neighbours", *_neighbours(advice)),
+        section("How many neighbours", *_curve(advice)),
         section("What it costs", *_cost(trial, advice)),
         section("Where the gain comes from", *_origin(advice)),
         section("What simpler things bring on the same documents", *_simpler(advice)),
@@ -59,12 +62,16 @@ def lead(trial: Trial, advice: Advice) -> str:
         if advice.verdict == TOO_FEW
         else f" (95 % interval {100 * advice.ratio.low:.1f} to {100 * advice.ratio.high:.1f} %)"
     )
-    documents = f"{advice.documents} document{'s' if advice.documents != 1 else ''}"
+    documents = f"{advice.documents} document{'s' * (advice.documents != 1)}"
     answer = (
-        f"{OPENING[advice.verdict]}: after training on {advice.k} neighbours, {trial.facts['model']} needs "
+        f"{OPENING[advice.verdict]}: after training on {_neighbours(advice.k)}, {trial.facts['model']} needs "
         f"{100 * advice.ratio.value:.1f} % of its bits{span} on {documents} of {trial.facts['corpus']}."
     )
     return f"{answer} {_caution(advice)}".strip()
+
+
+def _neighbours(k: int) -> str:
+    return f"{k} neighbour{'s' * (k != 1)}"
 
 
 def _caution(advice: Advice) -> str:
@@ -95,7 +102,7 @@ def domains_figure(trial: Trial, advice: Advice) -> Figure:
     rows = whole if len(named) < 2 else pd.concat([whole, named[whole.columns]], ignore_index=True)
     alt = (
         f"Bits per byte of {advice.documents} documents: {advice.before:.3f} before and {advice.after:.3f} after "
-        f"{advice.k} neighbours; deflate {advice.deflate:.3f}."
+        f"{_neighbours(advice.k)}; deflate {advice.deflate:.3f}."
     )
     return compared_chart(
         rows.dropna(subset=["before", "after"]).assign(model=trial.facts["model"]), "fig-try-bits", alt
@@ -107,7 +114,7 @@ def curve_figure(advice: Advice) -> Figure:
     last = advice.curve.iloc[-1]
     alt = (
         f"Bits after / before over the number of neighbours: {100 * last['ratio']:.1f} % at k = {int(last['k'])}; "
-        f"{advice.best_k} neighbours bring nine tenths of the best gain."
+        f"nine tenths of the best gain at k = {advice.best_k}."
     )
     return gain_curve_chart(advice.curve, "fig-try-curve", alt)
 
@@ -121,9 +128,9 @@ def _bits(trial: Trial, advice: Advice) -> list[Any]:
     return [text, domains_figure(trial, advice)]
 
 
-def _neighbours(advice: Advice) -> list[Any]:
+def _curve(advice: Advice) -> list[Any]:
     if advice.best_k:
-        text = f"{advice.best_k} neighbours bring at least nine tenths of the best gain among the places scored."
+        text = f"Nine tenths of the best gain, or more, are there at k = {advice.best_k}, of the places scored."
     else:
         text = "No number of neighbours brought a gain."
     return [text, curve_figure(advice)]
@@ -143,7 +150,7 @@ def cost_table(trial: Trial, advice: Advice) -> Table:
             "machine": f"{cost['gpu']['name']} (archived rows of the same model, scaled by tokens)",
             "a document": _time(cost["gpu"]["each"]), "the whole test part": _time(cost["gpu"]["whole"]),
         }]  # fmt: skip
-    return table(pd.DataFrame(rows), f"Time to adapt and score, with {advice.k} neighbours, one document at a time.")
+    return table(pd.DataFrame(rows), f"Time to adapt and score, with {_neighbours(advice.k)}, one document at a time.")
 
 
 def _cost(trial: Trial, advice: Advice) -> list[Any]:
@@ -176,9 +183,7 @@ def origin_table(advice: Advice) -> Table | None:
     found = advice.origin
     if found.empty:
         return None
-    shown = found.assign(
-        share=found["share"].round(2) + 0.0, gain=_points(found["points"], found["low"], found["high"])
-    )
+    shown = found.assign(share=found["share"].round(2) + 0.0, gain=_points(found, "points"))
     shown = shown.rename(columns={"part": "what is added", "share": "share_of_the_gain"})
     columns = ["what is added", "documents", "gain", "share_of_the_gain"]
     caption = "The gain, taken apart: each line is what it adds to those above it, in points of after / before."
@@ -193,15 +198,15 @@ def copied_table(advice: Advice) -> Table:
 
 
 def _origin(advice: Advice) -> list[Any]:
-    found = origin_table(advice)
-    first = [found] if found is not None else ["There was no time to compare with other neighbours."]
-    return [*first, copied_table(advice)]
+    return [origin_table(advice) or NO_TIME, copied_table(advice)]
 
 
-def simpler_table(advice: Advice) -> Table:
-    """What can be had without an index or without steps."""
+def simpler_table(advice: Advice) -> Table | None:
+    """What can be had without an index or without steps; None where nothing was compared."""
     found = advice.simpler
-    shown = found.assign(way=found["way"].map(SIMPLER), lead=_points(found["difference"], found["low"], found["high"]))[
+    if found.empty:
+        return None
+    shown = found.assign(way=found["way"].map(SIMPLER), lead=_points(found, "difference"))[
         ["way", "documents", "ratio", "ratio_nearest", "lead"]
     ]
     caption = "After / before on the same documents; a lead above 0 means that neighbours are better."
@@ -211,12 +216,16 @@ def simpler_table(advice: Advice) -> Table:
 
 
 def _simpler(advice: Advice) -> list[Any]:
-    return [simpler_table(advice)] if len(advice.simpler) else ["There was no time to compare."]
+    return [simpler_table(advice) or NO_TIME]
 
 
-def _points(value: Any, low: Any, high: Any) -> list[str]:
-    rounded = (tuple(round(100 * each, 1) + 0.0 for each in one) for one in zip(value, low, high, strict=True))
-    return [f"{v:.1f} ({a:.1f} to {b:.1f})" for v, a, b in rounded]  # + 0.0: no minus before a zero
+def _points(found: pd.DataFrame, value: str) -> list[str]:
+    """A column in points with its interval, which few documents do not have."""
+    points = (100 * found[[value, "low", "high"]]).round(1) + 0.0  # no minus before a zero
+    return [
+        f"{mean:.1f} ({low:.1f} to {high:.1f})" if count >= LEAST else f"{mean:.1f}"
+        for count, mean, low, high in zip(found["documents"], *(points[name] for name in points), strict=True)
+    ]
 
 
 def settings_table(trial: Trial, advice: Advice) -> Table:
@@ -301,7 +310,7 @@ def _longer(trial: Trial) -> tuple[int, int]:
 
 
 def _views(trial: Trial) -> list[str]:
-    made = []
+    made: list[str] = []
     for view in trial.views:
         kind = LOSES if view["ratio"] >= 1 else LEAST_GAIN if made else GAINS
         title = f"{kind}: {view['domain']} {view['document']}"
@@ -311,7 +320,7 @@ def _views(trial: Trial) -> list[str]:
 
 def _view(trial: Trial, view: dict[str, Any]) -> list[Any]:
     pieces = token_texts(trial.tokenizer, view["text"])[: len(view["before"])]
-    text = f"It needs {100 * view['ratio']:.1f} % of its bits after {view['k']} neighbours."
+    text = f"It needs {100 * view['ratio']:.1f} % of its bits after {_neighbours(view['k'])}."
     shown = f", first {len(pieces)} of {view['tokens']:,} tokens" if len(pieces) < view["tokens"] else ""
     tokens = compare(pieces, view["before"], view["after"], f"Change of each token's cost{shown}")
     near = [

@@ -400,7 +400,6 @@ class _Work:
         """Rows of the first documents in one way, as many as are done when `last` seconds are spent."""
         variant = WAYS[way]
         ks = {NEAREST: places(self.plan.k), "longest-context": [0]}.get(way, [0, self.plan.k])
-        self.say(f"{_minutes(max(self.budget.seconds - self.budget.spent, 0))} left: {way}, {len(documents)} documents")
         return run(
             changed(self.ttt, variant), documents, ks, self.out / way / self.ttt.lm.name,
             {**self.about, "variant": way}, self._until(way, last), variant.method,
@@ -420,6 +419,9 @@ class _Work:
                 first = way == NEAREST and not place and not self.pace.taken
                 if start + expected * self.pace.factor(way) > last and not first:
                     return
+                if not place:
+                    left = _minutes(max(self.budget.seconds - self.budget.spent, 0))
+                    self.say(f"{left} left: {way}, {len(documents)} documents to do")
                 rows = document_rows(ttt, document, ks, method)
                 self.pace.add(way, expected, self.budget.spent - start)
                 yield document, rows
