@@ -86,17 +86,23 @@ def test_retrieval_runs_with_another_corpus_and_embedder(corpus, home, tmp_path,
     embedder = tiny_roberta(tmp_path / "embedder")
     others = [str(make(tmp_path / f"tiny-{name}")) for name, make in MODELS.items()]
     parameters = {"corpus": str(corpus), "embedder": str(embedder), "k": 3, "compare_embedders": others}
-    parameters |= {"model": others[0], "adapt_k": 2}
     text = outputs(execute("02_retrieval", parameters, home, tmp_path, monkeypatch))
     assert "letters" in text and all(f"tiny-{name}" in text for name in MODELS)
 
 
 def test_the_index_chapter_runs_with_another_corpus(corpus, home, tmp_path, monkeypatch):
+    parameters = {"corpus": str(corpus), "embedder": str(tiny_gpt2(tmp_path / "tiny"))}
+    parameters |= {"short_documents": [1000, 5000], "reads": 20}
+    text = outputs(execute("10_memory_efficient_index", parameters, home, tmp_path, monkeypatch))
+    assert "flat-mapped" in text and "JSONDecodeError" in text, "characters are not bytes"
+
+
+def test_the_index_at_scale_runs_with_another_corpus_and_machine(corpus, home, tmp_path, monkeypatch):
     folder = str(tiny_gpt2(tmp_path / "tiny"))
-    parameters = {"corpus": str(corpus), "embedder": folder, "short_documents": [1000, 5000], "reads": 20}
-    parameters |= {"model": folder, "k": 2, "queries": 6}
-    done = execute("10_memory_efficient_index", parameters, home, tmp_path, monkeypatch)
-    assert "flat-mapped" in outputs(done)
+    parameters = {"corpus": str(corpus), "embedder": folder, "model": folder, "k": 2, "queries": 6}
+    parameters |= {"machine_memory": {"mine": 64e9}}
+    text = outputs(execute("index_at_scale", parameters, home, tmp_path, monkeypatch))
+    assert "ivfrabitq" in text and "no kind can be held whole" in text
 
 
 def test_scaling_runs_with_other_models(corpus, home, tmp_path, monkeypatch):
@@ -118,16 +124,26 @@ def test_the_reasoning_chapter_runs_with_other_models(model, corpus, home, tmp_p
 
 
 def test_controls_run_with_another_corpus_and_model(corpus, home, tmp_path, monkeypatch):
-    parameters = {"corpus": str(corpus), "model": str(tiny_gpt2(tmp_path / "tiny")), "k": 2, "per_domain": 1}
+    parameters = {"corpus": str(corpus), "real": str(tiny_qwen2(tmp_path / "tiny")), "real_k": 2, "real_tokens": 16}
     text = outputs(execute("05_is_it_retrieval", parameters, home, tmp_path, monkeypatch))
-    assert "letters" in text and "orders" in text, "a corpus without the chapter's domains is shown whole"
+    assert "), tiny: after/before by number of documents" in text and "random of the corpus" in text
 
 
-def test_quirks_run_with_another_corpus_and_models(corpus, home, tmp_path, monkeypatch):
-    models = {"model": str(tiny_gpt2(tmp_path / "tiny")), "reasoning_model": str(tiny_qwen2(tmp_path / "tiny-qwen"))}
-    parameters = {"corpus": str(corpus), "k": 2, "per_domain": 2, "per_domain_cut": 1} | models
-    text = outputs(execute("08_quirks", parameters, home, tmp_path, monkeypatch))
+def test_choices_run_with_another_corpus_and_model(corpus, home, tmp_path, monkeypatch):
+    parameters = {"corpus": str(corpus), "model": str(tiny_gpt2(tmp_path / "tiny")), "k": 2}
+    text = outputs(execute("06_choices", parameters, home, tmp_path, monkeypatch))
+    assert "The example, tiny: after/before by neighbours" in text and "share-0.25" in text
+
+
+def test_quirks_run_with_another_corpus(corpus, home, tmp_path, monkeypatch):
+    text = outputs(execute("08_quirks", {"corpus": str(corpus)}, home, tmp_path, monkeypatch))
     assert "letters" in text and "orders" in text
+    assert "We found no explanation" in text and "15 of 30 shards lost" in text
+
+
+def test_quirks_have_nothing_to_explain_where_the_report_is_below_the_curve(corpus, home, tmp_path, monkeypatch):
+    text = outputs(execute("08_quirks", {"corpus": str(corpus), "case": "books"}, home, tmp_path, monkeypatch))
+    assert "Nothing has to be explained here" in text
 
 
 def test_cost_runs_with_another_corpus_and_model(corpus, home, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tttnn.analysis.comparisons import best_k, by_model, paired_gains
+from tttnn.analysis.comparisons import STAGES, best_k, by_model, distances, paired_gains
 
 SIZE = 1000
 
@@ -63,6 +63,33 @@ def test_only_documents_of_both_count():
     assert line["documents"] == 1 and line["ratio_first"] == 0.5
     with pytest.raises(ValueError, match="at k = 0 and at k = 5"):
         paired_gains(first, second, 5)
+
+
+def test_documents_of_one_name_and_two_sizes_are_not_compared():
+    first = rows("first", {0: {0: 100, 2: 50}, 1: {0: 100, 2: 50}})
+    second = first.assign(bytes=first["bytes"] - (first["document"] == 1))
+    for compare in (paired_gains, distances):
+        with pytest.raises(ValueError, match="not of the same documents: d 1 differs in size"):
+            compare(first, second, 2)
+
+
+def test_a_distance_is_told_before_with_one_adapted_and_with_both():
+    small = rows("small", {0: {0: 300.0, 2: 250.0}, 1: {0: 500.0, 2: 450.0}, 2: {0: 400.0, 2: 350.0}, 3: {0: 9e9}})
+    large = rows("large", {0: {0: 200.0, 2: 190.0}, 1: {0: 400.0, 2: 390.0}, 2: {0: 300.0, 2: 290.0}})
+    found = distances(small, large, 2).set_index("stage").loc[list(STAGES)]
+    assert found["documents"].tolist() == [3, 3, 3], "those that both have scored at both ends"
+    bits = [nats / (3 * SIZE) / math.log(2) for nats in (300, 150, 180)]
+    assert found["value"].tolist() == pytest.approx(bits)
+    assert found["share"].tolist() == pytest.approx([1, 0.5, 0.6])
+    assert found["share_low"].tolist() == pytest.approx(found["share_high"].tolist()), "all differ by the same share"
+
+
+def test_no_share_of_a_distance_that_is_not_there():
+    small = rows("small", {n: {0: 300.0, 2: 200.0} for n in range(3)})
+    large = rows("large", {n: {0: nats, 2: nats} for n, nats in enumerate((310.0, 290.0, 300.0))})
+    found = distances(small, large, 2).set_index("stage")
+    assert found[["share", "share_low", "share_high"]].isna().all(axis=None)
+    assert found.loc[STAGES[1], "high"] < 0, "the distance itself is there"
 
 
 def test_best_k_counts_what_is_lost_after_it():

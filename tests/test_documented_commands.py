@@ -1,15 +1,18 @@
-"""Every command that a page shows exists, with all of its options: each is parsed as it stands, and not run."""
+"""Every command that a page shows exists, with all of its options: each is parsed, and the cheap ones are run."""
 
 import ast
 import re
+import runpy
 import shlex
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import jupytext
 import pytest
 import typer
 import typer.main
+from typer.testing import CliRunner
 
 from tttnn.__main__ import app
 
@@ -29,7 +32,8 @@ PLACEHOLDER = re.compile(r"<[\w -]+>|\b[A-Z]{4,}\b")
 def commands(page):
     """Give the words of each command that a page shows, and whether in a block, to be typed, or within its text."""
     text = page.read_text(encoding="utf-8")
-    blocks = FENCED.findall(text) if page.suffix == ".md" else re.findall(r"^ *(python .+)$", text, re.MULTILINE)
+    typed = r"^ *(python .+?)(?: {2,}.*)?$"
+    blocks = FENCED.findall(text) if page.suffix == ".md" else re.findall(typed, text, re.MULTILINE)
     named = INLINE.findall(FENCED.sub("", text))
     for whole, parts in ((True, blocks), (False, named)):
         for line in "\n".join(parts).replace("\\\n", " ").splitlines():
@@ -66,6 +70,7 @@ def shown(page):
             yield program, words[1:]
 
 
+CHEAP = (["models"], ["fetch"], ["index", "plan"])  # how commands begin that read and download nothing large
 ALL = sorted({(kind, tuple(arguments)) for page in PAGES for kind, arguments in shown(page)})
 
 
@@ -87,6 +92,17 @@ def parse(arguments):
 @of("tttnn")
 def test_the_command_line_takes_it(arguments):
     parse(arguments)
+
+
+def cheap(arguments):
+    words = [word for word in arguments if not word.startswith("-")]
+    return any(words[: len(start)] == start for start in CHEAP) and (words[0] != "fetch" or len(words) == 1)
+
+
+@pytest.mark.parametrize("arguments", [each for kind, each in ALL if kind == "tttnn" and cheap(each)], ids=" ".join)
+def test_a_cheap_command_runs(arguments):
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == 0 and done.output.strip(), done.output
 
 
 @of("tttnn in text")
@@ -120,8 +136,11 @@ def test_options_in_running_text_exist():
 @of("make")
 def test_the_makefile_has_the_target(arguments):
     targets = [word for word in arguments if "=" not in word and not word.startswith("-")]
-    known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(targets) <= known
+    for profile in (word.removeprefix("PROFILE=") for word in arguments if word.startswith("PROFILE=")):
+        assert (ROOT / "notebooks" / "profiles" / f"{profile}.yaml").is_file()
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    known = set(re.findall(r"^(?:([a-z-]+):|READY := (\S+))", makefile, re.MULTILINE))
+    assert set(targets) <= set(chain.from_iterable(known))
 
 
 @of("papermill")
@@ -137,6 +156,25 @@ def test_the_chapter_has_the_parameters(arguments):
         assert {arguments[i + 1] for i, word in enumerate(arguments) if word == "-p"} <= names
 
 
+@of("papermill")
+def test_the_profile_is_there(arguments):
+    files = [arguments[i + 1] for i, word in enumerate(arguments) if word == "-f"]
+    assert all((ROOT / file).is_file() for file in files if "$" not in file and Path(file).stem != "1")
+
+
+def test_chapters_that_a_loop_names_are_there():
+    """As in: for name in 01_ttt_nn_loop 02_retrieval; do papermill ... notebooks/$name.ipynb."""
+    loops = re.compile(r"^for name in ((?:[^;$]|\\\n)+); do\n((?:  .*\n)+)done", re.MULTILINE)
+    named = [
+        name
+        for page in PAGES
+        for names, body in loops.findall(page.read_text(encoding="utf-8"))
+        if "notebooks/$name.ipynb" in body
+        for name in names.replace("\\\n", " ").split()
+    ]
+    assert len(named) > 5 and all((ROOT / "notebooks" / f"{name}.ipynb").is_file() for name in named)
+
+
 @of("script")
 def test_the_script_has_the_options(arguments):
     script, *rest = arguments
@@ -144,6 +182,9 @@ def test_the_script_has_the_options(arguments):
         return
     # From its source and that of the modules beside it: asking each with --help would load torch as many times.
     path = ROOT / script
+    if script == "book/build.py":
+        runpy.run_path(str(path))["parse"](rest)
+        return
     source = path.read_text(encoding="utf-8")
     beside = [path.with_name(f"{name}.py") for name in re.findall(r"^from (\w+) import", source, re.MULTILINE)]
     texts = [source, *(each.read_text(encoding="utf-8") for each in beside if each.exists())]

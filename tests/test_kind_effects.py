@@ -66,7 +66,7 @@ def test_charts_label_kinds_and_tell_them_apart_without_colour():
         "resident_bytes": [256_000, 64_000, 512_000], "cpu_p50_ms": [1.0, 2.0, 3.0],
     })  # fmt: skip
     spec = json.dumps(charts.kinds_cost_chart(rows, "fig-x", "What it shows in words.").spec)
-    for word in ("resident memory (MB)", "median of a query (ms)", "1,000 x 128", '"shape"', "cross", '"text"'):
+    for word in ("resident memory (MB)", "median of a query (ms)", "1,000 x 128", '"shape"', '"fillOpacity"'):
         assert word in spec
     effect = pd.DataFrame({
         "domain": "a", "way": ["flat", "sq8", "sq8, in haste"], "found": [1, 1, 0.5], "change": [0, 0, 0.01],

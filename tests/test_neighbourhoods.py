@@ -1,16 +1,13 @@
 """Rows about neighbours against corpora made so that the answer is known."""
 
-from collections import Counter
-
 import numpy as np
 import pandas as pd
 import pytest
 
-from tttnn.corpus import Corpus, Document, jsonl, write_jsonl
+from tttnn.corpus import Corpus, Document, write_jsonl
 from tttnn.corpus.overlap import seen_shares
 from tttnn.embedding import RandomEmbedder
 from tttnn.experiment import DrawnDocument, draw_documents
-from tttnn.files import write_json
 from tttnn.index import build_index
 from tttnn.report import charts
 from tttnn.retrieval import Retriever
@@ -177,44 +174,6 @@ def test_a_lexical_embedder_beats_random_ones_at_finding_the_domain(corpus, tmp_
     assert len(rows) == 2 * 10 * 4
     share = rows.groupby("embedder")["same_domain"].mean()
     assert share["lexical"] == 1 and 0.2 < share["random"] < 0.8
-
-
-def test_corpus_facts_count_bytes_siblings_and_licences(tmp_path, corpus):
-    licences = ["MIT"] * 3 + ["BSD"] * 2 + ["Zlib", "ISC"]
-    train = [document("code", n, license=licence) for n, licence in enumerate(licences)]
-    train[0] = Document(train[0].text + " é", train[0].meta)
-    write_jsonl(corpus.folder / "code.train.jsonl", train)  # files code/0 and code/1; the test split has 1, 1, 2, 2, 2
-    overlap = {"test_overlap": {"mean_share_of_windows_in_train": 0.25}}
-    write_json(corpus.folder / "manifest.json", {"domains": {"code": overlap}})
-    facts = near.describe_corpus(Corpus(corpus.folder)).set_index("domain")
-    assert facts.loc["code", ["documents", "test_documents"]].tolist() == [7, 5]
-    assert facts.loc["code", "bytes"] == sum(len(each.text.encode()) for each in train)
-    assert facts.loc["code", "siblings"] == 2 / 5
-    assert facts.loc["code", "seen"] == 0.25 and np.isnan(facts.loc["prose", "seen"])
-    assert facts.loc["code", "licences"] == "MIT, BSD and 2 more"
-    assert facts.loc["prose", "licences"] == "not stated"
-
-
-def test_siblings_are_missing_where_sources_are(tmp_path):
-    for split in ("train", "test"):
-        write_jsonl(tmp_path / f"code.{split}.jsonl", [Document("text", {})])
-    assert near.describe_corpus(Corpus(tmp_path))["siblings"].isna().all()
-
-
-def test_a_description_reads_each_file_once(tmp_path, monkeypatch):
-    for split in ("train", "val", "test"):
-        write_jsonl(tmp_path / f"{split}.jsonl", [Document("é", {"pile_set_name": name}) for name in "abcab"])
-    opened = Counter()
-
-    def counted(path, mode):
-        opened[path.name] += 1
-        return open(path, mode)
-
-    monkeypatch.setattr(jsonl, "open", counted, raising=False)
-    facts = near.describe_corpus(Corpus(tmp_path)).set_index("domain")
-    assert opened == {"train.jsonl": 1, "test.jsonl": 1}
-    counts = facts[["documents", "bytes", "test_documents", "test_bytes"]]
-    assert counts.values.tolist() == [[2, 4, 2, 4], [2, 4, 2, 4], [1, 2, 1, 2]]
 
 
 @pytest.mark.parametrize("ranks", [[1], [1, 2]])

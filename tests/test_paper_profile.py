@@ -169,12 +169,14 @@ def test_scaling_compares_the_real_models(runs, tmp_path):
         assert lines_with(text, name, REGISTRY[name].saw_domains), "live"
         assert lines_with(text, name, "learning_rate="), "the facts of the archived run"
         assert lines_with(text, "Mathematics: ", f"{name} from "), "its figure"
-    assert lines_with(text, "europarl", "EleutherAI/gpt-neo-1.3B", "%"), "the model that saw the domains"
+    assert lines_with(text, "How much more gpt2 gains", "than EleutherAI/gpt-neo-1.3B"), "which saw the domains"
+    assert lines_with(text, "europarl", "yes", " to "), "and which was new to the first"
     assert "gpt2-xs-general" not in text
 
 
 def test_the_reasoning_chapter_shows_the_real_model(runs, tmp_path):
     text = execute("07_r1_qwen", runs, tmp_path)
     name = "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
-    assert lines_with(text, "archived run", name) and lines_with(text, "live run", name)
+    assert lines_with(text, "archived run", name) and lines_with(text, name, "151,936"), "its rows, and its facts"
+    assert lines_with(text, "vocabulary cut, DM Mathematics"), "the live run"
     assert "gpt2-xs-general" not in text and "qwen2-xs-reasoning" not in text

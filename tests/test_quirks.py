@@ -15,15 +15,7 @@ from tttnn.analysis import quirk_effects
 from tttnn.corpus import Document
 from tttnn.report import charts
 from tttnn.scoring import Scorer
-from tttnn.studies.quirks import (
-    EmptySteps,
-    changed_weights,
-    cut_bias,
-    cut_effect,
-    misread,
-    one_token_last,
-    step_sizes,
-)
+from tttnn.studies.quirks import cut_bias, misread, scored_in_ways
 
 GAP = quirk_effects.Discrepancy("d", 20, report=0.5, original=0.4)
 
@@ -45,31 +37,6 @@ def rows(nats, variant="nearest", domain="d", size=100, model="m"):
 # what is measured live
 
 
-def test_kept_moments_shorten_the_first_step(lm):
-    """AdamW's first step moves each weight by the learning rate, whatever the gradient."""
-    switches = {"learning_rate": 1e-3, "weight_decay": 0.0}
-    neighbours = [LINES[:3], LINES[3:], LINES[:2]]
-    weights = lm.weight_hash()
-    fresh = step_sizes(TTT(lm, switches=Switches(**switches)), neighbours)
-    kept = step_sizes(TTT(lm, switches=Switches(**switches, keep_optimizer=True)), neighbours)
-    assert [len(each) for each in fresh] == [3, 2, 2]
-    firsts = [each[0] for each in fresh]
-    assert all(0.5 < first <= 1.01 for first in firsts), "below 1: weights without a gradient do not move"
-    assert kept[0] == fresh[0]
-    assert all(k[0] < f for k, f in zip(kept[1:], firsts[1:], strict=True))
-    assert lm.weight_hash() == weights
-
-
-def test_small_steps_are_lost_in_bf16(lm):
-    texts = list(LINES) * 2
-    shares = {
-        kind: changed_weights(TTT(lm, switches=Switches(learning_rate=1e-6, weights=kind)), texts)
-        for kind in ("float32", "bfloat16")
-    }
-    assert shares["bfloat16"] < 0.5 * shares["float32"]
-    assert changed_weights(TTT(lm), []) == 0
-
-
 def test_cut_bias_is_what_a_cut_takes_off(tmp_path):
     lm = load_model(tiny_qwen2(tmp_path / "qwen2"))
     text = LINES[0] * 3  # more than one window
@@ -81,20 +48,26 @@ def test_cut_bias_is_what_a_cut_takes_off(tmp_path):
     assert cut_bias(lm, text, lm.head[0].shape[0]).abs().max() < 1e-5
 
 
-def test_cut_effect_leaves_out_tokens_beyond(tmp_path):
+def test_ways_to_score_share_the_weights(tmp_path):
     lm = load_model(tiny_qwen2(tmp_path / "qwen2"))
-    ids = lm.encode(LINES[0])
+    text = LINES[0] * 3  # more than one window
+    ids = lm.encode(text)
     entries = max(ids)
     ttt = TTT(lm, switches=Switches(learning_rate=1e-3))
-    made = cut_effect(ttt, LINES[0], LINES[1:3], entries)
+    made = scored_in_ways(ttt, text, LINES[1:3], entries)
     inside = torch.tensor(ids) < entries
     assert (made["tokens"], made["beyond"]) == (len(ids), ids.count(entries))
-    nats = Scorer(lm, LINES[0]).token_nats()[inside]
-    assert made["bits_before"] == pytest.approx(nats.sum().item() / math.log(2))
-    assert made["cut_before"] == pytest.approx(cut_bias(lm, LINES[0], entries)[inside].sum().item())
-    [after] = [s for s in ttt.adapt(LINES[0], LINES[1:3], ks=[2]) if s.k == 2]
-    assert made["bits_after"] < made["bits_before"] and made["bits_after"] < after.score.nats / math.log(2)
-    assert 0 < made["cut_after"] != made["cut_before"]
+    bits = Scorer(lm, text).token_nats() / math.log(2)
+    halved = Scorer(lm, text, context=lm.settings.context // 2).token_nats() / math.log(2)
+    assert made["bits_before"] == pytest.approx(bits.sum().item())
+    assert made["short_before"] == pytest.approx(halved.sum().item())
+    assert made["short_before"] != made["bits_before"]
+    assert made["inside_before"] == pytest.approx(bits[inside].sum().item())
+    assert made["cut_before"] == pytest.approx((bits - cut_bias(lm, text, entries))[inside].sum().item())
+    [after] = [s for s in ttt.adapt(text, LINES[1:3], ks=[2]) if s.k == 2]
+    assert made["bits_after"] == pytest.approx(after.score.nats / math.log(2))
+    assert made["bits_after"] < made["bits_before"]
+    assert made["cut_after"] < made["inside_after"] <= made["bits_after"]
 
 
 def test_misread_counts_what_a_real_file_gives(tmp_path):
@@ -121,41 +94,6 @@ def test_escaped_lines_are_read_right():
     assert line["misread"].tolist() == [0, 0] and line["first"].isna().all()
 
 
-def test_one_token_last_counts_texts(lm):
-    sizes = [len(lm.encode(line)) for line in LINES]
-    length = sizes[0] - 1
-    expected = np.mean([size % length == 1 for size in sizes])
-    assert one_token_last(lm, LINES, length) == expected > 0
-
-
-def test_empty_steps_are_the_published_ones(lm):
-    """After each chunk, the step that transformers' own loss gives on one token."""
-    ids = [lm.encode(line) for line in LINES[:2]]
-    ttt = EmptySteps(lm, switches=Switches(learning_rate=1e-3))
-    with ttt.session():
-        for chunk in ids:
-            ttt.update(chunk)
-        ours = [parameter.detach().clone() for parameter in lm.model.parameters()]
-
-    model = lm.model
-    initial = [parameter.detach().clone() for parameter in model.parameters()]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, eps=lm.settings.eps)
-    for chunk in [part for each in ids for part in (each, each[:1])]:
-        tokens = torch.tensor([chunk])
-        model.zero_grad()
-        loss = model(tokens, labels=tokens).loss
-        assert bool(loss.isnan()) == (len(chunk) == 1)
-        loss.backward()
-        assert len(chunk) > 1 or all(not p.grad.any() for p in model.parameters() if p.grad is not None)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    with torch.no_grad():
-        for parameter, mine, start in zip(model.parameters(), ours, initial, strict=True):
-            torch.testing.assert_close(parameter, mine, rtol=1e-4, atol=1e-5)
-            parameter.copy_(start)
-            parameter.grad = None
-
-
 # what is computed from rows
 
 
@@ -167,31 +105,72 @@ def test_the_discrepancy_is_the_published_one():
         quirk_effects.discrepancy("enron")
 
 
-def test_needed_is_the_same_share_of_the_gain():
-    assert GAP.lost == pytest.approx(0.1 / 0.6)
-    assert GAP.needed(0.4) == pytest.approx(GAP.points)
-    assert GAP.needed(0.7) == pytest.approx(0.05)
+def effect(low, high, ratio=0.4, quirk=None):
+    return {"quirk": quirk, "ratio_against": ratio, "difference": (low + high) / 2, "low": low, "high": high}
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
+    ("low", "high", "size"),
     [
-        (0.11, 0.2, "reaches it"), (0.05, 0.11, "cannot be ruled out"), (-0.05, 0.11, "cannot be ruled out"),
+        (0.11, 0.2, "large enough"), (0.05, 0.11, "cannot be excluded"), (-0.05, 0.11, "cannot be excluded"),
         (0.01, 0.05, "too small"), (-0.01, 0.05, "too small"), (-0.05, -0.01, "other direction"),
         (0.0, 0.0, "no effect"),
     ],
 )  # fmt: skip
-def test_verdicts_follow_from_the_interval(low, high, verdict):
-    effect = pd.DataFrame([{"ratio_against": 0.4, "difference": (low + high) / 2, "low": low, "high": high}])
-    line = quirk_effects.judged(effect, GAP).iloc[0]
-    assert line["verdict"] == verdict and line["needed"] == pytest.approx(0.1)
+def test_verdicts_follow_from_the_interval(low, high, size):
+    line = quirk_effects.judged(pd.DataFrame([effect(low, high)]), GAP).iloc[0]
+    assert line["size"] == line["verdict"] == size
+    assert line["share_high"] == pytest.approx(high / 0.6)
 
 
-def test_a_stated_bound_is_judged_like_a_measured_effect():
-    lines = [quirk_effects.stated("a", "q", 0.4), quirk_effects.stated("b", "q", 0.4, -0.1, 0.2, "worst case")]
+def test_an_effect_counts_by_the_share_of_the_gain_it_costs():
+    """The report lacks a sixth of the gain: 5 points are enough where the gain is 30, and not where it is 60."""
+    lines = [effect(0.05, 0.05, ratio) for ratio in (0.7, 0.4, 1.01)]
     made = quirk_effects.judged(pd.DataFrame(lines), GAP)
-    assert made["verdict"].tolist() == ["no effect", "cannot be ruled out"]
-    assert made["kind"].tolist() == ["by construction", "worst case"]
+    assert GAP.lost == pytest.approx(0.1 / 0.6)
+    assert made["size"].tolist() == ["large enough", "too small", "no gain to lose"]
+
+
+def test_a_report_below_the_curve_needs_no_explanation():
+    below = quirk_effects.Discrepancy("d", 20, report=0.39, original=0.4)
+    made = quirk_effects.judged(pd.DataFrame([effect(0.2, 0.3), effect(0.0, 0.0, quirk="dropout")]), below)
+    assert made["verdict"].tolist() == ["nothing to explain"] * 2
+
+
+def test_what_both_runs_had_explains_nothing_however_large():
+    lines = [effect(0.2, 0.3, quirk=quirk) for quirk in ("dropout", "lost shards", None)]
+    lines.append(effect(0.0, 0.0, quirk="logits cut"))
+    made = quirk_effects.judged(pd.DataFrame(lines), GAP)
+    assert made["verdict"].tolist() == ["same in both runs", "large enough", "large enough", "no effect"]
+
+
+def test_every_change_is_compared_with_what_it_names():
+    names = {
+        name for change in [*quirk_effects.CHANGES, quirk_effects.RANKS] for name in (change.variant, change.against)
+    }
+    made = [rows([(100, 50 + 5 * i), (100, 40 + 5 * i)], variant=name) for i, name in enumerate(sorted(names))]
+    early = rows([(100, 70), (100, 70)]).replace({"k": {2: quirk_effects.STOPPED}})
+    late = [each.replace({"k": {2: 20}}) for each in made]
+    table = quirk_effects.measured_effects(pd.concat([*late, early[early["k"] > 0]]), 20).set_index("change")
+    ratio = {name: 0.45 + 0.05 * i for i, name in enumerate(sorted(names))}
+    for change in [*quirk_effects.CHANGES, quirk_effects.RANKS]:
+        assert table.loc[change.label, "difference"] == pytest.approx(ratio[change.variant] - ratio[change.against])
+        assert table.loc[change.label, "quirk"] == change.quirk
+    control = table.loc["control: stopped after 5"]
+    assert control["ratio"] == pytest.approx(0.7) and control["quirk"] is None
+    known = {quirk.name for quirk in quirk_effects.QUIRKS}
+    assert {change.quirk for change in quirk_effects.CHANGES} | set(quirk_effects.NO_EFFECT) <= known
+
+
+def test_a_bound_is_judged_like_a_measured_effect():
+    before, after = [100] * 20, [40 + i for i in range(20)]
+    table = quirk_effects.bounded_effects(rows(zip(before, after, strict=True), domain="github"), "github", 2)
+    worst = table.set_index("change").loc["10% of documents dropped"]
+    assert worst["low"] == pytest.approx(np.mean(after[:18]) / 100 - np.mean(after) / 100)
+    assert worst["high"] == pytest.approx(np.mean(after[2:]) / 100 - np.mean(after) / 100)
+    made = quirk_effects.judged(table, GAP).set_index("change")
+    assert made.loc[list(quirk_effects.NO_EFFECT), "verdict"].eq("no effect").all()
+    assert made.loc["10% of documents dropped", "verdict"] == "too small"
 
 
 def test_changes_are_in_bits_per_byte():
@@ -205,27 +184,6 @@ def test_changes_are_in_bits_per_byte():
     assert line["after_low"] == pytest.approx(0) and line["after_high"] == pytest.approx(2 * line["after"])
 
 
-def test_dropping_finds_the_worst_choice():
-    draw = np.random.default_rng(0)
-    before = draw.uniform(50, 500, 9)
-    after = before * draw.uniform(0.3, 1.2, 9)
-    made = quirk_effects.dropping(rows(zip(before, after, strict=True)), 2, 0.25).iloc[0]
-    assert (made["documents"], made["dropped"]) == (9, 2)
-    every = [after[list(kept)].sum() / before[list(kept)].sum() for kept in itertools.combinations(range(9), 7)]
-    assert made["lowest"] == pytest.approx(min(every)) and made["highest"] == pytest.approx(max(every))
-    assert made["ratio"] == pytest.approx(after.sum() / before.sum())
-    none = quirk_effects.dropping(rows([(10, 5), (20, 30)]), 2, 0.1).iloc[0]
-    assert none["dropped"] == 0
-    assert none["lowest"] == pytest.approx(none["highest"]) == pytest.approx(none["ratio"])
-
-
-def test_averages_differ_where_large_documents_gain_more():
-    line = quirk_effects.averages(rows([(10, 10), (90, 45)]), 2).iloc[0]
-    assert line["ratio_against"] == pytest.approx(0.55) and line["mean"] == pytest.approx(0.75)
-    ends = line[["difference", "low", "high"]].tolist()
-    assert ends == pytest.approx([0.2, 0, 0.2]), "one document drawn twice has no difference"
-
-
 def test_sampling_narrows_with_the_square_root():
     table = quirk_effects.sampling(rows([(100, 50), (100, 90), (100, 40), (100, 60)]), 2, {"d": 400})
     line = table.iloc[0]
@@ -234,18 +192,9 @@ def test_sampling_narrows_with_the_square_root():
     assert math.isnan(quirk_effects.sampling(rows([(1, 1)]), 2, {}).iloc[0]["half_width_tested"])
 
 
-def test_one_token_chunks_are_counted_by_model():
-    made = pd.DataFrame({
-        "model": ["b", "b", "b", "a"], "k": [0, 1, 2, 1], "steps": [0, 2, 1, 3], "skipped": [0, 1, 0, 0],
-    })  # fmt: skip
-    table = quirk_effects.one_token_chunks(made)
-    assert table["model"].tolist() == ["b", "a"]
-    assert table.iloc[0][["neighbours", "chunks", "one_token", "share"]].tolist() == [2, 4, 1, 0.5]
-
-
 def test_every_quirk_has_a_place():
     table = quirk_effects.quirks_table()
-    assert table["name"].is_unique and len(table) == 12
+    assert table["name"].is_unique and len(table) == 11
     assert all(": " in place for place in table["place"])
 
 

@@ -10,9 +10,11 @@ from tttnn.analysis.comparisons import by_model
 from tttnn.analysis.deflate import COLUMNS
 from tttnn.analysis.references import (
     beside_references,
+    by_language,
     in_parts,
     uniform_bits,
     vocabulary,
+    whole_of,
     with_languages,
     worse_than_deflate,
 )
@@ -83,6 +85,16 @@ def test_a_domain_of_several_languages_is_shown_whole_and_in_parts():
     assert lines.same_unit.tolist() == [0.5, 0.5, 0.5]
     assert in_parts(["books", *all_rows["domain"]]) == ["books", "europarl (English)", "europarl (Spanish, Galician)"]
     assert in_parts(["books", "europarl"]) == ["books", "europarl"], "rows that do not say their language"
+
+
+def test_parts_take_the_place_of_their_domain_where_rows_say_their_language():
+    other = WORLD.assign(domain="books")
+    parted = by_language(pd.concat([WORLD, other], ignore_index=True))
+    assert parted["domain"].value_counts().to_dict() == {
+        "books": 9, "europarl (English)": 3, "europarl (Spanish, Galician)": 6
+    }  # fmt: skip
+    assert by_language(WORLD.assign(language=None))["domain"].unique().tolist() == ["europarl"]
+    assert [whole_of(name) for name in parted["domain"].unique()] == ["books", "europarl", "europarl"]
 
 
 def test_the_parts_need_rows_that_say_their_language_and_no_sizes():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tttnn.analysis.statistics import before_after, bootstrap_ratio, coverage, curve, gap, resampled_sums
+from tttnn.analysis.statistics import before_after, bootstrap_ratio, coverage, curve, resampled_sums
 
 
 def rows(before, after, sizes):
@@ -61,42 +61,6 @@ def test_curve_weights_losses_by_steps():
     assert table.loc[2, "ratio"] == pytest.approx(62 / 110)
     assert table.loc[2, "loss"] == pytest.approx(1.0)
     assert math.isnan(table.loc[0, "loss"])
-
-
-def scored(nats, k, sizes=None, domain="d"):
-    sizes = sizes or [1000.0] * len(nats)
-    return pd.DataFrame({
-        "domain": domain, "document": range(len(nats)), "k": k, "nats": nats, "bytes": sizes,
-    })  # fmt: skip
-
-
-def test_gap_left_and_closed_add_up_to_one():
-    small = pd.concat([scored([300.0, 500.0, 400.0], 0), scored([250.0, 450.0, 350.0], 2)])
-    large = pd.concat([scored([200.0, 400.0, 300.0], 0), scored([1.0, 1.0, 1.0], 2)])
-    line = gap(small, large, 2).iloc[0]
-    assert line["small_before"] == pytest.approx(1200 / 3000 / math.log(2))
-    assert line["small_after"] == pytest.approx(1050 / 3000 / math.log(2))
-    assert line["large_before"] == pytest.approx(900 / 3000 / math.log(2))
-    assert line["gap_left"] == pytest.approx((1050 - 900) / (1200 - 900))
-    assert line["gap_left"] + line["gap_closed"] == 1
-    assert line["gap_left_low"] == pytest.approx(0.5) == line["gap_left_high"], "pairs differ by the same share"
-
-
-def test_gap_uses_the_documents_of_both():
-    small = pd.concat([scored([300.0, 500.0, 9e9], 0), scored([250.0, 450.0, 0.0], 2)])
-    line = gap(small, scored([200.0, 400.0], 0), 2).iloc[0]
-    assert line["documents"] == 2 and line["gap_left"] == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="no document was scored by both"):
-        gap(small, scored([200.0], 0, domain="other"), 2)
-    with pytest.raises(ValueError, match="not the same documents: d 1"):
-        gap(small, scored([200.0, 400.0], 0, sizes=[1000.0, 999.0]), 2)
-
-
-def test_no_share_of_a_gap_that_is_not_there():
-    small = pd.concat([scored([300.0, 300.0, 300.0], 0), scored([200.0, 200.0, 200.0], 2)])
-    line = gap(small, scored([310.0, 290.0, 300.0], 0), 2).iloc[0]
-    assert line[["gap_left", "gap_left_low", "gap_left_high", "gap_closed"]].isna().all()
-    assert line["small_after"] < line["large_before"], "the values themselves are there"
 
 
 def test_groups_are_resampled_apart_and_columns_together():

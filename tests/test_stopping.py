@@ -66,24 +66,6 @@ def test_a_share_of_the_gain_needs_a_gain():
     assert made.loc["unclear", ["share", "low", "high"]].isna().all()
 
 
-def test_retrieval_matters_only_where_both_controls_are_behind():
-    cases = {  # domain: nearest, random of the domain, random of the corpus
-        "retrieval": (0.5, 0.7, 0.9), "domain": (0.5, 0.5, 0.9), "odd": (0.5, 0.7, 0.4), "nothing": (1.0, 1.1, 1.2),
-    }  # fmt: skip
-    names = ("nearest", "random-domain", "random")
-    every = pd.concat([
-        after([ratio] * 3, domain=domain, variant=name)
-        for domain, ratios in cases.items() for name, ratio in zip(names, ratios, strict=True)
-    ])  # fmt: skip
-    made = controls.sources_of_gain(every, 1).set_index("domain")
-    assert made["source"].to_dict() == {
-        "retrieval": controls.RETRIEVAL, "domain": controls.ADAPTATION, "odd": controls.ADAPTATION,
-        "nothing": controls.NOTHING,
-    }  # fmt: skip
-    assert made.loc["retrieval", "lead random-domain"] == pytest.approx(0.2)
-    assert made.loc["odd", "lead random"] == pytest.approx(-0.1)
-
-
 def test_copying_takes_the_largest_overlap_and_the_first_distance():
     overlap, distance = {0: None, 1: 0.1, 2: 0.4, 3: 0.9}, {0: None, 1: 0.5, 2: 0.6, 3: 0.7}
     made = controls.copying(rows({7: {0: 100.0, 1: 80.0, 2: 70.0, 3: 60.0}}, overlap=overlap, distance=distance), 2)
@@ -112,16 +94,6 @@ def test_runs_that_end_at_different_k_are_set_side_by_side():
     made = controls.named_ends({"two": (walk, 2), "three": (walk, 3)})
     assert made["k"].tolist() == [0, 1, 0, 1]
     assert made.loc[made["k"] == 1, ["variant", "nats", "made"]].values.tolist() == [["two", 80, 2], ["three", 70, 3]]
-
-
-def test_the_published_choice_takes_the_best_of_each_domain():
-    every = pd.concat([
-        after([0.9], domain="a", variant="low"), after([0.8], domain="a", variant="high"),
-        after([0.7], domain="b", variant="low"), after([0.8], domain="b", variant="high"),
-    ])  # fmt: skip
-    made = controls.best_on_test(every, ["low", "high"], 1, "tuned")
-    assert made.loc[made["k"] == 1].set_index("domain")["nats"].to_dict() == pytest.approx({"a": 80, "b": 70})
-    assert set(made["variant"]) == {"tuned"} and len(made) == 4
 
 
 def test_equal_seconds_count_the_search_in_neighbours():
@@ -229,6 +201,11 @@ def test_the_table_of_rules_has_its_bounds():
     assert made.loc["one k", ["worst", "worst_domain"]].tolist() == [0.9, "long"]
 
 
-def test_the_setting_with_the_lowest_ratio_is_picked_in_each_family():
-    tries = pd.DataFrame({"variant": ["a1", "a2", "b1", "b2"], "ratio": [0.9, 0.8, 0.5, 0.7]})
-    assert controls.picked(tries, {"a": ["a1", "a2"], "b": ["b2", "b1"]}) == {"a": "a2", "b": "b1"}
+def test_the_best_setting_of_each_baseline_is_chosen_and_an_edge_is_said():
+    ratios = {"unigram-0.2": 0.9, "unigram-0.1": 0.8, "unigram-0.02": 0.95, "in-context-0.5": 0.7,
+              "in-context-0.25": 0.6, "in-context-published": 0.1, "nearest": 0.2}  # fmt: skip
+    every = pd.concat([after([ratio] * 3, variant=name) for name, ratio in ratios.items()])
+    made = controls.chosen_settings(every, 1).set_index("method")
+    assert made["variant"].to_dict() == {"in context": "in-context-0.25", "unigrams": "unigram-0.1"}
+    assert made["edge"].to_dict() == {"in context": True, "unigrams": False}
+    assert made.loc["unigrams", "documents"] == 3 and made.loc["unigrams", "ratio"] == pytest.approx(0.8)

@@ -9,6 +9,7 @@ from tttnn.analysis.timings import (
     FOLDER,
     bench_rows,
     by_processor,
+    first_few,
     per_neighbour,
     speedups,
     spent_and_gained,
@@ -61,6 +62,14 @@ def test_spent_seconds_add_up_and_bits_weigh_by_bytes(rows):
     found = spent_and_gained(rows).set_index("k")
     assert found.seconds.to_dict() == pytest.approx({0: 0.0, 2: (1.6 + 1.6) / 2})
     assert found.ratio.to_dict() == pytest.approx({0: 1.0, 2: (100 * 1.0 + 300 * 3.0) / (100 * 2.0 + 300 * 4.0)})
+
+
+def test_what_the_first_few_neighbours_take_and_bring(rows):
+    early = rows.assign(bits_per_byte=rows.bits_per_byte.mask((rows.loop == "ours") & (rows.k == 1), 1.5))
+    bits = {0: 100 * 2.0 + 300 * 4.0, 1: 100 * 1.5 + 100 * 1.5, 2: 100 * 1.0 + 300 * 3.0}
+    k, seconds, gain = first_few(early, part=0.5)
+    assert k == 1 and seconds == pytest.approx((0.6 + 0.8) / (1.6 + 1.6))
+    assert gain == pytest.approx((bits[0] - bits[1]) / (bits[0] - bits[2]))
 
 
 def test_operators_become_kinds_and_the_rest_is_not_lost():
@@ -120,7 +129,8 @@ def test_every_shipped_row_belongs_to_a_measured_run():
     for shape, pair in loop.groupby(["shape", "capability"]):
         assert pair["loop"].tolist() == ["reference", "ours"], shape
         assert pair["ratio"].tolist() == pytest.approx((pair["seconds"].iloc[0] / pair["seconds"]).tolist())
-    assert {path.stem for path in FOLDER.glob("*.json")} == {"loop", "step", "operators", "neighbours", "index_kinds"}
+    files = {"loop", "loop_h200", "step", "operators", "neighbours", "index_kinds"}
+    assert {path.stem for path in FOLDER.glob("*.json")} == files
 
 
 @pytest.mark.parametrize("name", ["loop", "step"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tttnn.analysis.statistics import RESAMPLES, SEED, Interval, before_after, ends, interval, resampled_sums
+from tttnn.analysis.statistics import RESAMPLES, SEED, Interval, ends, interval, resampled_sums
 from tttnn.analysis.variant_effects import KEY, effects
 
 if TYPE_CHECKING:
@@ -60,18 +60,39 @@ def mean_ratios(rows: pd.DataFrame, names: Iterable[str], k: int) -> pd.DataFram
     return pd.DataFrame(made)
 
 
-def picked(tries: pd.DataFrame, settings: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The setting of each family with the lowest ratio.
+FAMILIES = {"in context": "in-context-0", "unigrams": "unigram-", "dynamic evaluation": "dynamic-"}
+
+
+def chosen_settings(rows: pd.DataFrame, k: int) -> pd.DataFrame:
+    """The setting of each baseline with the lowest mean over domains of after / before.
 
     Parameters
     ----------
-    tries : DataFrame
-        Of :func:`mean_ratios`, on validation documents.
-    settings : mapping
-        Family -> variants.
+    rows : DataFrame
+        Of :func:`tttnn.analysis.variant_effects.archived_variants`, on validation documents.
+    k : int
+
+    Returns
+    -------
+    DataFrame
+        One row a baseline that has rows: method (of FAMILIES), and of its best setting variant, documents, ratio, low,
+        high, and edge: whether it is the smallest or largest that was tried, so that one beyond might do better.
     """
-    ratios = tries.set_index("variant")["ratio"]
-    return {family: str(ratios[list(names)].idxmin()) for family, names in settings.items()}
+    import pandas as pd
+
+    made = []
+    for method, start in FAMILIES.items():
+        names = [name for name in rows["variant"].unique() if name.startswith(start)]
+        if names:
+            tries = mean_ratios(rows, sorted(names, key=_setting), k)
+            best = tries["ratio"].idxmin()
+            made.append({"method": method, **tries.loc[best], "edge": best in (0, len(tries) - 1)})
+    return pd.DataFrame(made)
+
+
+def _setting(variant: str) -> float:
+    """What stands last in the name of a baseline: ``dynamic-128-rate-0.3``."""
+    return float(variant.rpartition("-")[2])
 
 
 MEAN = "mean of the domains"
@@ -146,44 +167,6 @@ def _share(pairs: pd.DataFrame) -> dict[str, float]:
     if interval(gain).low <= 0:
         return dict.fromkeys(("share", "low", "high"), math.nan)
     return _bounds("share", interval((1 - after / before) / gain))
-
-
-RETRIEVAL, ADAPTATION, NOTHING = "retrieval", "the domain alone", "no clear gain"
-
-
-def sources_of_gain(
-    rows: pd.DataFrame, k: int, of: str = "nearest", controls: Sequence[str] = ("random-domain", "random")
-) -> pd.DataFrame:
-    """What the gain of a variant is due to in each domain, by its controls.
-
-    Retrieval matters where the variant gains clearly and every control gains clearly less; the domain alone explains
-    the gain where some control does as well. Clearly means that a 95 % interval over documents excludes zero.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Of :func:`tttnn.analysis.variant_effects.archived_variants`.
-    k : int
-    of : str
-    controls : sequence of str
-        Variants that take documents of another choice.
-
-    Returns
-    -------
-    DataFrame
-        One row a domain: domain, documents, ratio, low, high (after / before and its interval), for each control its
-        lead (by how much its ratio is higher) with lead_low and lead_high, as ``lead <control>`` and so on, and source
-        (RETRIEVAL, ADAPTATION or NOTHING).
-    """
-    made = before_after(rows[rows["variant"] == of], k)[["domain", "documents", "ratio", "low", "high"]]
-    ahead = np.ones(len(made), dtype=bool)
-    for control in controls:
-        found = effects(rows, {control: of}, k).set_index("domain").reindex(made["domain"])
-        for column, name in (("difference", "lead"), ("low", "lead low"), ("high", "lead high")):
-            made[f"{name} {control}"] = found[column].to_numpy()
-        ahead &= found["low"].to_numpy() > 0
-    source = np.where(ahead, RETRIEVAL, ADAPTATION)
-    return made.assign(source=np.where(made["high"] < 1, source, NOTHING))
 
 
 def copying(rows: pd.DataFrame, k: int) -> pd.DataFrame:
@@ -265,26 +248,6 @@ def named_ends(parts: Mapping[str, tuple[pd.DataFrame, int]]) -> pd.DataFrame:
         last = rows[rows["k"].isin([0, k])].assign(variant=name)
         made.append(last.assign(k=(last["k"] > 0).astype(int)).merge(steps, on=KEY))
     return pd.concat(made, ignore_index=True)
-
-
-def best_on_test(rows: pd.DataFrame, names: Sequence[str], k: int, label: str) -> pd.DataFrame:
-    """Rows of the variant that is best on a domain's own test documents: the published choice of a setting.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Of :func:`tttnn.analysis.variant_effects.archived_variants`.
-    names : sequence of str
-        Variants to choose among.
-    k : int
-    label : str
-        What the result is called.
-    """
-    among = rows[rows["variant"].isin(names) & rows["nats"].notna() & (rows["k"] == k)]
-    sums = among.groupby(["domain", "variant"])["nats"].sum()
-    best = sums.groupby("domain").idxmin().tolist()  # (domain, variant)
-    kept = rows.set_index(["domain", "variant"]).index.isin(best)
-    return rows[kept].assign(variant=label)
 
 
 def equal_seconds(rows: pd.DataFrame, variant: str, against: str, k: int) -> pd.DataFrame:

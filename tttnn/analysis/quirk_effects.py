@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from tttnn.analysis.published import PILE_NAMES, published_curves, report_claims
+from tttnn.analysis.scoring_effects import document_nats, dropping
 from tttnn.analysis.statistics import bootstrap_ratio, ends, interval, resampled_sums
-from tttnn.analysis.variant_effects import KEY
+from tttnn.analysis.variant_effects import KEY, effects
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,11 +67,44 @@ QUIRKS = (
           "number, no gradient comes of it, and the optimizer steps all the same", "both", False),
     Quirk("documents dropped", f"{PAPER}: code/process_results.py", "documents with another number of scores than the "
           "median are left out of the averages, uncounted", "both, how many is unknown", True),
-    Quirk("timer", f"{PAPER}: code/eval_tttlm.py", "the training cost of a neighbour is timed over the training and "
-          "the scoring of the test document after it", "both", False),
     Quirk("part of the documents", f"{PAPER}: code/eval_tttlm.py", "a fifth of the test documents is drawn; results "
           "are saved after each, so that an unfinished run looks complete", "both, how far they got is unknown", True),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Change:
+    """An archived variant that measures a quirk.
+
+    Attributes
+    ----------
+    variant, against : str
+        The variant, and the one that it is compared with.
+    label : str
+        What it is called in charts and tables.
+    quirk : str
+        Name of the quirk.
+    """
+
+    variant: str
+    label: str
+    quirk: str
+    against: str = "nearest"
+
+
+NO_EFFECT = ("logits cut", "context of the configuration", "offsets in characters")  # on GPT-2's bits per byte
+CHANGES = (
+    Change("kept-1", "optimizer kept", "optimizer kept"),
+    Change("kept-3", "kept, 3 ranks", "optimizer kept"),
+    Change("kept-reverse", "kept, other order", "ranks and order", "kept-1"),
+    Change("dropout", "dropout 0.1", "dropout"),
+    Change("bf16", "bf16 weights", "bf16 weights"),
+    *(Change(f"shards-lost-{count}", f"{count} of 30 shards lost", "lost shards") for count in (1, 5, 15)),
+)
+RANKS = Change(
+    "kept-1", "1 rank instead of 3", "ranks and order", "kept-3"
+)  # the other way round, as the report had it
+STOPPED = 5  # neighbours after which the control of the verdicts stops
 
 
 def quirks_table() -> pd.DataFrame:
@@ -109,10 +141,6 @@ class Discrepancy:
         """The share of the original gain that the report lacks."""
         return self.points / (1 - self.original)
 
-    def needed(self, ratio: float) -> float:
-        """The difference of ratios by which a run at `ratio` loses the same share of its gain."""
-        return self.lost * (1 - ratio)
-
 
 def discrepancy(domain: str = "github") -> Discrepancy:
     """What a quirk has to explain: the report against the released curve of GPT-2.
@@ -133,39 +161,111 @@ def discrepancy(domain: str = "github") -> Discrepancy:
 def judged(effects: pd.DataFrame, gap: Discrepancy) -> pd.DataFrame:
     """Say of each effect whether it could explain a discrepancy.
 
+    Models gain differently, so an effect counts by the share of the run's own gain that it costs.
+
     Parameters
     ----------
     effects : DataFrame
-        Columns ratio_against (after / before without the quirk), difference, low, high (the effect on it and what
-        bounds it: an interval, or a worst case).
+        Columns quirk (its name; missing for what is none), ratio_against (after / before without it), low, high (what
+        bounds the effect on it: an interval, or a worst case) and difference.
     gap : Discrepancy
 
     Returns
     -------
     DataFrame
-        The same with two more columns. needed: the difference that costs the same share of the gain as the
-        discrepancy. verdict: "reaches it" (all of the interval), "cannot be ruled out" (its upper end), "too small"
-        (none of it), "other direction" (all of it below 0), or "no effect" (exactly none).
+        The same with further columns. share, share_low, share_high: of the gain, what the effect costs. size: "large
+        enough" (all of it costs the share that the discrepancy does), "cannot be excluded" (its upper end does), "too
+        small" (none of it), "other direction" (all of it below 0), "no effect" (exactly none), "no gain to lose" or
+        "nothing to explain". verdict: the size, or "same in both runs" where a quirk could not make the published runs
+        differ.
     """
-    needed = effects["ratio_against"].map(gap.needed)
-    verdicts = [_verdict(*ends) for ends in zip(effects["low"], effects["high"], needed, strict=True)]
-    return effects.assign(needed=needed, verdict=verdicts)
+    gain = 1 - effects["ratio_against"]
+    columns = {"share": "difference", "share_low": "low", "share_high": "high"}
+    made = effects.assign(**{share: (effects[column] / gain).where(gain > 0) for share, column in columns.items()})
+    bounds = zip(made["share_low"], made["share_high"], strict=True)
+    made["size"] = [_size(low, high, gap.lost) for low, high in bounds]
+    differs = {quirk.name: quirk.differs for quirk in QUIRKS}
+    alike = made["quirk"].map(differs).eq(False) & ~made["size"].isin(["no effect", "nothing to explain"])
+    return made.assign(verdict=made["size"].mask(alike, "same in both runs"))
 
 
-def _verdict(low: float, high: float, needed: float) -> str:
+def _size(low: float, high: float, lost: float) -> str:
+    if lost <= 0:
+        return "nothing to explain"
+    if math.isnan(low):
+        return "no gain to lose"
     if low == high == 0:
         return "no effect"
     if high < 0:
         return "other direction"
-    if high < needed:
+    if high < lost:
         return "too small"
-    return "reaches it" if low >= needed else "cannot be ruled out"
+    return "large enough" if low >= lost else "cannot be excluded"
+
+
+def measured_effects(rows: pd.DataFrame, k: int) -> pd.DataFrame:
+    """What each of `CHANGES` does to after / before, `RANKS`, and for a control to stop after `STOPPED` neighbours.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of :func:`tttnn.analysis.variant_effects.archived_variants`.
+    k : int
+
+    Returns
+    -------
+    DataFrame
+        Of :func:`tttnn.analysis.variant_effects.effects`, with the columns change (what it is called), quirk (missing
+        for the control) and kind (what bounds the effect).
+    """
+    import pandas as pd
+
+    early = rows[(rows["variant"] == "nearest") & (rows["k"] <= STOPPED)].assign(variant="stopped")
+    every = pd.concat([early, rows])
+    control = Change("stopped", f"control: stopped after {STOPPED}", "")
+    made = [
+        effects(every, {change.variant: change.against}, k).assign(change=change.label, quirk=change.quirk or None)
+        for change in (control, *CHANGES, RANKS)
+    ]
+    return pd.concat(made, ignore_index=True).assign(kind="95 % interval")
+
+
+def bounded_effects(rows: pd.DataFrame, domain: str, k: int) -> pd.DataFrame:
+    """What the choice of documents could do to after / before of a domain, and what does nothing.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of :func:`~tttnn.experiment.runner.run`, one model.
+    domain : str
+    k : int
+
+    Returns
+    -------
+    DataFrame
+        Columns change, quirk, kind, ratio_against, difference, low, high: lines for :func:`judged`.
+    """
+    import pandas as pd
+
+    own = rows[rows["domain"] == domain]
+    chance = sampling(own, k).iloc[0]
+    ratio, half = chance["ratio_against"], chance["half_width_tested"]
+    made = [
+        stated("other documents, as many", "part of the documents", ratio, 0, -half, half, "95 % interval"),
+    ]
+    for share in (0.05, 0.1):
+        line = dropping(own, k, share).iloc[0]
+        spread = line["lowest"] - ratio, line["highest"] - ratio
+        made.append(stated(f"{share:.0%} of documents dropped", "documents dropped", ratio, 0, *spread, "worst case"))
+    made += [stated(name, name, ratio) for name in NO_EFFECT]
+    return pd.DataFrame(made)
 
 
 def stated(
-    change: str, quirk: str, ratio: float, low: float = 0.0, high: float = 0.0, kind: str = "by construction"
-) -> dict[str, str | float]:
-    """A line for :func:`judged` of an effect that was not measured: a bound, or none at all.
+    change: str, quirk: str, ratio: float, difference: float = 0.0, low: float = 0.0, high: float = 0.0,
+    kind: str = "by construction",
+) -> dict[str, str | float]:  # fmt: skip
+    """A line for :func:`judged` of an effect that is bounded, or is none at all.
 
     Parameters
     ----------
@@ -175,12 +275,12 @@ def stated(
         Name of the quirk.
     ratio : float
         After / before without it.
-    low, high : float
-        What bounds the difference.
+    difference, low, high : float
+        Of the ratio, and what bounds it.
     kind : str
         What the bound is.
     """
-    effect = {"ratio_against": ratio, "difference": 0.0, "low": low, "high": high}
+    effect = {"ratio_against": ratio, "difference": difference, "low": low, "high": high}
     return {"change": change, "quirk": quirk, "kind": kind, **effect}
 
 
@@ -228,67 +328,6 @@ def _changes(pairs: pd.DataFrame) -> dict[str, float]:
     return made
 
 
-def dropping(rows: pd.DataFrame, k: int, share: float) -> pd.DataFrame:
-    """How far after / before can move where some documents are left out in the worst way.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Of :func:`~tttnn.experiment.runner.run`, one model.
-    k : int
-    share : float
-        Of a domain's documents, rounded down, that may be left out.
-
-    Returns
-    -------
-    DataFrame
-        One row a domain: domain, documents, dropped (how many may be), ratio (of all), lowest and highest (of what is
-        left, over all choices of that many).
-    """
-    import pandas as pd
-
-    made = []
-    for domain, (before, after) in _nats(rows, k).items():
-        kept = len(before) - math.floor(share * len(before) + 1e-9)
-        ends = {name: _extreme(before, after, kept, sign) for name, sign in (("lowest", 1), ("highest", -1))}
-        ratio = after.sum() / before.sum()
-        made.append({"domain": domain, "documents": len(before), "dropped": len(before) - kept, "ratio": ratio, **ends})
-    return pd.DataFrame(made)
-
-
-def _extreme(before: np.ndarray, after: np.ndarray, kept: int, sign: int) -> float:
-    """The lowest (sign 1) or highest (sign -1) ratio of sums over `kept` documents, by Dinkelbach's method."""
-    ratio = after.sum() / before.sum()
-    while True:
-        chosen = np.argsort(sign * (after - ratio * before), kind="stable")[:kept]
-        found = after[chosen].sum() / before[chosen].sum()
-        if sign * (ratio - found) < 1e-12:
-            return float(found)
-        ratio = found
-
-
-def averages(rows: pd.DataFrame, k: int) -> pd.DataFrame:
-    """After / before of a corpus, and as a mean over documents.
-
-    Returns
-    -------
-    DataFrame
-        One row a domain: domain, documents, ratio_against (ratio of sums), mean (of the documents' own ratios),
-        difference (mean - ratio of sums) with its 95 % interval low, high over resampled documents.
-    """
-    import pandas as pd
-
-    made = []
-    for domain, (before, after) in _nats(rows, k).items():
-        columns = np.stack([before, after, after / before, np.ones_like(before)], axis=1)
-        sums = resampled_sums([columns])[:, 0].T
-        ratio, mean = sums[1] / sums[0], sums[2] / sums[3]
-        found = interval(mean - ratio)
-        ends = {"difference": found.value, "low": found.low, "high": found.high}
-        made.append({"domain": domain, "documents": len(before), "ratio_against": ratio[0], "mean": mean[0], **ends})
-    return pd.DataFrame(made)
-
-
 def sampling(rows: pd.DataFrame, k: int, tested: Mapping[str, int] | None = None) -> pd.DataFrame:
     """How wide the 95 % interval of after / before would be with as many documents as the published runs had.
 
@@ -311,7 +350,7 @@ def sampling(rows: pd.DataFrame, k: int, tested: Mapping[str, int] | None = None
     import pandas as pd
 
     tested, made = tested or TESTED, []
-    for domain, (before, after) in _nats(rows, k).items():
+    for domain, (before, after) in document_nats(rows, k).items():
         found = bootstrap_ratio(after, before)
         half, count = (found.high - found.low) / 2, tested.get(domain)
         made.append({
@@ -319,26 +358,3 @@ def sampling(rows: pd.DataFrame, k: int, tested: Mapping[str, int] | None = None
             "tested": count, "half_width_tested": half * math.sqrt(len(before) / count) if count else math.nan,
         })  # fmt: skip
     return pd.DataFrame(made)
-
-
-def _nats(rows: pd.DataFrame, k: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Nats of the documents before and after, by domain."""
-    parts = ends(rows, k).groupby("domain", sort=True)
-    return {str(name): (part["before"].to_numpy(), part["after"].to_numpy()) for name, part in parts}
-
-
-def one_token_chunks(rows: pd.DataFrame) -> pd.DataFrame:
-    """How often a last chunk of one token came up, by model.
-
-    Returns
-    -------
-    DataFrame
-        One row a model: model, neighbours, chunks (steps taken, and one-token chunks left out), one_token (how many
-        were), share (of neighbours).
-    """
-    trained = rows[rows["k"] > 0]
-    made = trained.groupby("model", sort=False).agg(
-        neighbours=("k", "size"), steps=("steps", "sum"), one_token=("skipped", "sum")
-    )  # fmt: skip
-    made.insert(1, "chunks", made.pop("steps") + made["one_token"])
-    return made.assign(share=made["one_token"] / made["neighbours"]).reset_index()

@@ -25,6 +25,7 @@ LABELS = {
     "nearest": "nearest", "nearest-h200": "nearest, on an H200",
     "nearest-rate-1e-4": "nearest, chosen rate", "nearest-rate-1e-4-h200": "nearest, chosen rate, on an H200",
     "random-domain": "drawn at random from the domain", "random": "drawn at random from the corpus",
+    "other-units": "nearest outside the own unit",
 }  # fmt: skip
 
 

@@ -112,3 +112,21 @@ def in_parts(domains: Iterable[str]) -> list[str]:
     """Names of domains without those whose parts are among them."""
     names = list(dict.fromkeys(domains))
     return [name for name in names if not set(PARTS.get(name, ())) & set(names)]
+
+
+def by_language(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same rows, with the parts of a domain that holds several languages in its place.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As for :func:`with_languages`. One model's: where another one's rows do not say their language, its domain has
+        no parts.
+    """
+    parted, _ = with_languages(rows, None)
+    return parted[parted["domain"].isin(in_parts(parted["domain"]))]
+
+
+def whole_of(domain: str) -> str:
+    """The domain that a part belongs to; any other one is whole."""
+    return next((name for name, parts in PARTS.items() if domain in parts), domain)

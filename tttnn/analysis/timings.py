@@ -140,6 +140,33 @@ def spent_and_gained(rows: pd.DataFrame) -> pd.DataFrame:
     return sums.assign(ratio=sums["bits"] / sums["domain"].map(before)).drop(columns="bits")
 
 
+def first_few(rows: pd.DataFrame, part: float = 0.25) -> tuple[int, float, float]:
+    """What the first neighbours take and bring, with this loop.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of ``bench/neighbours.py``.
+    part : float
+        How many are meant: the largest scored k up to this part of all neighbours, at least 1.
+
+    Returns
+    -------
+    k : int
+    seconds : float
+        Their share of the seconds of training, over all documents.
+    gain : float
+        Their share of the gain in nats, over all documents.
+    """
+    ours = rows[rows["loop"] == "ours"]
+    scored = ours[ours["bits_per_byte"].notna()]
+    bits = (scored["bits_per_byte"] * scored["bytes"]).groupby(scored["k"]).sum()
+    last = int(bits.index.max())
+    k = int(bits.index[(bits.index > 0) & (bits.index <= max(1, part * last))].max())
+    seconds = ours.groupby("k")["train_seconds"].sum().cumsum()
+    return k, float(seconds[k] / seconds[last]), float((bits[0] - bits[k]) / (bits[0] - bits[last]))
+
+
 def speedups(rows: pd.DataFrame) -> pd.DataFrame:
     """Both loops of a benchmark side by side, and what the processor leaves room for.
 

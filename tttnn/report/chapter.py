@@ -24,19 +24,17 @@ from tttnn.parameters import names, number, numbers
 INJECTED = "# Parameters"  # how the cell begins that papermill puts behind the chapter's own
 # The numbers of all chapters: those above 0, and those where 0 has a meaning.
 ABOVE_ZERO = {
-    "adapt_documents", "adapt_k", "compare_documents", "compare_k", "compare_queries", "copies", "disk_speed",
-    "documents", "k", "last", "machine_memory", "memory_documents", "minutes", "per_domain", "per_domain_cut",
-    "pile_bytes", "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "real_k",
-    "real_rate", "real_tokens", "resamples", "searches", "servers", "short_documents", "shown", "threads",
-    "usable",
+    "compare_documents", "compare_k", "compare_queries", "copies",
+    "disk_speed", "documents", "k", "last", "machine_memory", "memory_documents", "minutes", "per_domain",
+    "pile_bytes", "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "resamples",
+    "real_k", "real_rate", "real_tokens", "searches", "servers", "short_documents", "shown", "threads", "usable",
 }  # fmt: skip
 MAY_BE_ZERO = {
-    "adapt_bytes", "adapt_chunks", "calibration", "learning_rate", "max_bytes", "max_chunks", "near_exact", "seed",
-    "seeds",
+    "calibration", "learning_rate", "max_bytes", "max_chunks", "seed",
 }  # fmt: skip
 MAY_BE_EMPTY = {"bench", "compare_embedders", "domains", "mathematics", "others"}
 SEVERAL = {"copies", "memory_documents", "short_documents"}  # sizes whose growth is measured
-MOST = {"seed": 2**32 - 1, "seeds": 2**32 - 1, "threads": 1024, "usable": 1}
+MOST = {"seed": 2**32 - 1, "threads": 1024, "usable": 1}
 RUNS = {"archived_run", "variants_run", "validation_run"}
 LIKE_RUN = "like_run"  # variants that a chapter can do without, if they have no rows of its models
 REAL_RUN, REAL_MODEL = "real_run", "real_main"  # conditions of a pre-trained model, and which model's
@@ -233,7 +231,8 @@ KNOWN = ABOVE_ZERO | MAY_BE_ZERO | MAY_BE_EMPTY | ARCHIVED | RUNS | {LIKE_RUN, R
 def _check_runs(values: dict[str, Any]) -> None:
     """Each model that a chapter reads rows of is in each of its runs, up to the last neighbour that it looks at."""
     live = "corpus" in values
-    asked = ARCHIVED if live else set()  # the chapter without a live run says itself of which models there are no rows
+    # The chapter that looks at archived runs alone says itself of which models there are no rows.
+    asked = ARCHIVED if live or "archived_run" not in values else set()
     needed = {REAL_RUN: {REAL_MODEL}, LIKE_RUN: set()}
     for run in (name for name in values if name in {*RUNS, REAL_RUN, LIKE_RUN}):
         try:

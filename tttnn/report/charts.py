@@ -341,7 +341,8 @@ def interval_chart(
         "y": alt.Y("domain:N", sort=data["domain"].drop_duplicates().tolist(), title=None),
         "yOffset": alt.YOffset("series:N", sort=series, scale=alt.Scale(paddingOuter=0.4)),
     }
-    x = alt.X("value:Q", title=title, axis=alt.Axis(format=number, tickCount=5), scale=alt.Scale(zero=False))
+    axis = alt.Axis(format=number, tickCount=5, labelFlush=False, labelOverlap=True)
+    x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(zero=False))
     bars = alt.Chart().transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=0.6).encode(
         x="low:Q", x2="high:Q", color=alt.Color("series:N", **hue), **place
     )  # fmt: skip
@@ -407,12 +408,12 @@ def compared_chart(gains: pd.DataFrame, name: str, alt_text: str) -> Figure:
 
 
 def kinds_cost_chart(rows: pd.DataFrame, name: str, alt_text: str, enough: float = 0.95) -> Figure:
-    """Latency over resident memory, a labelled point per kind of index and a panel per size; both axes logarithmic.
+    """Latency over resident memory, a point per kind of index and a panel per size; both axes logarithmic.
 
     Parameters
     ----------
     rows : DataFrame
-        Of ``tttnn.index.planner.measured_rows``. Points with less recall than `enough` are crosses.
+        Of ``tttnn.index.planner.measured_rows``. Points with less recall than `enough` are hollow.
     """
     import altair as alt
     import pandas as pd
@@ -423,19 +424,18 @@ def kinds_cost_chart(rows: pd.DataFrame, name: str, alt_text: str, enough: float
         "kind": rows["kind"], "memory": rows["resident_bytes"] / 1e6, "latency": rows["cpu_p50_ms"],
         "recall": rows["recall"], found: [("no", "yes")[recall >= enough] for recall in rows["recall"]],
     })  # fmt: skip
-    x = alt.X("memory:Q", title="resident memory (MB)", scale=alt.Scale(type="log"))
-    y = alt.Y("latency:Q", title="median of a query (ms)", scale=alt.Scale(type="log"))
-    kinds = data["kind"].drop_duplicates().tolist()
-    points = alt.Chart().mark_point(size=90, filled=True, strokeWidth=2).encode(
-        x=x, y=y, color=alt.Color("kind:N", scale=alt.Scale(domain=kinds), legend=None),
-        shape=alt.Shape(f"{found}:N", scale=alt.Scale(domain=["yes", "no"], range=["circle", "cross"])),
-        tooltip=["kind:N", "size:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("memory", "latency", "recall"))],
-    )  # fmt: skip
-    names = alt.Chart().mark_text(align="left", dx=8, fontSize=11).encode(x=x, y=y, text="kind:N")
+    # Names beside the marks would overprint each other; with the domain given, colours and shapes share one legend.
+    shown = {"title": "kind", "scale": alt.Scale(domain=data["kind"].drop_duplicates().tolist())}
+    filled = alt.Scale(domain=["yes", "no"], range=[1.0, 0.0])
     sizes = data["size"].drop_duplicates().tolist()
-    chart = alt.layer(points, names, data=data).properties(width=480 // len(sizes), height=260).facet(
-        alt.Facet("size:N", sort=sizes, title=None), columns=len(sizes)
-    )  # fmt: skip
+    chart = alt.Chart(data).mark_point(size=90, strokeWidth=2).encode(
+        x=alt.X("memory:Q", title="resident memory (MB)", scale=alt.Scale(type="log")),
+        y=alt.Y("latency:Q", title="median of a query (ms)", scale=alt.Scale(type="log")),
+        fill=alt.Fill("kind:N", **shown), stroke=alt.Stroke("kind:N", **shown), shape=alt.Shape("kind:N", **shown),
+        fillOpacity=alt.FillOpacity(f"{found}:N", scale=filled, legend=None),
+        tooltip=["kind:N", "size:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("memory", "latency", "recall"))],
+        facet=alt.Facet("size:N", sort=sizes, title=None, columns=len(sizes)),
+    ).properties(width=480 // len(sizes), height=260)  # fmt: skip
     named = {"memory": "resident memory (MB)", "latency": "median of a query (ms)", "recall": "recall@20"}
     return figure(chart, name, alt_text, data.rename(columns=named))
 
@@ -661,7 +661,7 @@ def dots_chart(
     columns = ["task", "series", "value"]
     tasks, series = (table[column].drop_duplicates().tolist() for column in ("task", "series"))
     hue = {"scale": alt.Scale(domain=series, range=colours(series)), "title": None}
-    y = alt.Y("task:N", sort=tasks, title=None)
+    y = alt.Y("task:N", sort=tasks, title=None, axis=alt.Axis(labelLimit=320))
     x = alt.X("value:Q", title=title, axis=alt.Axis(format=number), scale=alt.Scale(zero=False))
     tooltip = ["task:N", "series:N", alt.Tooltip("value:Q", format=number.replace("0", "1"), title=title)]
     points = alt.Chart(table[columns]).mark_point(size=65, filled=True).encode(

@@ -108,7 +108,7 @@ def _redo(notebook: NotebookNode, name: str) -> str:
     for cell in notebook.cells:
         if INJECTED in cell.metadata.get("tags", []):
             for line in ast.parse(cell.source).body:
-                command += f" -y '{line.targets[0].id}: {ast.unparse(line.value)}'"  # type: ignore[attr-defined]
+                command += f" -y '{line.targets[0].id}: {ast.unparse(line.value)}'"
     return command
 
 

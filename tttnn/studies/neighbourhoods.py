@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -19,14 +17,12 @@ from tttnn.experiment import DrawnDocument
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tttnn.corpus import Corpus, Document
     from tttnn.embedding import Embedder
     from tttnn.retrieval import Neighbour, Retriever
     from tttnn.retrieval.retriever import Store
 
 BATCH_QUERIES = 32  # queries whose neighbours' texts are in memory at once
 BATCH_VECTORS = 4096  # stored vectors compared with all queries at once
-LICENCES_SHOWN = 2
 EXCERPT = 80  # characters
 
 
@@ -250,75 +246,6 @@ def compare_embedders(retrievers: Mapping[str, Retriever], queries: Sequence[Dra
 
 def _from_row(vectors: np.ndarray, row: int) -> Iterator[np.ndarray]:
     yield vectors[row:]
-
-
-def describe_corpus(corpus: Corpus) -> pd.DataFrame:
-    """Count what is in a corpus, and how far its test documents depend on its training documents.
-
-    Parameters
-    ----------
-    corpus : Corpus
-        With splits train and test; both are read once.
-
-    Returns
-    -------
-    DataFrame
-        One row a domain: domain, documents and bytes (train), test_documents, test_bytes, siblings (share of
-        test documents cut from a file that training documents were cut from, too; missing if the corpus does not
-        name sources), seen (mean share of a test document's 50-byte windows that occur in the domain's training
-        documents; from the corpus's manifest, missing without one), licences (the most frequent ones).
-    """
-    import pandas as pd
-
-    found: defaultdict[str, _DomainCounts] = defaultdict(_DomainCounts)
-    for document in corpus.documents("train"):
-        found[document.domain].add(document)
-    for document in corpus.documents("test"):
-        found[document.domain].add_test(document)
-    overlaps = corpus.manifest.get("domains", {})
-    return pd.DataFrame([_domain_facts(name, found[name], overlaps.get(name, {})) for name in sorted(found)])
-
-
-@dataclass
-class _DomainCounts:
-    """What is counted of a domain: bytes are those of texts in UTF-8."""
-
-    documents: int = 0
-    bytes: int = 0
-    test_documents: int = 0
-    test_bytes: int = 0
-    from_same: int = 0  # test documents of a file that training documents are from
-    files: set[str] = field(default_factory=set)
-    licences: Counter[str] = field(default_factory=Counter)
-
-    def add(self, document: Document) -> None:
-        self.documents, self.bytes = self.documents + 1, self.bytes + len(document.text.encode())
-        self.files.add(source_file(document.meta))
-        self.licences[str(document.meta.get("license") or "not stated")] += 1
-
-    def add_test(self, document: Document) -> None:
-        self.test_documents, self.test_bytes = self.test_documents + 1, self.test_bytes + len(document.text.encode())
-        self.from_same += source_file(document.meta) in self.files
-
-
-def _domain_facts(domain: str, counts: _DomainCounts, manifest: dict[str, Any]) -> dict[str, Any]:
-    named = counts.test_documents and "" not in counts.files
-    return {
-        "domain": domain,
-        "documents": counts.documents,
-        "bytes": counts.bytes,
-        "test_documents": counts.test_documents,
-        "test_bytes": counts.test_bytes,
-        "siblings": counts.from_same / counts.test_documents if named else np.nan,
-        "seen": manifest.get("test_overlap", {}).get("mean_share_of_windows_in_train", np.nan),
-        "licences": _listed(counts.licences),
-    }
-
-
-def _listed(licences: Counter[str]) -> str:
-    shown = [name for name, _ in licences.most_common(LICENCES_SHOWN)]
-    more = len(licences) - len(shown)
-    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def _slices(items: Any, size: int) -> Iterator[Any]:
