@@ -221,6 +221,18 @@ def test_an_index_that_would_take_too_long_has_a_part_of_the_documents(place, mo
     assert "a random part of them" in trial_page(trial, advise(trial))
 
 
+def test_more_is_held_out_of_few_documents(tmp_path, monkeypatch):
+    monkeypatch.setenv("TTTNN_HOME", str(tmp_path / "home"))
+    draw = random.Random(0)
+    (tmp_path / "notes").mkdir()
+    for number in range(40):
+        text = " ".join("".join(draw.choices("abcdefgh", k=6)) for _ in range(40))
+        (tmp_path / "notes" / f"{number}.md").write_text(text, encoding="utf-8")
+    few, given = (Request(str(tmp_path / "notes"), "m", held_out=share) for share in (None, 0.1))
+    assert few.open().manifest["documents"]["test"] == 10 and few.held_out == 0.25
+    assert given.open().manifest["documents"]["test"] == 4 and given.held_out == 0.1
+
+
 def rows_of(way, ratios, k=5, size=1000):
     """Documents with 1000 nats before, and a share of them after."""
     base = {"model": "m", "domain": "d", "variant": way, "failure": "", "bytes": size, "words": 100, "tokens": 300,
