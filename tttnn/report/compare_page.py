@@ -30,7 +30,7 @@ def _lead(found: SideBySide) -> str:
         return f"After {found.k} neighbours, {best['run']} needs {best['ratio']:.1%} of its bits."
     return (
         f"Of {count} runs, {best['run']} has the lowest ratio after {found.k} neighbours: {best['ratio']:.1%} of its "
-        "bits. Whether that is more than chance, the pairs say."
+        "bits. Whether that is more than chance, the pairs below tell."
     )
 
 

@@ -63,7 +63,7 @@ _TEXT = {"labelColor": "currentColor", "titleColor": "currentColor"}
 INK: dict[str, dict[str, Any]] = {
     "axis": {**_TEXT, "gridColor": "currentColor", "gridOpacity": 0.15, "domainColor": "currentColor",
              "tickColor": "currentColor"},
-    "legend": {**_TEXT, "symbolBaseStrokeColor": "currentColor"}, "header": _TEXT,
+    "legend": {**_TEXT, "symbolBaseStrokeColor": "currentColor", "columns": 2}, "header": _TEXT,
     "text": {"color": "currentColor"}, "rule": {"color": "currentColor"},
 }  # fmt: skip
 
