@@ -201,6 +201,7 @@ def test_an_interrupted_trial_goes_on_and_keeps_what_it_had(place, tmp_path):
     [
         (["--minutes", "0"], "minutes=0.0: must be from 0.05"),
         (["--k", "0"], "k=0: must be at least 1"),
+        (["--device", "gpu"], "device='gpu'"),
         (["--split", "tst"], "no split 'tst'"),
         (["--learning-rate", "-1"], "learning_rate=-1.0: must be positive"),
         (["--minutes", "0.05"], "minutes: "),
@@ -249,7 +250,7 @@ def made(ratios, **ways):
     documents = pd.DataFrame({"domain": "d", "document": range(len(ratios)), "bytes": 1000, "deflated": 400})
     facts = {"model": "m", "corpus": "c", "learning_rate": 1e-3, "bytes": 10_000, "documents": 10}
     plan = Plan(5, 1, None, len(ratios), len(ratios), 10.0)
-    return Trial(Request("c", "m"), plan, rows, documents, facts, [], Path("out"), None)
+    return Trial(Request("wheels", "m"), plan, rows, documents, facts, [], Path("out"), None)
 
 
 GAIN = [0.7, 0.75, 0.8, 0.7, 0.72, 0.9, 0.8, 0.75]
@@ -293,3 +294,11 @@ def test_a_trial_without_a_scored_document_says_why():
     rows = trial.rows.assign(nats=np.nan, failure="cannot score an empty text")
     with pytest.raises(RowsError, match="no document was scored before and after: cannot score an empty text"):
         advise(Trial(trial.request, trial.plan, rows, trial.documents, trial.facts, [], Path("out"), None))
+
+
+def test_a_corpus_that_is_not_there_leaves_no_folder_behind(tmp_path):
+    command = [sys.executable, "-m", "tttnn", "try", "~/no-such"]
+    environment = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 2 and "error: corpus='~/no-such': no such folder or file" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -28,7 +28,7 @@ from tttnn.experiment import DrawnDocument, retrieve, run, run_facts
 from tttnn.experiment.checks import LARGEST_SEED, check_writable
 from tttnn.experiment.runner import Evaluate, document_rows
 from tttnn.experiment.variants import VARIANTS, Variant, changed
-from tttnn.files import read_json, sole_writer, write_json, writing_folder
+from tttnn.files import expand, read_json, sole_writer, write_json, writing_folder
 from tttnn.models import load_model
 from tttnn.models.model_registry import find_entry
 from tttnn.models.products import bfloat16_is_fast
@@ -119,6 +119,8 @@ class Request:
     held_out: float | None = None
 
     def __post_init__(self) -> None:
+        if self.corpus != "wheels" and not self.corpus.startswith("hf:") and not Path(expand(self.corpus)).exists():
+            raise ParameterError(f"corpus={self.corpus!r}: no such folder or file")
         self.minutes = float(number("minutes", self.minutes, least=0.05, most=60 * 24 * 7))
         self.k = number("k", self.k, least=1, whole=True)
         self.documents = number("documents", self.documents, least=1, most=10_000, whole=True)
