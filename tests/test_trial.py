@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -293,7 +294,7 @@ def test_a_trial_without_a_scored_document_says_why():
     trial = made([0.8])
     rows = trial.rows.assign(nats=np.nan, failure="cannot score an empty text")
     with pytest.raises(RowsError, match="no document was scored before and after: cannot score an empty text"):
-        advise(Trial(trial.request, trial.plan, rows, trial.documents, trial.facts, [], Path("out"), None))
+        advise(replace(trial, rows=rows))
 
 
 def test_a_corpus_that_is_not_there_leaves_no_folder_behind(tmp_path):
@@ -302,3 +303,13 @@ def test_a_corpus_that_is_not_there_leaves_no_folder_behind(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 2 and "error: corpus='~/no-such': no such folder or file" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_longer_context_counts_by_its_score_before_any_neighbour():
+    trial = made(GAIN)
+    near = trial.rows[trial.rows["k"] == 0].head(4)
+    longest = near.assign(variant="longest-context", nats=900.0)
+    rows = pd.concat([trial.rows, longest], ignore_index=True)
+    [found] = advise(replace(trial, rows=rows)).simpler.to_dict("records")
+    assert found["way"] == "longest-context" and found["documents"] == 4
+    assert found["ratio"] == pytest.approx(0.9) and found["ratio_nearest"] == pytest.approx(np.mean(GAIN[:4]))
