@@ -24,13 +24,17 @@ test test-all notebooks: export HF_HUB_OFFLINE = 1
 test test-all notebooks: export TQDM_DISABLE = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help book pdf test test-all notebooks fresh bench weights lint lock clean distclean
+.PHONY: help book pdf try test test-all notebooks fresh bench weights lint lock clean distclean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 book: weights  ## execute the chapters and render the book to _build/html/index.html
 	$(BIN)/python book/build.py $(if $(PROFILE),--profile $(PROFILE))
+
+try: weights  ## is it worth it for your own text? CORPUS=<folder or file> [MODEL=...] [MINUTES=...]
+	@test -n "$(CORPUS)" || { echo "make try CORPUS=<folder or file> [MODEL=smollm2-135m] [MINUTES=10]" >&2; exit 2; }
+	$(BIN)/python -m tttnn try "$(CORPUS)" $(if $(MODEL),--model "$(MODEL)") $(if $(MINUTES),--minutes $(MINUTES))
 
 test: lint weights  ## lint, unit tests, the rendered book, and every chapter against its reference outputs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(THREADS) --maxprocesses=8 --dist=loadfile

@@ -152,6 +152,12 @@ def test_cost_runs_with_another_corpus_and_model(corpus, home, tmp_path, monkeyp
     assert "letters" in text and "orders" in text
 
 
+def test_a_trial_runs_with_another_corpus_and_model(corpus, home, tmp_path, monkeypatch):
+    parameters = {"corpus": str(corpus), "model": str(tiny_gpt2(tmp_path / "tiny")), "k": 2, "documents": 6}
+    executed = execute("try", parameters | {"minutes": 0.4}, home, tmp_path, monkeypatch)
+    assert "after training on 2 neighbours" in outputs(executed)
+
+
 def test_the_glance_runs_with_another_k_and_without_a_model(home, tmp_path, monkeypatch):
     parameters = {"k": 10, "trained": "no-such-model", "memory_documents": [500, 1000], "resamples": 50}
     text = outputs(execute("00_reproduction_at_a_glance", parameters, home, tmp_path, monkeypatch))

@@ -58,8 +58,10 @@ def test_index_then_evaluate_then_run_and_continue(place):
     assert "after 2 neighbours" in done.stdout, done.stderr
     run = ["run", *common, "--per-domain", 3, "--ks", "0,2", "--learning-rate", "1e-3", "--out", place / "rows"]
     for _ in range(2):
-        done = tttnn(*run, home=place / "home")
+        done = tttnn(*run, "--json", home=place / "home")
         assert done.returncode == 0, done.stderr
+        assert "model: 3 of lines, scored after 0, 2 neighbours: about 0." in done.stderr
+        assert json.loads(done.stdout) == {"rows": 9, "failed": 0, "folder": str(place / "rows")}
     rows = read_rows(place / "rows")
     assert len(rows) == 9 and rows["nats"].notna().sum() == 6
     about = json.loads((place / "rows" / "run.json").read_text())["about"]
@@ -78,7 +80,7 @@ def test_strategies_methods_and_variants_are_options(place):
     assert done.returncode == 0, done.stderr
     assert sorted(path.parent.name for path in (place / "grid").glob("*/model")) == ["in-context-0.5", "sift"]
     done = tttnn("run", *common, "--strategy", "closest", "--out", place / "no", home=place / "home")
-    assert done.returncode == 1 and "must be one of nearest" in done.stderr
+    assert done.returncode == 2 and "must be one of nearest" in done.stderr
 
 
 def test_sweep_compares_learning_rates_on_validation_documents(place):
@@ -131,7 +133,7 @@ def test_errors_are_one_message_without_traceback(place, arguments, message):
     if arguments[0] in ("evaluate", "run"):
         arguments = [*arguments, "--model", place / "model"]
     done = tttnn(*[named.get(a, a) for a in arguments], home=place / "home")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ") and message in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -164,7 +166,7 @@ def test_what_can_be_checked_is_checked_before_an_index_is_built(place, capsys, 
     with pytest.raises(SystemExit) as ended:
         main()
     said = capsys.readouterr().err
-    assert ended.value.code == 1 and "error: " in said and message in said
+    assert ended.value.code == 2 and "error: " in said and message in said
     assert not (place / "empty").exists()
 
 

@@ -18,6 +18,8 @@ from tttnn.studies.cost import (
     count_work,
     describe,
     estimate,
+    expected_seconds,
+    first_look,
     fit,
     memory_needed,
     per_domain,
@@ -98,6 +100,13 @@ def test_documents_that_a_run_cannot_evaluate_are_left_out_and_said(lm, caplog):
     assert "code document 0" in caplog.text and "empty" in caplog.text
 
 
+def test_a_first_estimate_is_that_of_three_documents_times_all(lm, monkeypatch):
+    monkeypatch.setattr("tttnn.studies.cost.first_look", lambda ttt: RATES)
+    documents = drawn(*["x" * 20] * 9)
+    few = estimate(count_work(loop(lm), documents[:3], k=2), RATES, [0, 2])["seconds"].mean()
+    assert expected_seconds(loop(lm), documents, [0, 2]) == pytest.approx(9 * few, rel=0.2)
+
+
 def test_errors_name_the_parameter(lm):
     with pytest.raises(ValueError, match="k=-1"):
         count_work(loop(lm), drawn("x"), k=-1)
@@ -130,8 +139,9 @@ def test_calibrating_leaves_the_weights_as_they_were(lm, switches):
     ttt, before = loop(lm, **switches), lm.weight_hash()
     first = [step.score.nats for step in ttt.adapt("x" * 20, ["abcdefghi"], [0, 1])]
     ttt.forget()
-    rates = calibrate(ttt, seconds=0)
+    rates, seen = calibrate(ttt, seconds=0), first_look(ttt)
     assert lm.weight_hash() == before and not lm.adapting
+    assert seen.seconds_per_step + seen.seconds_per_trained_token > 0 and seen.seconds_per_document == 0
     assert [step.score.nats for step in ttt.adapt("x" * 20, ["abcdefghi"], [0, 1])] == first, "moments are fresh, too"
     assert all(math.isfinite(value) and value >= 0 for value in vars(rates).values())
     assert rates.seconds_per_step + rates.seconds_per_trained_token > 0
@@ -214,4 +224,4 @@ def test_the_command_says_hours_and_memory(place):  # noqa: F811
     for wrong, message in ({"--ks": "0,x"}, "ks='0,x'"), ({"--sample": 0}, "sample=0"), ({"--max-chunks": 0}, "max_ch"):
         (option,) = wrong.items()
         done = tttnn(*common, *option, home=place / "home")
-        assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

@@ -21,7 +21,7 @@ from tttnn.experiment import run_facts
 from tttnn.files import sole_writer
 from tttnn.index import BuildOptions, DamagedIndex, Index, IndexMismatch, SearchSettings, build_index
 from tttnn.models import load_model
-from tttnn.retrieval import Neighbour, Retriever, corpus_fingerprint, open_retriever
+from tttnn.retrieval import Neighbour, Retriever, corpus_fingerprint, is_built, open_retriever
 from tttnn.ttt import TTT
 
 WORDS = ["parliament", "report", "commission", "budget", "member", "vote", "debate", "amendment", "council"]
@@ -96,6 +96,15 @@ def test_empty_query(folder, query):
 def test_a_query_without_known_words_has_defined_neighbours(folder):
     neighbours = open_retriever(folder).neighbours("zzyzx", 3)
     assert all(each.distance == pytest.approx(1, abs=1e-6) for each in neighbours)
+
+
+def test_an_index_is_known_to_be_there_once_it_is_built(folder):
+    corpus = open_corpus(folder)
+    assert not is_built(corpus)
+    open_retriever(corpus)
+    assert is_built(open_corpus(folder)) and not is_built(corpus, split="val") and not is_built(corpus, kind="fp16")
+    write_jsonl(folder / "github.val.jsonl", documents("github", 4, 4))
+    assert not is_built(open_corpus(folder)), "of another corpus"
 
 
 def test_the_second_opening_builds_and_reads_nothing(folder, monkeypatch):

@@ -6,11 +6,15 @@ import io
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from tttnn.errors import BAD_INPUT, FAILED, INTERRUPTED, TTTNNError
 
 if TYPE_CHECKING:
     from tttnn.ttt import TTT, Switches
@@ -21,13 +25,15 @@ index = typer.Typer(help="Build and verify indexes.", no_args_is_help=True)
 app.add_typer(index, name="index")
 
 LOOKED_AT = 4000  # characters of a validation text that `repair` scores
-INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 Model = Annotated[str, typer.Option(help="Registry name, folder in Hugging Face format, GGUF file, or hub name.")]
 Corpus = Annotated[str, typer.Option(help="'wheels', a folder or file of texts or tables, or hf:owner/name.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave bad documents out, and say so.")]
 TextKey = Annotated[str, typer.Option(help="Column or key of a table that holds the text; dots lead into objects.")]
 DomainKey = Annotated[str | None, typer.Option(help="The same of the domain, as meta.source.")]
+HeldOut = Annotated[
+    float | None, typer.Option(help="Share of documents for val and for test each, where files name no split.")
+]
 Embedder = Annotated[str, typer.Option(help="'lexical', 'lm:<model>', or a transformer's hub name or folder.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads for torch.")]
 Device = Annotated[str, typer.Option(help="A torch device.")]
@@ -45,6 +51,7 @@ Precision = Annotated[str, typer.Option(help="Of the gradient steps: float32 or 
 Prefix = Annotated[str | None, typer.Option(help="Token before a text: bos or eos; default: the model's own.")]
 Strategy = Annotated[str, typer.Option(help="Which neighbours, in which order: see tttnn.retrieval.strategies.")]
 Seed = Annotated[int, typer.Option(help="Draws documents, and whatever is random in strategy, dropout and adapters.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON, for machines.")]
 Lora = Annotated[int | None, typer.Option(help="Train adapters of this rank instead of the weights.")]
 
 
@@ -183,7 +190,7 @@ def evaluate(
     k: Annotated[int, typer.Option(help="Neighbours to train on.")] = 20,
     learning_rate: Rate = None, max_chunks: MaxChunks = None, precision: Precision = "float32", prefix: Prefix = None,
     strategy: Strategy = "nearest", seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None,
-    device: Device = "cpu",
+    device: Device = "cpu", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Score one text before and after adapting on its k nearest neighbours."""
     from tttnn.corpus import open_corpus
@@ -202,15 +209,16 @@ def evaluate(
     )
     result = ttt.evaluate(text, k)
     before, after = result.before.bits_per_byte, result.after.bits_per_byte
-    typer.echo(_settings(ttt))
-    typer.echo(f"bits/byte {before:.4f} -> {after:.4f} ({100 * result.ratio:.1f} %) after {k} neighbours")
+    said = f"bits/byte {before:.4f} -> {after:.4f} ({100 * result.ratio:.1f} %) after {k} neighbours"
+    values = {"before": before, "after": after, "ratio": result.ratio, "k": k, "settings": _settings(ttt)}
+    _tell(values, f"{_settings(ttt)}\n{said}", as_json)
 
 
 @app.command()
 def run(
     out: Annotated[Path, typer.Option(help="Folder for rows and provenance; the same call continues there.")],
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
-    text_key: TextKey = "text", domain_key: DomainKey = None,
+    text_key: TextKey = "text", domain_key: DomainKey = None, held_out: HeldOut = None,
     domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Test documents drawn per domain.")] = 30,
     max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,2,3,5,7,10,15,20",
@@ -231,13 +239,13 @@ def run(
     seed: Seed = 1216, strategy: Strategy = "nearest",
     method: Annotated[str, typer.Option(help="What is done with them: see tttnn.baselines.")] = "ttt",
     skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu", cluster: Cluster = None,
-    workers: Workers = 2,
+    workers: Workers = 2, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Evaluate test documents of a corpus; resumable, rows end as Parquet."""
     from tttnn.corpus import open_corpus
     from tttnn.experiment import run as run_documents
     from tttnn.experiment import run_facts
-    from tttnn.experiment.checks import Asked
+    from tttnn.experiment.checks import METHOD, Asked
     from tttnn.experiment.ray_runner import run_on_cluster
     from tttnn.ray_cluster import cluster as connected
     from tttnn.ttt import Switches
@@ -250,7 +258,7 @@ def run(
         seed=asked.seed,
     )  # fmt: skip
     out = asked.check_folder(out, switches)
-    opened = open_corpus(corpus, skip_bad, text_key, domain_key)
+    opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out or 0.1)
     documents = asked.draw(opened)
 
     def make() -> TTT:
@@ -262,8 +270,64 @@ def run(
         with connected(cluster, workers):
             rows = run_on_cluster(ttt, make, documents, asked.ks, out, origin, workers, method)
     else:
+        if method == METHOD:
+            _announce(ttt, documents, asked.ks, out)
         rows = run_documents(ttt, documents, asked.ks, out, origin, method=method)
-    _report(rows, out)
+    _report(rows, out, as_json=as_json)
+
+
+@app.command("try")
+def try_(
+    corpus: Annotated[str, typer.Argument(help="'wheels', or a folder or file of documents.")],
+    model: Model = "smollm2-135m", embedder: Embedder = "lexical",
+    minutes: Annotated[float, typer.Option(help="For everything; what fits is decided after a first step.")] = 10.0,
+    out: Annotated[Path | None, typer.Option(help="Folder for page and rows; the same call continues there.")] = None,
+    k: Annotated[int, typer.Option(help="Most neighbours.")] = 20,
+    documents: Annotated[int, typer.Option(help="Most documents.")] = 60,
+    learning_rate: Rate = None, split: Split = "test", seed: Seed = 1216, skip_bad: SkipBad = False,
+    text_key: TextKey = "text", domain_key: DomainKey = None, held_out: HeldOut = None, threads: Threads = None,
+    device: Device = "cpu", as_json: AsJson = False,
+) -> None:  # fmt: skip
+    """Find out in a few minutes whether neighbours are worth it for documents of one's own: one page, one answer."""
+    from tttnn.studies.trial_plan import Budget
+
+    budget = Budget(60 * minutes)  # before all that takes long
+    from tttnn.analysis.advice import advise
+    from tttnn.experiment.checks import check_writable
+    from tttnn.files import write_json
+    from tttnn.report.one_page import write_page
+    from tttnn.report.trial_page import lead, trial_page
+    from tttnn.studies.trial import Request, run_trial
+
+    asked = Request(
+        corpus, model, embedder, minutes, k, documents, learning_rate, split, seed, threads, device, skip_bad, text_key,
+        domain_key, held_out,
+    )  # fmt: skip
+    place = check_writable(out or asked.folder())
+    trial = run_trial(asked, asked.open(), place, budget, partial(typer.echo, err=True))
+    advice = advise(trial)
+    answer = {"answer": lead(trial, advice), **advice.as_json(), "page": str(place / "page.html")}
+    write_json(place / "advice.json", answer)
+    write_page(place / "page.html", trial_page(trial, advice))
+    _tell(answer, f"{answer['answer']}\n{answer['page']} ({budget.spent:.0f} s)", as_json)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(help="Folders of rows, or names of archived runs.")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("compare.html"),
+    k: Annotated[int | None, typer.Option(help="Neighbours; default: the most that all were scored at.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set runs side by side, of one's own and archived ones: a table, paired intervals and a chart on one page."""
+    from tttnn.analysis.side_by_side import side_by_side
+    from tttnn.files import expand
+    from tttnn.report.compare_page import compare_page
+    from tttnn.report.one_page import write_page
+
+    found = side_by_side(runs, k)
+    page = write_page(expand(out), compare_page(found))
+    _tell({**found.as_json(), "page": str(page)}, f"{found.table.to_string(index=False)}\n{page}", as_json)
 
 
 @app.command()
@@ -337,6 +401,7 @@ def variants(
     out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key)
     documents = asked.draw(opened)
     ttt = _loop(model, opened, embedder, switches, threads, device)
+    _announce(ttt, documents, asked.ks, out, len(chosen))
     rows = run_variants(ttt, documents, asked.ks, chosen, out, run_facts(opened, ttt.need_retriever(), **asked.drawn))
     failed = rows[rows["failure"] != ""].groupby("variant").size()
     _report(rows, out, "".join(f", {n} of {name} failed" for name, n in failed.items()))
@@ -368,6 +433,7 @@ def sweep(
     out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key)
     documents = asked.draw(opened)
     ttt = _loop(model, opened, embedder, Switches(prefix=prefix, max_chunks=max_chunks), threads, device)
+    _announce(ttt, documents, asked.ks, out, len(compared))
     table = compare(ttt, documents, compared, asked.ks, out, run_facts(opened, ttt.need_retriever(), **asked.drawn))
     typer.echo(table.pivot(index="learning_rate", columns="k", values="ratio").to_string(float_format="%.4f"))
     drawn = {"per_domain": asked.per_domain, "max_bytes": asked.max_bytes, "seed": asked.seed}
@@ -479,20 +545,52 @@ def _card_folder(model: str) -> Path:
     return folder
 
 
-def _report(rows: Any, out: Path, failed: str | None = None) -> None:
+def _tell(values: dict[str, Any], words: str, as_json: bool) -> None:
+    """Write a result to stdout: in words, or as one JSON object."""
+    import json
+
+    typer.echo(json.dumps(values, ensure_ascii=False, allow_nan=False) if as_json else words)
+
+
+def _announce(ttt: TTT, documents: Sequence[Any], ks: Sequence[int], out: Path, times: int = 1) -> None:
+    """Say on stderr what will be done, and how long it takes."""
+    from collections import Counter
+
+    from tttnn.errors import ParameterError
+    from tttnn.studies.cost import expected_seconds
+
+    try:
+        minutes = times * expected_seconds(ttt, documents, ks) / 60
+        long = f"about {minutes:,.1f} min" if minutes < 120 else f"about {minutes / 60:,.1f} h"
+    except ParameterError as error:
+        long = f"for how long is not known ({error})"
+    ways = f", in {times} ways" if times > 1 else ""
+    drawn = Counter(document.domain for document in documents)
+    places = ", ".join(map(str, ks))
+    counts = ", ".join(f"{count} of {name}" for name, count in drawn.items())
+    typer.echo(
+        f"{ttt.lm.name}: {counts}, scored after {places} neighbours{ways}: {long} on this machine, less what is done "
+        f"already; rows go to {out}",
+        err=True,
+    )
+
+
+def _report(rows: Any, out: Path, failed: str | None = None, as_json: bool = False) -> None:
     """Say how many rows there are; none without a failure is an error."""
     from tttnn.errors import ParameterError
 
     failures = rows.loc[rows["failure"] != "", "failure"]
-    typer.echo(f"{len(rows):,d} rows in {out}" + (f", {len(failures)} documents failed" if failed is None else failed))
+    said = f"{len(rows):,d} rows in {out}" + (f", {len(failures)} documents failed" if failed is None else failed)
+    _tell({"rows": len(rows), "failed": len(failures), "folder": str(out)}, said, as_json)
     if len(failures) == len(rows):
         raise ParameterError(f"none of {len(rows)} documents could be evaluated; the first: {failures.iloc[0]}")
 
 
 def main() -> None:
-    """Run the command line; errors of the package end it with their message, and a traceback if ``TTTNN_DEBUG=1``."""
-    from tttnn.errors import TTTNNError
+    """Run the command line; errors of the package end it with their message, and a traceback if ``TTTNN_DEBUG=1``.
 
+    Exit status: 2 for bad input, 1 for what failed otherwise, 130 after Ctrl-C.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it reports each variant it tries
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -504,7 +602,7 @@ def main() -> None:
         if os.environ.get("TTTNN_DEBUG") == "1":
             raise
         typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        sys.exit(getattr(error, "status", BAD_INPUT if isinstance(error, FileNotFoundError) else FAILED))
     except (KeyboardInterrupt, SystemExit) as end:  # typer turns the first into the second
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:
             raise

@@ -5,13 +5,19 @@ Whatever else is raised is a fault of the program: it keeps its traceback and is
 
 from __future__ import annotations
 
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130  # exit statuses of the command line; the last is what shells have for Ctrl-C
+
 
 class TTTNNError(ValueError):
     """Something the caller can mend; the message says what it is and how."""
 
+    status = FAILED
+
 
 class ParameterError(TTTNNError):
     """A parameter out of its range, misspelt or of the wrong type; the message begins with its name and value."""
+
+    status = BAD_INPUT
 
 
 class DocumentError(TTTNNError):

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from tttnn.errors import TTTNNError
+from tttnn.errors import BAD_INPUT, TTTNNError
 from tttnn.files import expand, lock, writing
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ FLAGS = ("same_unit", "same_source")  # all other columns are numbers
 
 class RowsError(TTTNNError):
     """A results folder that cannot be written to or continued; the message says why."""
+
+    status = BAD_INPUT
 
 
 class RowJournal:

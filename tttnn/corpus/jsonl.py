@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol
 
-from tttnn.errors import ParameterError, TTTNNError
+from tttnn.errors import BAD_INPUT, ParameterError, TTTNNError
 from tttnn.files import writing
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ log = logging.getLogger(__name__)
 
 class CorpusError(TTTNNError):
     """A corpus, a file of it or a line of it cannot be used; the message says which and what to do."""
+
+    status = BAD_INPUT
 
 
 class OtherEncoding(CorpusError):

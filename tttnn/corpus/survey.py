@@ -26,7 +26,7 @@ BY_STEM = re.compile(
 )
 SUFFIXES = re.compile(rf"({'|'.join(TABLES).replace('.', r'[.]')})([.]gz|[.]zst)?$", re.IGNORECASE)
 TOOL_FOLDERS = {"node_modules", "__pycache__"}
-RESULTS = "run.json"  # lies in a folder of this program's results
+RESULTS = ("run.json", "trial.json")  # one of them lies in a folder of this program's results
 SAVED = ("dataset_dict.json", "state.json")  # by which a dataset saved with `datasets` is known
 
 
@@ -171,7 +171,7 @@ def _set_aside(entry: os.DirEntry[str], kept: Path) -> str:
             return "a link to a folder"
         if entry.name in TOOL_FOLDERS or Path(entry.path).resolve() == kept:
             return "a folder that programs write"
-        return "results of this program" if Path(entry.path, RESULTS).exists() else ""
+        return "results of this program" if any(Path(entry.path, name).exists() for name in RESULTS) else ""
     if entry.is_symlink() and not Path(entry.path).exists():
         return "a link to nowhere"
     return "" if entry.is_file() else "no regular file"

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tttnn.errors import TTTNNError
+from tttnn.errors import BAD_INPUT, TTTNNError
 from tttnn.files import read_json, write_json, writing_folder
 
 CARD = "embedder.json"
@@ -16,6 +16,8 @@ CARD = "embedder.json"
 
 class EmbeddingError(TTTNNError):
     """An embedder that cannot be loaded or fitted, or a text without a vector; the message says why."""
+
+    status = BAD_INPUT
 
 
 class Embedder(Protocol):

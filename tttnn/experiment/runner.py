@@ -83,8 +83,9 @@ def run(
         Provenance to write into `run.json` (corpus, commit, device, ...), JSON values. Rows of another corpus, split,
         seed or limit of bytes do not go into the same folder.
     evaluate : callable, optional
-        Model and retriever, documents, ks, method -> pairs of a document and its rows, in any order. Default: one
-        document after another, here. On a cluster: see `tttnn.experiment.ray_runner.run_on_cluster`.
+        Model and retriever, documents, ks, method -> pairs of a document and its rows, in any order; it may leave
+        documents out, for a later call. Default: one document after another, here. On a cluster: see
+        `tttnn.experiment.ray_runner.run_on_cluster`.
     method : str
         What is done with the neighbours: "ttt", or a baseline, see `tttnn.baselines.find_method`.
 
@@ -126,10 +127,11 @@ def run(
                 if rows[0]["failure"]:
                     log.warning("%s document %d failed: %s", document.domain, document.number, rows[0]["failure"])
                 journal.append(_key(ttt, document), rows)
-            table = journal.table(list(by_key))
+            table = journal.table([key for key in by_key if key in journal])  # all, unless `evaluate` left some out
+            count = sum(key in journal for key in by_key)
     if folder is not None:
         failed = (table["failure"] != "").sum()
-        log.info("%d rows of %d documents are in %s; %d failed", len(table), len(by_key), folder, failed)
+        log.info("%d rows of %d documents are in %s; %d failed", len(table), count, folder, failed)
     return table
 
 

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from tttnn.errors import TTTNNError
+from tttnn.errors import BAD_INPUT, TTTNNError
 from tttnn.files import read_json, write_json
 from tttnn.index.kinds import KINDS
 
@@ -34,6 +34,8 @@ class DamagedIndex(TTTNNError):
 
 class NoIndex(TTTNNError, FileNotFoundError):
     """There is no index in this folder."""
+
+    status = BAD_INPUT
 
 
 class IndexExists(TTTNNError, FileExistsError):

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
-from tttnn.errors import TTTNNError, first_line
+from tttnn.errors import BAD_INPUT, TTTNNError, first_line
 from tttnn.hub import BUFFERS, left_as_pointer, weight_files
 from tttnn.models.model_registry import REGISTRY
 
@@ -35,6 +35,8 @@ PROBE = "The quick brown fox jumps over the lazy dog: 1 + 2 = 3."
 
 class ModelError(TTTNNError):
     """A model that cannot be loaded or used; the message says what to do."""
+
+    status = BAD_INPUT
 
 
 def is_path(source: str | Path) -> bool:

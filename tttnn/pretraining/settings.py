@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tttnn.errors import TTTNNError
+from tttnn.errors import BAD_INPUT, TTTNNError
 from tttnn.files import expand, read_json
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -19,6 +19,8 @@ FORMER = {"objective": "causal", "masked_share": 0.15}
 
 class SettingsError(TTTNNError):
     """A settings file or a run folder that cannot be used; the message says what to change."""
+
+    status = BAD_INPUT
 
 
 @dataclass(frozen=True)

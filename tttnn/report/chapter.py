@@ -25,8 +25,8 @@ INJECTED = "# Parameters"  # how the cell begins that papermill puts behind the 
 # The numbers of all chapters: those above 0, and those where 0 has a meaning.
 ABOVE_ZERO = {
     "compare_documents", "compare_k", "compare_queries", "copies",
-    "disk_speed", "k", "last", "machine_memory", "memory_documents", "per_domain", "pile_bytes",
-    "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "resamples",
+    "disk_speed", "documents", "k", "last", "machine_memory", "memory_documents", "minutes", "per_domain",
+    "pile_bytes", "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "resamples",
     "real_k", "real_rate", "real_tokens", "searches", "servers", "short_documents", "shown", "threads", "usable",
 }  # fmt: skip
 MAY_BE_ZERO = {
@@ -169,8 +169,8 @@ def _nothing(name: str, value: Any) -> None:
 
 
 def _corpus(name: str, value: str) -> None:
-    if value != "wheels" and not Path(value).is_dir():
-        raise ParameterError(f"{name}={value!r}: no such folder; give 'wheels', or a folder of JSON Lines")
+    if value != "wheels" and not Path(value).exists() and not value.startswith("hf:"):
+        raise ParameterError(f"{name}={value!r}: no such folder or file; give 'wheels', or documents of your own")
 
 
 def _bench(name: str, value: str) -> None:

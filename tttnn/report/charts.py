@@ -92,6 +92,30 @@ def _curve_panel(curve: pd.DataFrame, column: str, by: str) -> alt.Chart:
     ).properties(width=540, height=190)  # fmt: skip
 
 
+def gain_curve_chart(curve: pd.DataFrame, name: str, alt_text: str) -> Figure:
+    """After / before over the number of neighbours, pooled over documents, with its interval as a band.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        Columns k, bits_per_byte, ratio, low, high.
+    """
+    import altair as alt
+
+    data = curve[["k", "bits_per_byte", "ratio", "low", "high"]]
+    percent, above = alt.Axis(format="%", tickCount=5), alt.Scale(zero=False)
+    x = alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(tickMinStep=1, format="d"))
+    y = alt.Y("ratio:Q", title="bits after / before", axis=percent, scale=above)
+    band = (
+        alt.Chart(data).mark_area(opacity=0.2, color=PALETTE[0]).encode(x=x, y=alt.Y("low:Q", scale=above), y2="high:Q")
+    )
+    line = alt.Chart(data).mark_line(color=PALETTE[0], point={"size": 60, "color": PALETTE[0]}).encode(
+        x=x, y=y, tooltip=["k:Q", alt.Tooltip("ratio:Q", format=".1%"), alt.Tooltip("bits_per_byte:Q", format=".3f")]
+    )  # fmt: skip
+    chart = (band + line).properties(height=260)
+    return figure(chart, name, alt_text, data.rename(columns=UNITS))
+
+
 def cost_chart(cost: pd.DataFrame, name: str, alt_text: str) -> Figure:
     """Seconds per neighbour by domain: training alone, and with the scoring after it (Figure 1 of the report).
 

@@ -59,6 +59,14 @@ THEME: dict[str, Any] = {
     "range": {"category": PALETTE},
 }
 
+_TEXT = {"labelColor": "currentColor", "titleColor": "currentColor"}
+INK: dict[str, dict[str, Any]] = {
+    "axis": {**_TEXT, "gridColor": "currentColor", "gridOpacity": 0.15, "domainColor": "currentColor",
+             "tickColor": "currentColor"},
+    "legend": {**_TEXT, "symbolBaseStrokeColor": "currentColor", "columns": 2}, "header": _TEXT,
+    "text": {"color": "currentColor"}, "rule": {"color": "currentColor"},
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -112,6 +120,16 @@ class Figure:
         import vl_convert
 
         return vl_convert.vegalite_to_svg(self._static_spec())
+
+    def inline_svg(self) -> str:
+        """Return the chart as SVG for a page that stands by itself, in the colour of the page's text."""
+        import vl_convert
+
+        spec, config = self._static_spec(), self.spec["config"]
+        inks = {part: {**config.get(part, {}), **ink} for part, ink in INK.items()}
+        svg = vl_convert.vegalite_to_svg({**spec, "config": {**config, **inks, "background": "transparent"}})
+        name = html.escape(self.alt, quote=True)
+        return svg.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
 
     def _static_spec(self) -> dict[str, Any]:
         spec = {**self.spec, "config": {**self.spec["config"], "background": "white"}}

@@ -6,7 +6,8 @@ from tttnn.retrieval.retriever import (
     Retriever,
     Store,
     corpus_fingerprint,
+    is_built,
     open_retriever,
 )
 
-__all__ = ["Neighbour", "Neighbours", "Retriever", "Store", "corpus_fingerprint", "open_retriever"]
+__all__ = ["Neighbour", "Neighbours", "Retriever", "Store", "corpus_fingerprint", "is_built", "open_retriever"]

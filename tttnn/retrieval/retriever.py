@@ -299,10 +299,8 @@ def open_retriever(
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     corpus.files(split)  # names the splits there are
     opened = _open_unless_lexical(embedder, device)
-    # The lexical embedder's fingerprint is known only after fitting, but settings and corpus determine it.
-    lexical = LexicalEmbedder.name, LexicalSettings().key()
-    name, key = lexical if opened is None else (opened.name, opened.fingerprint)
     fingerprint = corpus_fingerprint(corpus)
+    name, key = _name_and_key(opened)
     folder = retriever_folder(corpus, split, name, fingerprint, key)
     place = folder / f"index-{kind}"
     # Nobody waits, or writes, where all is there.
@@ -344,6 +342,26 @@ def _stored_vectors(folder: Path, embedder: Embedder) -> Callable[[int], Iterato
     return None
 
 
+def is_built(
+    corpus: Corpus, embedder: str | Path | Embedder = "lexical", split: str = "train", kind: str = "auto",
+    device: str = "cpu",
+) -> bool:  # fmt: skip
+    """Whether `open_retriever` would find its index ready; no document is read for it."""
+    fingerprint = _remembered(corpus).get("fingerprint")
+    if not fingerprint:
+        return False
+    name, key = _name_and_key(_open_unless_lexical(embedder, device))
+    return (retriever_folder(corpus, split, name, fingerprint, key) / f"index-{kind}" / MANIFEST).exists()
+
+
+def _name_and_key(embedder: Embedder | None) -> tuple[str, str]:
+    """What tells an embedder from others; None is the lexical one."""
+    # The lexical embedder's fingerprint is known only after fitting, but settings and corpus determine it.
+    return (
+        (LexicalEmbedder.name, LexicalSettings().key()) if embedder is None else (embedder.name, embedder.fingerprint)
+    )
+
+
 def retriever_folder(corpus: Corpus, split: str, name: str, fingerprint: str, key: str) -> Path:
     """Where the index of a corpus (by content), split and embedder (by name and key) is kept, with what it needs."""
     readable = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{corpus.name}-{split}-{name}")
@@ -353,21 +371,31 @@ def retriever_folder(corpus: Corpus, split: str, name: str, fingerprint: str, ke
 
 def corpus_fingerprint(corpus: Corpus) -> str:
     """Return the corpus's fingerprint, remembered as long as no file changes its size or modification time."""
-    files = [path for split in corpus.splits for path in corpus.files(split)]
-    stamps = [[ascii(str(path)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    skipping = b" without bad documents" * corpus.skip_bad
-    place = hashlib.sha256(os.fsencode(corpus.folder) + skipping).hexdigest()[:16]
-    memo = home() / "fingerprints" / f"{place}.json"
-    if memo.exists():
-        known = read_json(memo)
-        if known.get("stamps") == stamps:
-            return known["fingerprint"]
+    known = _remembered(corpus)
+    if "fingerprint" in known:
+        return str(known["fingerprint"])
     found = corpus.fingerprint
     try:
-        write_json(memo, {"stamps": stamps, "fingerprint": found})
+        write_json(_memo(corpus), {"stamps": known["stamps"], "fingerprint": found})
     except StorageError as error:
         log.warning("the fingerprint of %s is not remembered: %s", corpus.name, error)
     return found
+
+
+def _memo(corpus: Corpus) -> Path:
+    """The file in which a corpus's fingerprint is remembered."""
+    skipping = b" without bad documents" * corpus.skip_bad
+    place = hashlib.sha256(os.fsencode(corpus.folder) + skipping).hexdigest()[:16]
+    return home() / "fingerprints" / f"{place}.json"
+
+
+def _remembered(corpus: Corpus) -> dict[str, Any]:
+    """Size and time of each file of a corpus, and its fingerprint if it was found when they were the same."""
+    files = [path for split in corpus.splits for path in corpus.files(split)]
+    stamps = [[ascii(str(path)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    memo = _memo(corpus)
+    known = read_json(memo) if memo.exists() else {}
+    return known if known.get("stamps") == stamps else {"stamps": stamps}
 
 
 def _texts(store: Store) -> Iterator[str]:

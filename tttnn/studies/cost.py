@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
-    "Rates", "calibrate", "compare", "count_work", "describe", "estimate", "fit", "memory_needed", "per_domain",
-    "total_hours",
+    "Rates", "calibrate", "compare", "count_work", "describe", "estimate", "expected_seconds", "first_look", "fit",
+    "memory_needed", "per_domain", "total_hours",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,13 @@ DOCUMENT = ["domain", "document"]
 TIMED = ["train_seconds", "evaluation_seconds", "retrieval_seconds"]  # as result rows have them, too
 SECONDS = [*TIMED, "session_seconds", "seconds"]
 PARTS = (8, 2, 1)  # chunks and windows of an eighth, a half and the whole of the longest are timed
+FEW = 3  # documents for a first estimate
+LOOKED_AT = (4, 1)  # parts of a chunk and a window at a first look
 BATCH = 4  # windows of the longest batch timed
 MOST_TURNS = 9
 SESSIONS = 3  # timed
+Numbers = TypeVar("Numbers", float, np.ndarray, "pd.Series")
+SHORTEST = 1e-9  # seconds: what a clock that is too coarse to see them took for none
 SEED = 1216
 
 
@@ -72,11 +76,11 @@ class Rates:
     seconds_per_scored_token: float
     seconds_per_document: float
 
-    def training(self, steps: pd.Series, tokens: pd.Series) -> pd.Series:
+    def training(self, steps: Numbers, tokens: Numbers) -> Numbers:
         """Seconds of gradient steps; a number of tokens is that of all steps together."""
         return self.seconds_per_step * steps + self.seconds_per_trained_token * tokens
 
-    def scoring(self, passes: pd.Series, tokens: pd.Series) -> pd.Series:
+    def scoring(self, passes: Numbers, tokens: Numbers) -> Numbers:
         """Seconds of forward passes; a number of tokens is that of all passes together."""
         return self.seconds_per_pass * passes + self.seconds_per_scored_token * tokens
 
@@ -102,17 +106,39 @@ def calibrate(ttt: TTT, seconds: float = 20.0) -> Rates:
     """
     if not seconds >= 0:
         raise ParameterError(f"seconds={seconds}: must be a number from 0 on")
-    settings, switches = ttt.lm.settings, ttt.switches
-    chunk, context = switches.max_length or settings.max_length, switches.context or settings.context
-    ids = random.Random(SEED).choices(range(switches.vocabulary or len(ttt.lm.head[0])), k=max(chunk, context))
-    train, score = partial(_train, ttt, ids[:chunk]), partial(_score, ttt.scorer("a"), ids[:context])
-    scores = [*(partial(score, 1, part) for part in PARTS), partial(score, BATCH, 1)]
-    with ttt.session():
-        taken = _medians([*(partial(train, part) for part in PARTS), *scores], seconds)
-    steps, passes = taken[: len(PARTS)], taken[len(PARTS) :]
-    beside = median(_seconds_beside_steps(ttt, ids[:chunk]) for _ in range(SESSIONS))
+    steps, passes, chunk = _measured(ttt, PARTS, [*((1, part) for part in PARTS), (BATCH, 1)], seconds)
+    beside = median(_seconds_beside_steps(ttt, chunk) for _ in range(SESSIONS))
     ttt.forget()
     return Rates(*fit(*zip(*steps, strict=True)), *fit(*zip(*passes, strict=True)), max(0.0, beside))
+
+
+def first_look(ttt: TTT) -> Rates:
+    """Time a gradient step and a score of two lengths, each once after a warm-up: the least for an estimate.
+
+    It takes a tenth of the time of :func:`calibrate`. What a document takes beside its steps is not timed.
+
+    Parameters
+    ----------
+    ttt : TTT
+        As for :func:`calibrate`.
+    """
+    steps, passes, _ = _measured(ttt, LOOKED_AT, [(1, part) for part in LOOKED_AT], 0.0)
+    ttt.forget()
+    return Rates(*fit(*zip(*steps, strict=True)), *fit(*zip(*passes, strict=True)), 0.0)
+
+
+def _measured(
+    ttt: TTT, parts: Sequence[int], scores: Sequence[tuple[int, int]], seconds: float
+) -> tuple[list[tuple[float, float]], list[tuple[float, float]], list[int]]:
+    """Tokens and seconds of steps on parts of a chunk, and of scores (windows, part of each); the chunk, made up."""
+    settings, switches = ttt.lm.settings, ttt.switches
+    length, context = switches.max_length or settings.max_length, switches.context or settings.context
+    ids = random.Random(SEED).choices(range(switches.vocabulary or len(ttt.lm.head[0])), k=max(length, context))
+    train, score = partial(_train, ttt, ids[:length]), partial(_score, ttt.scorer("a"), ids[:context])
+    tasks = [*(partial(train, part) for part in parts), *(partial(score, *each) for each in scores)]
+    with ttt.session():
+        taken = _medians(tasks, seconds)
+    return taken[: len(parts)], taken[len(parts) :], ids[:length]
 
 
 # On a GPU, each of these two ends by reading a number, which waits for all that was asked of it before.
@@ -179,7 +205,8 @@ def fit(tokens: Sequence[float], seconds: Sequence[float]) -> tuple[float, float
     """
     from scipy.optimize import nnls
 
-    terms = np.column_stack([np.ones(len(tokens)), tokens]) / np.asarray(seconds)[:, np.newaxis]  # (lengths, 2)
+    taken = np.maximum(seconds, SHORTEST)[:, np.newaxis]
+    terms = np.column_stack([np.ones(len(tokens)), tokens]) / taken  # (lengths, 2)
     constant, rate = nnls(terms, np.ones(len(tokens)))[0].tolist()
     return constant, rate
 
@@ -289,6 +316,27 @@ def estimate(work: pd.DataFrame, rates: Rates, ks: Sequence[int]) -> pd.DataFram
     found["session_seconds"] = rates.seconds_per_document
     found["seconds"] = found[SECONDS[:-1]].sum(axis=1)
     return found.reset_index()
+
+
+def expected_seconds(ttt: TTT, documents: Sequence[DrawnDocument], ks: Sequence[int]) -> float:
+    """Seconds of a run, from a first look at a step and the work of three of its documents.
+
+    Parameters
+    ----------
+    ttt : TTT
+    documents : sequence of DrawnDocument
+        Of the run.
+    ks : sequence of int
+        Where it is to score.
+
+    Raises
+    ------
+    ParameterError
+        If none of the three can be evaluated.
+    """
+    looked_at = documents[:: max(1, len(documents) // FEW)][:FEW]
+    each = estimate(count_work(ttt, looked_at, max(ks)), first_look(ttt), ks)["seconds"]
+    return float(each.mean() * len(documents))
 
 
 def per_domain(estimated: pd.DataFrame) -> pd.DataFrame:

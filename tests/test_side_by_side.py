@@ -1,0 +1,67 @@
+"""Runs side by side: archived ones by name, one's own by folder, paired on the documents they share."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tttnn.analysis.archive import archived
+from tttnn.analysis.side_by_side import side_by_side
+from tttnn.analysis.statistics import ends
+from tttnn.errors import ParameterError
+from tttnn.report.compare_page import compare_page
+from tttnn.rows import RowsError
+
+REAL = ["real/nearest", "real/random"]
+MODEL = "smollm2-135m"
+
+
+def test_runs_are_paired_on_the_documents_that_both_have():
+    found = side_by_side(REAL)
+    first, second = (ends(archived(run, MODEL).rows, found.k) for run in REAL)
+    both = first.merge(second, on=["domain", "document"])
+    [pair] = found.pairs.to_dict("records")
+    assert pair["documents"] == len(both) and pair["run"] == f"real/random: {MODEL}"
+    ratios = [both[f"after_{side}"].sum() / both[f"before_{side}"].sum() for side in "yx"]
+    assert [pair["ratio"], pair["ratio_against"]] == pytest.approx(ratios)
+    assert (
+        pair["difference"] == pytest.approx(ratios[0] - ratios[1]) and pair["low"] < pair["difference"] < pair["high"]
+    )
+    assert found.table["ratio"].tolist()[0] == pytest.approx(first["after"].sum() / first["before"].sum())
+
+
+def test_runs_of_other_documents_stand_beside_each_other_and_are_not_paired():
+    found = side_by_side(["real/nearest", "variants-val/nearest"])
+    assert found.pairs.empty and all(name.startswith("variants-val/nearest: ") for name in found.unpaired)
+    assert "No document in common with the first run: variants-val/nearest" in compare_page(found)
+
+
+def test_all_models_of_a_run_are_lines():
+    found = side_by_side(["seven-domains"], k=20)
+    assert len(found.table) == 4 and len(found.pairs) == 3 and np.isfinite(found.pairs["low"]).all()
+    assert set(found.domains["domain"]) == set(archived("seven-domains", "gpt2-xs-general").rows["domain"])
+
+
+def test_the_command_writes_one_page_and_json(tmp_path):
+    command = [sys.executable, "-m", "tttnn", "compare", *REAL, "--out", str(tmp_path / "page.html"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<svg" in page and "<script" not in page and "In pairs" in page
+    assert json.loads(done.stdout)["pairs"][0]["run"] == f"real/random: {MODEL}"
+
+
+@pytest.mark.parametrize(
+    ("runs", "k", "error", "message"),
+    [
+        (["nowhere"], None, RowsError, "no archived run 'nowhere'"),
+        (["real/nearest", "real/nearest"], None, ParameterError, "is there twice"),
+        (["real/nearest"], 4, ParameterError, "k=4: all of them were scored at"),
+        (["real/nearest"], 0, ParameterError, "k=0: must be at least 1"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(runs, k, error, message):
+    with pytest.raises(error, match=message):
+        side_by_side(runs, k)

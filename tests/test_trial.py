@@ -1,0 +1,315 @@
+"""A trial keeps to the minutes it is given, goes on after an interruption, and leaves one page with one answer."""
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from tiny import LINES, tiny_gpt2
+
+from tttnn.analysis.advice import LEAST, NO, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES, advise
+from tttnn.analysis.side_by_side import side_by_side
+from tttnn.analysis.statistics import bootstrap_ratio
+from tttnn.corpus import Document, open_corpus, write_jsonl
+from tttnn.errors import ParameterError
+from tttnn.experiment import read_rows
+from tttnn.files import read_json
+from tttnn.report.trial_page import lead, trial_page
+from tttnn.rows import RowsError
+from tttnn.studies import trial as measured
+from tttnn.studies.cost import Rates
+from tttnn.studies.trial import Request, Trial, run_trial
+from tttnn.studies.trial_plan import COMPARED, KEPT, NEAREST, NEAREST_SHARE, Budget, Costs, Plan, make_plan, places
+
+RATES = Rates(0.0, 0.001, 0.0, 0.0003, 0.0)  # a thousand trained tokens a second
+
+
+def costs(tokens=2048, rates=RATES, steps=2):
+    return Costs(rates, np.array([steps] * 3), np.array([tokens] * 3), 1024, 1024, 0.01)
+
+
+def spent(plan, found, sizes):
+    kept = [tokens for size, tokens in sizes if plan.max_bytes is None or size <= plan.max_bytes]
+    return sum(found.document(NEAREST, tokens, plan.k, plan.max_chunks) for tokens in kept[: plan.documents])
+
+
+@pytest.mark.parametrize("seconds", [20, 60, 120, 600, 6000])
+@pytest.mark.parametrize("tokens", [200, 2048, 50_000])
+def test_a_plan_fits_its_seconds(seconds, tokens):
+    found = costs(tokens, steps=max(1, tokens // 1024))
+    sizes = [(4 * size, size) for size in np.random.default_rng(0).integers(100, 5000, 60).tolist()]
+    plan = make_plan(found, sizes, 20, seconds)
+    assert plan.documents >= 1 and spent(plan, found, sizes) <= NEAREST_SHARE * seconds
+    assert plan.seconds <= seconds and plan.compared <= plan.documents
+
+
+def test_more_time_means_more_of_everything():
+    sizes = [(8000, 2000)] * 60
+    plans = [make_plan(costs(), sizes, 20, seconds) for seconds in (60, 300, 1500, 8000)]
+    assert [plan.k for plan in plans] == sorted(plan.k for plan in plans) and plans[-1].k == 20
+    work = [plan.documents * plan.k * (plan.max_chunks or 4) for plan in plans]
+    assert work == sorted(work) and plans[-1].max_chunks is None and plans[-1].max_bytes is None
+
+
+def test_short_documents_are_a_last_resort():
+    sizes = [(size, size // 4) for size in (1000, 40_000, 400_000)] * 10
+    assert make_plan(costs(), sizes, 20, 20_000).max_bytes is None
+    assert make_plan(costs(), sizes, 20, 150).max_bytes in {1000, 40_000}
+
+
+def test_too_few_seconds_are_refused_with_how_many_it_takes():
+    with pytest.raises(ParameterError, match=r"minutes: 2 s are left .* give at least 0\.\d minutes more"):
+        make_plan(costs(), [(8000, 2000)], 20, 2)
+    assert make_plan(costs(), [(8000, 2000)], 20, 2 + 60 * 0.2).documents == 1
+
+
+def test_scores_stand_up_to_the_last_neighbour():
+    assert places(20) == [0, 1, 2, 5, 10, 20] and places(3) == [0, 1, 2, 3] and places(1) == [0, 1]
+
+
+class Clock:
+    """Seconds that pass only when a document is evaluated: what each takes is asked of `pace`."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder, draw = tmp_path_factory.mktemp("trial"), random.Random(0)
+    words = " ".join(LINES).split()
+    for domain in ("notes", "code"):
+        for split, size in {"train": 40, "test": 9}.items():
+            texts = [" ".join(draw.choices(words, k=40)) for _ in range(size)]
+            documents = [Document(text, {"source": f"{domain}:{n % 9}.md#{n}"}) for n, text in enumerate(texts)]
+            write_jsonl(folder / "corpus" / f"{domain}.{split}.jsonl", documents)
+    tiny_gpt2(folder / "model")
+    return folder
+
+
+@pytest.fixture
+def home(place, monkeypatch):
+    monkeypatch.setenv("TTTNN_HOME", str(place / "home"))
+
+
+def request(place, **changed):
+    return Request(
+        str(place / "corpus"), str(place / "model"), **({"minutes": 1.0, "learning_rate": 1e-3, "k": 5} | changed)
+    )
+
+
+@pytest.mark.parametrize("slower", [1.0, 4.0])
+def test_the_budget_holds_also_on_a_machine_that_turns_out_slower(place, home, tmp_path, monkeypatch, slower):
+    """A document takes `slower` times what was expected of it: the trial ends within a tenth of its minutes anyway."""
+    clock = Clock()
+    seen = costs(rates=Rates(0.0, 0.002, 0.0, 0.001, 0.0), tokens=50, steps=1)
+    monkeypatch.setattr(measured, "_costs", lambda *_: seen)
+    real = measured.document_rows
+
+    def evaluated(ttt, document, ks, method):
+        way = "dynamic" if method.startswith("dynamic") else "in-context" if method.startswith("in") else NEAREST
+        clock.now += slower * seen.document(way, len(ttt.lm.encode(document.text)), max(ks), None)
+        return real(ttt, document, ks, method)
+
+    monkeypatch.setattr(measured, "document_rows", evaluated)
+    asked = request(place, minutes=0.5)
+    trial = run_trial(asked, open_corpus(asked.corpus), tmp_path / "out", Budget(30, clock))
+    assert 0.5 * 30 < clock.now <= 1.1 * 30 * (1 - KEPT)
+    near = trial.rows[trial.rows["variant"] == NEAREST]
+    assert 1 <= len(near.groupby(["domain", "document"])) <= 18
+    assert set(near["domain"]) == {"notes", "code"}, "domains take turns"
+
+
+def test_a_trial_answers_on_one_page_that_needs_no_network(place, home, tmp_path):
+    asked = request(place)
+    said = []
+    trial = run_trial(asked, open_corpus(asked.corpus), tmp_path / "out", Budget(60), said.append)
+    advice = advise(trial)
+    page = trial_page(trial, advice)
+    assert "so the plan is 18 documents" in said[0] and "left: nearest, 18 documents to do" in said[1]
+    near = trial.rows[(trial.rows["variant"] == NEAREST) & trial.rows["nats"].notna()]
+    sums = near.groupby("k")["nats"].sum()
+    assert advice.ratio.value == pytest.approx(sums[trial.plan.k] / sums[0]) and advice.documents == 18
+    assert lead(trial, advice) in page.replace("&#x27;", "'") and f"{100 * advice.ratio.value:.1f} %" in page
+    assert page.count("<svg") == 2 and "<script" not in page
+    links = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", page)
+    assert [link for link in links if "w3.org" not in link] == []
+    assert "other parts of the same file" in page and "neighbours in the context" in page
+    assert "python -m tttnn run --corpus" in page and page.count("tttnn-shaded") >= 1
+    assert {way for way in COMPARED if "in-context" in way} <= set(trial.rows["variant"])
+    assert json.loads(json.dumps(advice.as_json(), allow_nan=False))["verdict"] == advice.verdict
+    beside = side_by_side([tmp_path / "out"])
+    assert beside.k == trial.plan.k and beside.table["ratio"].tolist() == pytest.approx([advice.ratio.value])
+    with pytest.raises(RowsError, match=r"holds a trial with other k \(5, now 3\); give another folder"):
+        run_trial(request(place, k=3), open_corpus(asked.corpus), tmp_path / "out", Budget(60))
+
+
+def command(place, out, *more):
+    words = [
+        "try",
+        place / "corpus",
+        "--model",
+        place / "model",
+        "--learning-rate",
+        "1e-3",
+        "--k",
+        5,
+        "--out",
+        out,
+        "--documents",
+        8,
+    ]
+    return [sys.executable, "-m", "tttnn", *map(str, words), *more]
+
+
+def test_an_interrupted_trial_goes_on_and_keeps_what_it_had(place, tmp_path):
+    environment = os.environ | {"TTTNN_HOME": str(place / "home"), "HF_HUB_OFFLINE": "1"}
+    out, rows = tmp_path / "out", tmp_path / "out" / NEAREST / "model" / "rows.jsonl"
+    line = command(place, out, "--minutes", "1")
+    started = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment)
+    while started.poll() is None and (not rows.exists() or rows.read_bytes().count(b'{"key"') < 2):
+        time.sleep(0.02)
+    started.send_signal(signal.SIGINT)
+    said = started.communicate()[1]
+    assert started.returncode == 130 and "the same command goes on from there" in said and "Traceback" not in said
+    kept = [line for line in rows.read_bytes().splitlines() if line.startswith(b'{"key"')]
+    assert 2 <= len(kept) < 8 and not (out / "page.html").exists()
+    plan = read_json(out / "trial.json")["plan"]
+    done = subprocess.run([*line, "--json"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert Path(answer["page"]).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert answer["documents"] == 8 and answer["answer"] and read_json(out / "trial.json")["plan"] == plan
+    lines = [line for line in rows.read_bytes().splitlines() if line.startswith(b'{"key"')]
+    assert lines[: len(kept)] == kept and len(lines) == 8
+    assert len(read_rows(rows.parent)[["domain", "document"]].drop_duplicates()) == 8
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--minutes", "0"], "minutes=0.0: must be from 0.05"),
+        (["--k", "0"], "k=0: must be at least 1"),
+        (["--device", "gpu"], "device='gpu'"),
+        (["--split", "tst"], "no split 'tst'"),
+        (["--learning-rate", "-1"], "learning_rate=-1.0: must be positive"),
+        (["--minutes", "0.05"], "minutes: "),
+    ],
+)
+def test_bad_input_is_refused_with_status_2(place, tmp_path, more, message):
+    environment = os.environ | {"TTTNN_HOME": str(place / "home"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command(place, tmp_path / "out", *more), capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_index_that_would_take_too_long_has_a_part_of_the_documents(place, monkeypatch, tmp_path):
+    monkeypatch.setenv("TTTNN_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(measured, "_seconds_per_byte", lambda *_: 0.003)
+    asked, said = request(place), []
+    trial = run_trial(asked, open_corpus(asked.corpus), tmp_path / "out", Budget(60), said.append)
+    assert "of them are indexed" in said[0] and 0 < trial.facts["indexed"] < 80 and not trial.facts["indexed_all"]
+    assert "a random part of them" in trial_page(trial, advise(trial))
+
+
+def test_more_is_held_out_of_few_documents(tmp_path, monkeypatch):
+    monkeypatch.setenv("TTTNN_HOME", str(tmp_path / "home"))
+    draw = random.Random(0)
+    (tmp_path / "notes").mkdir()
+    for number in range(40):
+        text = " ".join("".join(draw.choices("abcdefgh", k=6)) for _ in range(40))
+        (tmp_path / "notes" / f"{number}.md").write_text(text, encoding="utf-8")
+    few, given = (Request(str(tmp_path / "notes"), "m", held_out=share) for share in (None, 0.1))
+    assert few.open().manifest["documents"]["test"] == 10 and few.held_out == 0.25
+    assert given.open().manifest["documents"]["test"] == 4 and given.held_out == 0.1
+
+
+def rows_of(way, ratios, k=5, size=1000):
+    """Documents with 1000 nats before, and a share of them after."""
+    base = {"model": "m", "domain": "d", "variant": way, "failure": "", "bytes": size, "words": 100, "tokens": 300,
+            "loss": 1.0, "retrieval_seconds": 0.1, "overlap": 0.0, "distance": 1.0, "seed": 1}  # fmt: skip
+    return [
+        base | {"document": n, "k": at, "nats": 1000.0 * (ratio if at else 1.0), "steps": at, "train_tokens": 100 * at,
+                "train_seconds": 0.5 * bool(at), "evaluation_seconds": 0.2}
+        for n, ratio in enumerate(ratios) for at in (0, k)
+    ]  # fmt: skip
+
+
+def made(ratios, **ways):
+    rows = pd.DataFrame([*rows_of(NEAREST, ratios), *(row for way, each in ways.items() for row in rows_of(way, each))])
+    documents = pd.DataFrame({"domain": "d", "document": range(len(ratios)), "bytes": 1000, "deflated": 400})
+    facts = {"model": "m", "corpus": "c", "learning_rate": 1e-3, "bytes": 10_000, "documents": 10}
+    plan = Plan(5, 1, None, len(ratios), len(ratios), 10.0)
+    return Trial(Request("wheels", "m"), plan, rows, documents, facts, [], Path("out"), None)
+
+
+GAIN = [0.7, 0.75, 0.8, 0.7, 0.72, 0.9, 0.8, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("ratios", "ways", "verdict"),
+    [
+        (GAIN, {}, YES),
+        (GAIN[: LEAST - 1], {}, TOO_FEW),
+        ([0.99, 0.985, 0.99, 0.98, 0.99, 0.99], {}, SMALL_YES),
+        ([1.1, 1.05, 1.2, 1.1, 1.3, 1.1], {}, NO),
+        ([0.8, 1.2, 0.9, 1.15, 1.0, 0.95], {}, UNCLEAR),
+        (GAIN, {"in-context-0.5": [ratio - 0.1 for ratio in GAIN]}, SIMPLER_YES),
+        (GAIN, {"in-context-0.5": [ratio + 0.1 for ratio in GAIN]}, YES),
+    ],
+)
+def test_the_verdict_goes_by_intervals(ratios, ways, verdict):
+    advice = advise(made(ratios, **ways))
+    assert advice.verdict == verdict
+    assert advice.ratio == bootstrap_ratio(1000 * np.array(ratios), np.full(len(ratios), 1000.0))
+    shown = lead(made(ratios), advice)
+    assert ("interval" in shown) == (verdict != TOO_FEW)
+
+
+def test_the_gain_is_taken_apart_and_its_parts_are_all_of_it():
+    others = {"random-domain": [ratio + 0.15 for ratio in GAIN], "other-units": [ratio + 0.05 for ratio in GAIN]}
+    trial = made(GAIN, **others)
+    found = advise(trial).origin
+    assert found["points"].round(6).tolist()[1:] == [0.1, 0.05]
+    assert found["points"].sum() == pytest.approx(1 - np.mean(GAIN)) and found["share"].sum() == pytest.approx(1)
+
+
+def test_costs_are_those_of_the_rows_and_scaled_to_the_whole_test_part():
+    cost = advise(made(GAIN)).cost
+    assert cost["each"] == pytest.approx(0.2 + 0.5 + 0.2) and cost["whole"] == pytest.approx(10 * cost["each"])
+
+
+def test_a_trial_without_a_scored_document_says_why():
+    trial = made([0.8])
+    rows = trial.rows.assign(nats=np.nan, failure="cannot score an empty text")
+    with pytest.raises(RowsError, match="no document was scored before and after: cannot score an empty text"):
+        advise(replace(trial, rows=rows))
+
+
+def test_a_corpus_that_is_not_there_leaves_no_folder_behind(tmp_path):
+    command = [sys.executable, "-m", "tttnn", "try", "~/no-such"]
+    environment = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 2 and "error: corpus='~/no-such': no such folder or file" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_longer_context_counts_by_its_score_before_any_neighbour():
+    trial = made(GAIN)
+    near = trial.rows[trial.rows["k"] == 0].head(4)
+    longest = near.assign(variant="longest-context", nats=900.0)
+    rows = pd.concat([trial.rows, longest], ignore_index=True)
+    [found] = advise(replace(trial, rows=rows)).simpler.to_dict("records")
+    assert found["way"] == "longest-context" and found["documents"] == 4
+    assert found["ratio"] == pytest.approx(0.9) and found["ratio_nearest"] == pytest.approx(np.mean(GAIN[:4]))

@@ -1,0 +1,149 @@
+"""Runs side by side, of one's own and archived ones: each by itself, and in pairs on the documents they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tttnn.analysis.advice import plain, pooled
+from tttnn.analysis.archive import FOLDER, archived, archived_models
+from tttnn.analysis.statistics import before_after, ends
+from tttnn.analysis.variant_effects import effects
+from tttnn.errors import ParameterError
+from tttnn.files import expand
+from tttnn.parameters import number
+from tttnn.rows import RowsError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TRIAL = "trial.json"  # what a trial's folder holds; its nearest neighbours are what it is compared by
+NEAREST = "nearest"
+TABLE = ["run", "documents", "before", "after", "ratio", "low", "high", "better"]
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Runs compared.
+
+    Attributes
+    ----------
+    k : int
+        Neighbours.
+    table : DataFrame
+        One row a run: TABLE, over all of its documents.
+    domains : DataFrame
+        One row a run and domain: run, and the columns of `before_after`.
+    pairs : DataFrame
+        One row for each run but the first: run, against (the first), documents (that both have), ratio, ratio_against,
+        difference (below 0: it gains more), low, high.
+    unpaired : list of str
+        Runs that share no document with the first.
+    """
+
+    k: int
+    table: pd.DataFrame
+    domains: pd.DataFrame
+    pairs: pd.DataFrame
+    unpaired: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON values."""
+        return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
+
+
+def side_by_side(runs: Sequence[str | Path], k: int | None = None) -> SideBySide:
+    """Compare runs.
+
+    Parameters
+    ----------
+    runs : sequence of str
+        Names of archived runs, such as ``real/nearest``, or folders that `run`, `variants`, `sweep` or `try` wrote.
+        Each model of a run is one line.
+    k : int, optional
+        Neighbours; default: the most that all were scored at.
+
+    Raises
+    ------
+    RowsError
+        If there is no such run, or they were not scored at a common k.
+    ParameterError
+        If not all were scored at `k`; the message has where they were.
+    """
+    import pandas as pd
+
+    parts = _opened(runs)
+    shared = set.intersection(*({int(each) for each in _scored(rows)["k"]} for rows, _ in parts.values()))
+    places = sorted(shared - {0}) if 0 in shared else []
+    if not places:
+        raise RowsError(f"{', '.join(parts)}: they share no number of neighbours, besides 0, that all were scored at")
+    k = places[-1] if k is None else number("k", k, least=1, whole=True)
+    if k not in places:
+        raise ParameterError(f"k={k}: all of them were scored at {', '.join(map(str, places))}")
+    whole = [before_after(pooled(rows), k).assign(run=name) for name, (rows, _) in parts.items()]
+    domains = [before_after(rows, k).assign(run=name) for name, (rows, _) in parts.items()]
+    pairs, unpaired = _pairs(parts, k)
+    table = pd.concat(whole, ignore_index=True)[TABLE]
+    return SideBySide(k, table, pd.concat(domains, ignore_index=True), pairs, unpaired)
+
+
+def _opened(runs: Sequence[str | Path]) -> dict[str, tuple[pd.DataFrame, str]]:
+    """Rows of each model of each run, and what corpus they are of, by a name that tells them apart."""
+    found: dict[str, tuple[pd.DataFrame, str]] = {}
+    for run in runs:
+        place = str(expand(run))
+        for name, source in _sources(place):
+            models = archived_models(source)
+            for model in models:
+                label = f"{name}: {model}"
+                if label in found:
+                    raise ParameterError(f"runs={str(run)!r}: is there twice; give each run once")
+                archive = archived(source, model)
+                corpus = archive.facts["about"].get("corpus")
+                print_ = corpus.get("fingerprint") if isinstance(corpus, dict) else corpus
+                found[label] = archive.rows, f"{print_} {archive.facts['about'].get('drawn', {}).get('split')}"
+    return found
+
+
+def _sources(place: str) -> list[tuple[str, str]]:
+    """Names and folders of the runs below a folder: one, or that of a trial, or one for each variant or rate."""
+    folder = FOLDER / place if (FOLDER / place).is_dir() else Path(place)
+    name = place if (FOLDER / place).is_dir() else folder.name
+    if (folder / TRIAL).is_file():
+        return [(name, str(folder / NEAREST))]
+    below = sorted(path.parent for path in folder.glob("*/*/run.json"))
+    several = list(dict.fromkeys(path.parent for path in below))
+    if (folder / "run.json").is_file() or not several:
+        return [(name, place)]
+    return [(f"{name}/{each.name}", f"{place}/{each.name}") for each in several]
+
+
+def _scored(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["nats"].notna()]
+
+
+def _pairs(parts: dict[str, tuple[pd.DataFrame, str]], k: int) -> tuple[pd.DataFrame, list[str]]:
+    """Each run against the first, where both have documents of the same corpus."""
+    import pandas as pd
+
+    (first, (reference, corpus)), *others = parts.items()
+    made, alone = [], []
+    for name, (rows, own) in others:
+        both = pd.concat([pooled(_named(rows)).assign(variant=name), pooled(_named(reference)).assign(variant=first)])
+        keys = [set(ends(both[both["variant"] == each], k)["document"]) for each in (name, first)]
+        if own != corpus or not keys[0] & keys[1]:
+            alone.append(name)
+            continue
+        made.append(effects(both, {name: first}, k))
+    columns = ["run", "against", "documents", "ratio", "ratio_against", "difference", "low", "high"]
+    if not made:
+        return pd.DataFrame(columns=columns), alone
+    return pd.concat(made, ignore_index=True).rename(columns={"variant": "run"})[columns], alone
+
+
+def _named(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose documents are told apart by their size, too: another text under the same number is another one."""
+    size = rows.groupby(["domain", "document"])["bytes"].transform("max")
+    return rows.assign(document=rows["document"].astype(str) + " of " + size.astype(str))

@@ -1,0 +1,524 @@
+"""A trial: what test-time training on neighbours does for someone's own documents, within the minutes they have.
+
+The same call on the same folder goes on after an interruption: the plan stays, and finished documents are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tttnn.corpus import Corpus, Document, open_corpus, write_jsonl
+from tttnn.corpus.deflate import deflated
+from tttnn.corpus.origin import unit
+from tttnn.corpus.overlap import seen_shares
+from tttnn.embedding import LexicalEmbedder, load_embedder
+from tttnn.errors import ParameterError
+from tttnn.experiment import DrawnDocument, retrieve, run, run_facts
+from tttnn.experiment.checks import LARGEST_SEED, check_writable
+from tttnn.experiment.runner import Evaluate, document_rows
+from tttnn.experiment.variants import VARIANTS, Variant, changed
+from tttnn.files import expand, read_json, sole_writer, write_json, writing_folder
+from tttnn.models import load_model
+from tttnn.models.model_registry import find_entry
+from tttnn.models.products import bfloat16_is_fast
+from tttnn.parameters import number
+from tttnn.provenance import commit, device, versions
+from tttnn.retrieval import Retriever, is_built, open_retriever
+from tttnn.rows import Row, RowsError, plain
+from tttnn.studies.cost import count_work, first_look
+from tttnn.studies.trial_plan import (
+    COMPARED,
+    ENOUGH,
+    KEPT,
+    MOST,
+    NEAREST,
+    RATES,
+    SEGMENT,
+    Budget,
+    Costs,
+    Plan,
+    make_plan,
+    places,
+)
+from tttnn.ttt import TTT, Switches
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedTokenizerBase
+
+RECORD, SAMPLE, VIEWS = "trial.json", "corpus", "tokens.json"
+WAYS = VARIANTS | {"longest-context": Variant(switches={"config_context": True})}
+INDEX_SHARE = 0.3  # of all time that an index may take; beyond it, a part of the documents is indexed
+READING_SHARE = 0.05  # of all time that counting a corpus, or reading what is not taken of it, may take
+READ = 2e7  # bytes a second, a careful guess
+PACKED = 4  # bytes of text in a byte of a compressed file, another one
+LOOKED_AT = 3  # documents whose neighbours are counted
+SAMPLED = 64  # texts that an embedder is timed on
+HELD_OUT, MOST_HELD_OUT = 0.1, 0.25  # shares for test, of many documents and of few
+LARGE = 5e7  # weights, from which steps are made in bfloat16 where a device has instructions for it
+PART = 4  # of an index, at most one part in so many is trained on
+SHOWN = 600  # tokens of a document in a view
+SHOWN_CHARACTERS = 1500  # of a neighbour
+
+log = logging.getLogger(__name__)
+Say = Callable[[str], None]
+
+
+@dataclass
+class Request:
+    """What a trial is asked for, checked when it is made.
+
+    Attributes
+    ----------
+    corpus, model, embedder : str
+        As the command line has them.
+    minutes : float
+        For everything from opening the model to the page.
+    k : int
+        Most neighbours.
+    documents : int
+        Most documents.
+    learning_rate : float, optional
+        Default: the one chosen for the model on validation documents, else its own.
+    split, seed, threads, device
+        As for a run.
+    skip_bad, text_key, domain_key, held_out
+        As the corpus is opened; by default more is held out of a few documents than of many.
+
+    Raises
+    ------
+    ParameterError
+        Naming what is out of range.
+    """
+
+    corpus: str
+    model: str
+    embedder: str = "lexical"
+    minutes: float = 10.0
+    k: int = 20
+    documents: int = MOST
+    learning_rate: float | None = None
+    split: str = "test"
+    seed: int = 1216
+    threads: int | None = None
+    device: str = "cpu"
+    skip_bad: bool = False
+    text_key: str = "text"
+    domain_key: str | None = None
+    held_out: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.corpus != "wheels" and not self.corpus.startswith("hf:") and not Path(expand(self.corpus)).exists():
+            raise ParameterError(f"corpus={self.corpus!r}: no such folder or file")
+        self.minutes = float(number("minutes", self.minutes, least=0.05, most=60 * 24 * 7))
+        self.k = number("k", self.k, least=1, whole=True)
+        self.documents = number("documents", self.documents, least=1, most=10_000, whole=True)
+        self.seed = number("seed", self.seed, least=0, most=LARGEST_SEED, whole=True)
+        Switches(learning_rate=self.learning_rate)  # which checks it
+
+    def open(self) -> Corpus:
+        """Open the corpus; where nobody split it and its test part is small, with a larger one."""
+        opened = self._opened(self.held_out or HELD_OUT)
+        counts = opened.manifest.get("documents", {}) if "imported_from" in opened.manifest else {}
+        if self.held_out is None and 0 < counts.get(self.split, ENOUGH) < ENOUGH:
+            self.held_out = round(min(MOST_HELD_OUT, 2 * ENOUGH / sum(counts.values())), 3)
+            opened = self._opened(self.held_out)
+        return opened
+
+    def _opened(self, held_out: float) -> Corpus:
+        return open_corpus(self.corpus, self.skip_bad, self.text_key, self.domain_key, held_out=held_out)
+
+    def folder(self) -> Path:
+        """A folder for it, below the one where the command is called: equal requests have the same."""
+        key = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:6]
+        return Path(f"try-{Path(self.corpus).name or 'corpus'}-{Path(self.model).name}-{key}")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial measured.
+
+    Attributes
+    ----------
+    request : Request
+    plan : Plan
+    rows : DataFrame
+        Of `tttnn.experiment.run`, with a column variant.
+    documents : DataFrame
+        Of those drawn: domain, document, bytes, deflated (bytes).
+    facts : dict
+        Machine, versions, corpus, index, seconds spent: JSON values.
+    views : list of dict
+        Tokens of a document that gains and of one that loses, see `token_view`; fewer if time was short.
+    folder : Path
+    tokenizer : PreTrainedTokenizerBase
+        Of the model.
+    """
+
+    request: Request
+    plan: Plan
+    rows: pd.DataFrame
+    documents: pd.DataFrame
+    facts: dict[str, Any]
+    views: list[dict[str, Any]]
+    folder: Path
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass
+class _Pace:
+    """How documents really take, against what was expected of them."""
+
+    expected: dict[str, float] = field(default_factory=dict)
+    taken: dict[str, float] = field(default_factory=dict)
+
+    def factor(self, variant: str) -> float:
+        names = [variant] if variant in self.taken else list(self.taken)
+        expected = sum(self.expected[name] for name in names)
+        return sum(self.taken[name] for name in names) / expected if expected else 1.0
+
+    def add(self, variant: str, expected: float, taken: float) -> None:
+        self.expected[variant] = self.expected.get(variant, 0.0) + expected
+        self.taken[variant] = self.taken.get(variant, 0.0) + taken
+
+
+def run_trial(
+    request: Request, corpus: Corpus, out: str | Path, budget: Budget | None = None, say: Say = log.info
+) -> Trial:
+    """Measure what adapting a model to the documents of a corpus brings, in the minutes asked for.
+
+    Parameters
+    ----------
+    request : Request
+    corpus : Corpus
+        The open one.
+    out : path
+        Folder for rows and record; the same request goes on there.
+    budget : Budget, optional
+        Of a command that was started earlier; default: from now on.
+    say : callable
+        Takes a line about what is done.
+
+    Raises
+    ------
+    ParameterError
+        If the minutes are too few for one document.
+    RowsError
+        If the folder holds another trial.
+    """
+    budget = budget or Budget(60 * request.minutes)
+    out = check_writable(out)
+    known = _record(out, request)
+    with sole_writer(out):
+        lm = load_model(request.model, request.device, request.threads)
+        rate = request.learning_rate or find_entry(request.model).chosen_rate
+        fast = lm.parameters >= LARGE and bfloat16_is_fast(lm.device)
+        precision = "bfloat16" if fast else "float32"
+        ttt = TTT(lm, None, Switches(learning_rate=rate, seed=request.seed, precision=precision))
+        used = _affordable(request, corpus, out, budget, say)
+        ttt.retriever = retriever = open_retriever(used, request.embedder, device=request.device)
+        drawn = _drawn(used, request)
+        sizes = [(len(each.text.encode("utf-8", "replace")), len(lm.encode(each.text))) for each in drawn]
+        ways = _ways(ttt, retriever, drawn)
+        costs = _costs(ttt, retriever, drawn, request.k)
+        if "plan" not in known:
+            k = min(request.k, max(1, len(retriever) // PART))
+            known["plan"] = asdict(make_plan(costs, sizes, k, budget.left, ways))
+            write_json(out / RECORD, known)
+        plan = Plan(**known["plan"])
+        say(_summary(plan, costs, lm.name, used, budget, out))
+        ttt = TTT(lm, retriever, replace(ttt.switches, max_chunks=plan.max_chunks))
+        work = _Work(ttt, plan, costs, drawn, sizes, out, budget, say)
+        work.about = run_facts(used, retriever, split=request.split, seed=request.seed, max_bytes=None)
+        rows = work.all(ways)
+        views = work.views(rows)
+        known["facts"] = _facts(ttt, corpus, used, request, budget) | {"spent": budget.spent}
+        write_json(out / RECORD, known)
+    return Trial(request, plan, rows, _sizes(drawn), known["facts"], views, out, lm.tokenizer)
+
+
+def _record(out: Path, request: Request) -> dict[str, Any]:
+    """What the folder knows of this trial; of another one it is refused."""
+    asked = json.loads(json.dumps(asdict(request)))
+    path = out / RECORD
+    known = read_json(path) if path.exists() else {"request": asked}
+    other = [f"{name} ({known['request'].get(name)}, now {asked[name]})" for name in asked
+             if known["request"].get(name) != asked[name]]  # fmt: skip
+    if other:
+        raise RowsError(f"{out} holds a trial with other {', '.join(other)}; give another folder by --out")
+    return known
+
+
+def _affordable(request: Request, corpus: Corpus, out: Path, budget: Budget, say: Say) -> Corpus:
+    """The corpus, or one in `out` that has a part of its documents, if an index of all would take too long."""
+    place = out / SAMPLE
+    if not place.exists() and not is_built(corpus, request.embedder, device=request.device):
+        needed = _text_bytes(corpus, "train") * _seconds_per_byte(corpus, request, budget.clock)
+        share = INDEX_SHARE * budget.seconds / max(needed, 1e-9)
+        if share < 1:
+            say(f"an index of all documents would take {_minutes(needed)}, so {share:.0%} of them are indexed")
+            with writing_folder(place) as partial:
+                write_jsonl(partial / "train.jsonl", _some(corpus, share, request.seed, budget))
+                drawn = _drawn(corpus, request)
+                write_jsonl(partial / f"{request.split}.jsonl", (Document(each.text, each.meta) for each in drawn))
+    return open_corpus(place) if place.exists() else corpus
+
+
+def _some(corpus: Corpus, share: float, seed: int, budget: Budget) -> Iterator[Document]:
+    """A random share of the documents; of a corpus too large to be read, of its first part."""
+    draw, last = np.random.default_rng(seed), budget.spent + 2 * READING_SHARE * budget.seconds
+    for document in corpus.documents("train"):
+        if draw.random() < share and document.text.strip():
+            yield document
+        if budget.spent > last:
+            return
+
+
+def _text_bytes(corpus: Corpus, split: str) -> int:
+    """About how many bytes of text a split has, from the sizes of its files."""
+    files = corpus.files(split)
+    return sum(path.stat().st_size * (PACKED if path.suffix in (".gz", ".zst") else 1) for path in files)
+
+
+def _seconds_per_byte(corpus: Corpus, request: Request, clock: Callable[[], float]) -> float:
+    """Seconds that a byte of text takes on its way into an index, by the first texts."""
+    texts = [each.text for each in islice(corpus.documents("train"), SAMPLED) if each.text.strip()]
+    if not texts:
+        return 0.0
+    is_lexical = request.embedder == LexicalEmbedder.name
+    embedder = LexicalEmbedder.fit(texts) if is_lexical else load_embedder(request.embedder, device=request.device)
+    start = clock()
+    embedder.embed(texts)
+    passes = 2 if is_lexical else 1  # it is fitted first
+    return passes * (clock() - start) / sum(len(text.encode("utf-8", "replace")) for text in texts)
+
+
+def _drawn(corpus: Corpus, request: Request) -> list[DrawnDocument]:
+    """Documents of all domains in turn, so that the first few are as mixed as all of them."""
+    domains = corpus.sample_domains(request.split, request.documents, request.seed)
+    drawn = [
+        (turn, DrawnDocument(domain, place, document.text, document.meta))
+        for domain, sample in domains.items()
+        for turn, (place, document) in enumerate(each for each in sample if each[1].text.strip())
+    ]
+    if not drawn:
+        raise ParameterError(f"split={request.split!r}: {corpus.name} has no document with text there")
+    order = np.random.default_rng(request.seed).permutation(len(domains)).tolist()
+    rank = dict(zip(domains, order, strict=True))
+    return [each for _, each in sorted(drawn, key=lambda pair: (pair[0], rank[pair[1].domain]))][: request.documents]
+
+
+def _ways(ttt: TTT, retriever: Retriever, drawn: Sequence[DrawnDocument]) -> list[str]:
+    """What the gain can be compared with on these documents."""
+    ways = list(COMPARED)
+    smallest = min((len(numbers) for numbers in retriever.store.by_domain.values()), default=0)
+    if smallest < 2 * max(1, len(retriever) // PART) and smallest < 40:
+        ways[ways.index("random-domain")] = "random"
+    if not all(unit(each.meta) for each in drawn):
+        ways.remove("other-units")
+    if ttt.lm.settings.context < SEGMENT:
+        ways.remove("dynamic-128-rate-1.0")
+    if ttt.lm.positions <= ttt.lm.settings.context:
+        ways.remove("longest-context")
+    return ways
+
+
+def _costs(ttt: TTT, retriever: Retriever, drawn: Sequence[DrawnDocument], k: int) -> Costs:
+    """Time a step, and look at the neighbours of a few documents."""
+    k = min(k, max(1, len(retriever) // PART))
+    work = count_work(ttt, drawn[:LOOKED_AT], k)
+    found = work[work["k"] > 0]
+    settings = ttt.lm.settings
+    return Costs(
+        first_look(ttt), found["steps"].to_numpy(), found["train_tokens"].to_numpy(), settings.max_length,
+        settings.context, float(work.loc[work["k"] == 0, "retrieval_seconds"].mean()),
+    )  # fmt: skip
+
+
+def _summary(plan: Plan, costs: Costs, model: str, corpus: Corpus, budget: Budget, out: Path) -> str:
+    """What will be done, and how long it takes."""
+    step = costs.rates.training(1.0, float(costs.chunk))
+    limit = f" of at most {plan.max_bytes:,} bytes" if plan.max_bytes else ""
+    chunks = f"{plan.max_chunks} step{'s' if plan.max_chunks != 1 else ''}" if plan.max_chunks else "all steps"
+    return (
+        f"{model} on {corpus.name}: a step of {costs.chunk:,} tokens takes {step:.2f} s here, so the plan is "
+        f"{plan.documents} documents{limit}, {plan.k} neighbours each, {chunks} a neighbour; the first {plan.compared} "
+        f"also in other ways. About {_minutes(plan.seconds + budget.spent)} of {_minutes(budget.seconds)}; more "
+        f"documents follow if time is left. Rows and page: {out}"
+    )
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+@dataclass
+class _Work:
+    """The documents of a trial, evaluated in one way after another until their time is over."""
+
+    ttt: TTT
+    plan: Plan
+    costs: Costs
+    drawn: Sequence[DrawnDocument]
+    sizes: Sequence[tuple[int, int]]
+    out: Path
+    budget: Budget
+    say: Say
+    about: dict[str, Any] = field(default_factory=dict)
+    pace: _Pace = field(default_factory=_Pace)
+
+    def __post_init__(self) -> None:
+        limit = self.plan.max_bytes or math.inf
+        order = sorted(range(len(self.sizes)), key=lambda n: self.sizes[n][0] > limit)  # longer ones if time is left
+        self.tokens = {id(self.drawn[n]): self.sizes[n][1] for n in order}
+        self.drawn = [self.drawn[n] for n in order]
+
+    def all(self, ways: Sequence[str]) -> pd.DataFrame:
+        """Rows of everything that fits."""
+        import pandas as pd
+
+        plan, begin, left = self.plan, self.budget.spent, max(self.budget.left, 0.0)
+        turns = [(NEAREST, plan.documents, 0.55)]
+        turns += [(way, plan.documents, 0.55 + 0.33 * n / len(ways)) for n, way in enumerate(ways, start=1)]
+        turns += [(way, plan.documents, 0.9 + 0.02 * n) for n, way in enumerate(RATES)]
+        found = {}
+        for way, count, share in [*turns, (NEAREST, len(self.drawn), 0.95)]:
+            rows = self.one(way, self.drawn[:count], begin + share * left)
+            found[way] = rows.assign(variant=way)
+        return pd.concat([rows for rows in found.values() if len(rows)], ignore_index=True)
+
+    def one(self, way: str, documents: Sequence[DrawnDocument], last: float) -> pd.DataFrame:
+        """Rows of the first documents in one way, as many as are done when `last` seconds are spent."""
+        variant = WAYS[way]
+        ks = {NEAREST: places(self.plan.k), "longest-context": [0]}.get(way, [0, self.plan.k])
+        return run(
+            changed(self.ttt, variant), documents, ks, self.out / way / self.ttt.lm.name,
+            {**self.about, "variant": way}, self._until(way, last), variant.method,
+        )  # fmt: skip
+
+    def expected(self, way: str, document: DrawnDocument) -> float:
+        """Seconds of a document."""
+        plan = self.plan
+        return self.costs.document(way, self.tokens[id(document)], plan.k, plan.max_chunks)
+
+    def _until(self, way: str, last: float) -> Evaluate:
+        def evaluate(
+            ttt: TTT, documents: Sequence[DrawnDocument], ks: Sequence[int], method: str
+        ) -> Iterator[tuple[DrawnDocument, list[Row]]]:
+            for place, document in enumerate(documents):
+                expected, start = self.expected(way, document), self.budget.spent
+                first = way == NEAREST and not place and not self.pace.taken
+                if start + expected * self.pace.factor(way) > last and not first:
+                    return
+                if not place:
+                    left = _minutes(max(self.budget.seconds - self.budget.spent, 0))
+                    self.say(f"{left} left: {way}, {len(documents)} documents to do")
+                rows = document_rows(ttt, document, ks, method)
+                self.pace.add(way, expected, self.budget.spent - start)
+                yield document, rows
+
+        return evaluate
+
+    def views(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
+        """Tokens of the documents that gain and lose most, of those that there is time for; kept in the folder."""
+        path = self.out / VIEWS
+        if path.exists():
+            return list(read_json(path))
+        room = (self.budget.left + KEPT * self.budget.seconds / 2) / 2
+        near = rows[(rows["variant"] == NEAREST) & rows["nats"].notna()]
+        wide = near.pivot(index=["domain", "document"], columns="k", values="nats")
+        fits = {
+            (each.domain, each.number): each for each in self.drawn
+            if self.expected(NEAREST, each) * self.pace.factor(NEAREST) < room
+        }  # fmt: skip
+        ratio = (wide[self.plan.k] / wide[0]).dropna() if self.plan.k in wide else wide.iloc[:0, 0]
+        ratio = ratio[[key in fits and math.isfinite(value) for key, value in ratio.items()]]
+        if ratio.empty:
+            return []
+        chosen = dict.fromkeys([ratio.idxmin(), ratio.idxmax()])
+        views = [token_view(self.ttt, fits[key], self.plan.k) for key in chosen]
+        write_json(path, plain(views))
+        return views
+
+
+def token_view(ttt: TTT, document: DrawnDocument, k: int) -> dict[str, Any]:
+    """What each token of a document costs before and after k neighbours, and the nearest of these.
+
+    Returns
+    -------
+    dict
+        JSON values: domain, document, ratio (of nats), tokens (of all), text, before and after (nats of
+        the first SHOWN tokens), neighbours (text, overlap, source of the three nearest).
+    """
+    found = retrieve(ttt, document, k)
+    scorer = ttt.scorer(found.scored)
+    before = after = scorer.token_nats()
+    for step in ttt.adapt(found.scored, found.texts, [k]):
+        if step.k == k:
+            after = scorer.token_nats()  # before the weights go back
+    nearest = list(found.neighbours)[:3]
+    return {
+        "domain": document.domain, "document": document.number, "ratio": float(after.sum() / before.sum()),
+        "tokens": len(scorer.tokens), "text": found.scored, "before": before[:SHOWN].tolist(),
+        "after": after[:SHOWN].tolist(), "model": ttt.lm.name, "k": k,
+        "neighbours": [
+            {
+                "text": each.text[:SHOWN_CHARACTERS], "source": unit(each.meta),
+                "overlap": float(seen_shares([found.query], [each.text])[0]),
+            }
+            for each in nearest
+        ],
+    }  # fmt: skip
+
+
+def _facts(ttt: TTT, corpus: Corpus, used: Corpus, request: Request, budget: Budget) -> dict[str, Any]:
+    """What the page says of machine, model and corpus."""
+    settings, switches = ttt.lm.settings, ttt.switches
+    reading = sum(_text_bytes(corpus, split) for split in corpus.splits) / READ
+    sizes = corpus.sizes() if reading < READING_SHARE * budget.seconds else {}
+    whole = [by_split[request.split] for by_split in sizes.values() if request.split in by_split]
+    return {
+        "machine": device(), "commit": commit(), "versions": versions(),
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "corpus_facts": _how_read(corpus),
+        "corpus": corpus.name, "indexed": len(ttt.need_retriever()), "indexed_all": used is corpus,
+        "documents": sum(size.documents for size in whole) or None, "bytes": sum(size.bytes for size in whole) or None,
+        "model": ttt.lm.name, "parameters": ttt.lm.parameters, "chunk": settings.max_length,
+        "context": settings.context, "learning_rate": switches.learning_rate or settings.learning_rate,
+        "precision": switches.precision, "settings_source": ttt.lm.settings_source,
+        "saw_domains": find_entry(request.model).saw_domains,
+    }  # fmt: skip
+
+
+def _how_read(corpus: Corpus) -> list[str]:
+    """What is known of how somebody's files became documents and were split."""
+    found = corpus.manifest
+    if "imported_from" not in found:
+        return []
+    copies, left_out = found.get("near_copies_moved_to_train", 0), len(found.get("ignored", []))
+    said = [f"Split: {found['split']}.".replace("..", ".")] if found.get("split") else []
+    said += [f"{copies:,} near-copies of documents in the index were kept out of the test part."] if copies else []
+    if held := found.get("near_copies_held_out"):
+        said.append(f"{held:,} documents of the test part are near-copies of documents in the index.")
+    said += [f"{left_out:,} files were not read; `python -m tttnn corpus` lists them."] if left_out else []
+    return said
+
+
+def _sizes(drawn: Sequence[DrawnDocument]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame([
+        {"domain": each.domain, "document": each.number, "bytes": len(each.text.encode("utf-8", "replace")),
+         "deflated": deflated(each.text)} for each in drawn
+    ])  # fmt: skip
