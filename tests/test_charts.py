@@ -23,7 +23,6 @@ COST = pd.DataFrame({"domain": ["a", "a"], "timed": ["alone", "both"], "seconds"
 @pytest.mark.parametrize(
     ("chart", "data", "axes", "second"),
     [
-        (charts.before_after_chart, GAINS, ["bits per byte (lower is better)"], "shape"),
         (charts.curve_chart, CURVE, list(charts.CURVE_ROWS.values()), "strokeDash"),
         (charts.cost_chart, COST, ["mean seconds per neighbour"], "shape"),
     ],
@@ -37,12 +36,6 @@ def test_charts_name_axes_and_use_a_second_channel(chart, data, axes, second):
     bundle = made._repr_mimebundle_()
     assert 'aria-label="What the chart shows in words."' in bundle["text/html"]
     assert "<details" in bundle["text/html"] and bundle["image/png"]
-
-
-def test_before_after_orders_by_gain_and_labels_it():
-    spec = json.dumps(charts.before_after_chart(GAINS[::-1], "fig-x", "What it shows in words.").spec)
-    assert spec.index('"a"') < spec.index('"b"')
-    assert "datum.ratio * 100" in spec
 
 
 def test_shaded_text_escapes_and_adds_up():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tttnn.analysis.comparisons import STAGES, best_k, by_model, distances, paired_gains
+from tttnn.analysis.comparisons import STAGES, by_model, distances, paired_gains
 
 SIZE = 1000
 
@@ -90,14 +90,3 @@ def test_no_share_of_a_distance_that_is_not_there():
     found = distances(small, large, 2).set_index("stage")
     assert found[["share", "share_low", "share_high"]].isna().all(axis=None)
     assert found.loc[STAGES[1], "high"] < 0, "the distance itself is there"
-
-
-def test_best_k_counts_what_is_lost_after_it():
-    made = best_k(pd.concat([
-        rows("m", {0: {0: 100, 1: 80, 5: 70, 20: 77}}, "over"),
-        rows("m", {0: {0: 100, 1: 80, 5: 70, 20: 60}}, "still falling"),
-        rows("m", {0: {0: 100, 1: 110, 5: 120, 20: 130}}, "worse"),
-    ])).set_index("domain")  # fmt: skip
-    assert made["k_best"].to_dict() == {"over": 5, "still falling": 20, "worse": 0}
-    assert made["overstep"].to_dict() == pytest.approx({"over": 0.1, "still falling": 0.0, "worse": 0.3})
-    assert made.loc["over", "ratio_best"] == pytest.approx(0.7) and (made["k_last"] == 20).all()

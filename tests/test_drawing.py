@@ -16,6 +16,7 @@ def corpus_of(folder, texts):
 def test_the_example_is_of_the_catalogues_where_there_are_some(tmp_path):
     corpus = corpus_of(tmp_path, {"letters": "short", "catalogues": "a longer text than that"})
     assert worked_example(corpus, seed=0).domain == "catalogues"
+    assert worked_example(corpus, seed=0, domain="letters").text == "short", "another kind, where one is asked for"
 
 
 def test_elsewhere_it_is_the_shortest_drawn(tmp_path):

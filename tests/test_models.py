@@ -61,7 +61,7 @@ def test_a_continuation_follows_the_present_weights_and_long_texts_lose_their_be
 
 @pytest.mark.parametrize(("text", "tokens"), [("", 4), ("fox", 0), ("fox", 64), ("fox", "many")])
 def test_a_continuation_of_nothing_or_without_room_is_refused(text, tokens, tmp_path):
-    with pytest.raises(TTTNNError, match="empty text|tokens="):
+    with pytest.raises(TTTNNError, match=r"empty text|tokens="):
         load_model(tiny_gpt2(tmp_path)).continuation(text, tokens)
 
 

@@ -143,7 +143,9 @@ def test_a_comparison_is_one_text_whose_tokens_say_whether_they_became_cheaper_o
     page = compared()
     assert page.pre.get_text() == "".join(PIECES) and page.figcaption.get_text() == "The <example>"
     kinds = {span.get_text(): span["class"] for span in page.pre.find_all("span")}
-    assert kinds == {"msg": ["cheaper"], "id": ["dearer"], "\n": ["cheaper"], " x": ["dearer"]}, "0.2 bits are no change"
+    assert kinds == {"msg": ["cheaper"], "id": ["dearer"], "\n": ["cheaper"], " x": ["dearer"]}, (
+        "0.2 bits are no change"
+    )
     shares = {span.get_text(): span["style"] for span in page.pre.find_all("span")}
     assert shares["msg"] == "--share:0.67" and shares[" x"] == "--share:1.00", "of six bits, and no more than all"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tttnn.analysis.statistics import RESAMPLES, SEED, Interval, before_after, curve, ends, interval, resampled_sums
+from tttnn.analysis.statistics import RESAMPLES, SEED, Interval, before_after, ends, interval, resampled_sums
 from tttnn.rows import RowsError
 
 if TYPE_CHECKING:
@@ -136,30 +136,3 @@ def _gains(pairs: pd.DataFrame) -> dict[str, float]:
         made |= {f"{kind}_first": float(one[0]), f"{kind}_second": float(other[0])}
         made |= {f"{kind}_lead": more.value, f"{kind}_lead_low": more.low, f"{kind}_lead_high": more.high}
     return made
-
-
-def best_k(rows: pd.DataFrame, by: str = "domain") -> pd.DataFrame:
-    """Where a model is best among the scored k, and how much it loses by going on from there.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Of :func:`~tttnn.experiment.runner.run`, one model.
-    by : str
-        Column to group by.
-
-    Returns
-    -------
-    DataFrame
-        One row a group: k_best (the first of equal ones), k_last, ratio_best, ratio_last (bits per byte to those at
-        k = 0), overstep (bits per byte at the last k / at the best - 1).
-    """
-    import pandas as pd
-
-    made = []
-    for name, part in curve(rows, by).sort_values("k").groupby(by, sort=True):
-        best, last = part.loc[part["bits_per_byte"].idxmin()], part.iloc[-1]
-        ratios = {"ratio_best": best["ratio"], "ratio_last": last["ratio"]}
-        overstep = last["bits_per_byte"] / best["bits_per_byte"] - 1
-        made.append({by: name, "k_best": int(best["k"]), "k_last": int(last["k"]), **ratios, "overstep": overstep})
-    return pd.DataFrame(made)

@@ -20,7 +20,6 @@ ENOUGH = 10  # documents of a domain from which a published figure is judged
 # Conditions of the archived run, each learning rate's in the order of preference where both have as many documents.
 PUBLISHED_RATE = ("nearest", "nearest-h200")
 CHOSEN_RATE = ("nearest-rate-1e-4", "nearest-rate-1e-4-h200")
-CONTROLS = ("random-domain", "random")
 LABELS = {
     "nearest": "nearest", "nearest-h200": "nearest, on an H200",
     "nearest-rate-1e-4": "nearest, chosen rate", "nearest-rate-1e-4-h200": "nearest, chosen rate, on an H200",

@@ -63,7 +63,9 @@ def draw_documents(
     return drawn
 
 
-def worked_example(corpus: Corpus, seed: int, max_bytes: int = 1000) -> DrawnDocument:
+def worked_example(
+    corpus: Corpus, seed: int, max_bytes: int = 1000, domain: str = "catalogues"
+) -> DrawnDocument:  # fmt: skip
     """Draw the document that the chapters follow from its neighbours to its seconds.
 
     It is a test document of the domain `catalogues` (messages of a program and their translations into one language),
@@ -75,12 +77,14 @@ def worked_example(corpus: Corpus, seed: int, max_bytes: int = 1000) -> DrawnDoc
     seed : int
     max_bytes : int
         Draw among documents of at most so many bytes; among all of a corpus that has no such document.
+    domain : str
+        For an example of another kind of text.
 
     Raises
     ------
     ParameterError, CorpusError
         As :func:`draw_documents`.
     """
-    domains = [name for name in corpus.domains_of("test") if name == "catalogues"] or None
+    domains = [name for name in corpus.domains_of("test") if name == domain] or None
     drawn = draw_documents(corpus, 1, seed, max_bytes=max_bytes, domains=domains) or draw_documents(corpus, 1, seed)
     return min(drawn, key=lambda document: len(document.text))

@@ -10,10 +10,10 @@ from typing import Any
 
 NUMBERS = {
     "documents": "Documents to adapt to",
-    "document_bytes": "Bytes of each",
-    "neighbours": "Neighbours for each",
+    "document_bytes": "Bytes of such a document",
+    "neighbours": "Neighbours for each document",
     "indexed": "Documents in the index",
-    "indexed_bytes": "Bytes of each, and of a neighbour",
+    "indexed_bytes": "Bytes of an indexed document",
 }
 ANSWERS = {
     "hours": "The whole run",

@@ -28,40 +28,6 @@ UNITS = {
 }  # fmt: skip
 
 
-def before_after_chart(table: pd.DataFrame, name: str, alt_text: str, by: str = "domain") -> Figure:
-    """Bits per byte before and after adaptation, a line per domain (Figure 2 of the report).
-
-    Parameters
-    ----------
-    table : DataFrame
-        Of :func:`tttnn.analysis.statistics.before_after`.
-    name, alt_text : str
-        Label and alternative text of the figure.
-    by : str
-        The column with one row each.
-    """
-    import altair as alt
-
-    table = table.sort_values("ratio")
-    order = table[by].tolist()
-    y = alt.Y(f"{by}:N", sort=order, title=None)
-    long = table.melt(id_vars=[by, "ratio"], value_vars=["before", "after"], var_name="when", value_name="bits")
-    tooltip = [f"{by}:N", "when:N", alt.Tooltip("bits:Q", format=".3f", title="bits per byte")]
-    when = {"scale": alt.Scale(domain=["before", "after"]), "title": None}
-    points = alt.Chart(long).mark_point(size=90, filled=True).encode(
-        x=alt.X("bits:Q", title="bits per byte (lower is better)", scale=alt.Scale(zero=True)),
-        y=y, color=alt.Color("when:N", **when), shape=alt.Shape("when:N", **when), tooltip=tooltip,
-    )  # fmt: skip
-    lines = alt.Chart(table).mark_rule(strokeWidth=2, opacity=0.5).encode(x="before:Q", x2="after:Q", y=y)
-    label = "format(datum.ratio * 100, '.0f') + ' %'"
-    texts = alt.Chart(table).transform_calculate(label=label).mark_text(align="left", dx=10, dy=-9).encode(
-        x="after:Q", y=y, text="label:N"
-    )  # fmt: skip
-    chart = (lines + points + texts).properties(height={"step": 34})
-    columns = [by, "documents", "before", "after", "ratio", "low", "high", "better"]
-    return figure(chart, name, alt_text, table[columns].rename(columns=UNITS))
-
-
 def curve_chart(curve: pd.DataFrame, name: str, alt_text: str, by: str = "domain") -> Figure:
     """Perplexity, bits per byte and training loss over the number of neighbours (Figure 3 of the report).
 
