@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from tiny import LINES, tiny_gpt2
 
-from tttnn.analysis.advice import LEAST, NO, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES, advise
+from tttnn.analysis.advice import NO, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES, advise
 from tttnn.analysis.side_by_side import side_by_side
 from tttnn.analysis.statistics import bootstrap_ratio
 from tttnn.corpus import Document, open_corpus, write_jsonl
@@ -28,7 +28,18 @@ from tttnn.rows import RowsError
 from tttnn.studies import trial as measured
 from tttnn.studies.cost import Rates
 from tttnn.studies.trial import Request, Trial, run_trial
-from tttnn.studies.trial_plan import COMPARED, KEPT, NEAREST, NEAREST_SHARE, Budget, Costs, Plan, make_plan, places
+from tttnn.studies.trial_plan import (
+    COMPARED,
+    KEPT,
+    LEAST,
+    NEAREST,
+    NEAREST_SHARE,
+    Budget,
+    Costs,
+    Plan,
+    make_plan,
+    places,
+)
 
 RATES = Rates(0.0, 0.001, 0.0, 0.0003, 0.0)  # a thousand trained tokens a second
 

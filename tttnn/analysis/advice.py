@@ -18,14 +18,13 @@ from tttnn.analysis.controls import copying
 from tttnn.analysis.statistics import Interval, before_after, bootstrap_ratio, curve, ends, interval, resampled_sums
 from tttnn.analysis.variant_effects import effects
 from tttnn.rows import RowsError
-from tttnn.studies.trial_plan import NEAREST, RATES
+from tttnn.studies.trial_plan import LEAST, NEAREST, RATES
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tttnn.studies.trial import Trial
 
-LEAST = 6  # documents, below which no interval is believed
 SMALL = 0.02  # a gain below this is called small
 MOST_OF_IT = 0.9  # of the best gain, with which fewer neighbours will do
 ALL = "all documents"

@@ -8,11 +8,12 @@ import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from tttnn.analysis.advice import ALL, LEAST, NO, SIMPLER, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES
+from tttnn.analysis.advice import ALL, NO, SIMPLER, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES
 from tttnn.report.charts import compared_chart, gain_curve_chart
 from tttnn.report.one_page import Markup, code, fold, page, section
 from tttnn.report.shaded import compare, token_texts
 from tttnn.report.tables import Table, table
+from tttnn.studies.trial_plan import LEAST
 
 if TYPE_CHECKING:
     import pandas as pd

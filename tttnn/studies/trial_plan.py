@@ -28,6 +28,7 @@ SEGMENT = 128  # tokens between two steps of dynamic evaluation
 PLACES = (0, 1, 2, 5, 10, 20)  # where a curve is scored
 MOST_CHUNKS = (None, 4, 1)  # of a neighbour, the most expensive first
 LIMITS = (None, 32_000, 16_000, 8_000, 4_000, 2_000, 1_000)  # bytes of a document
+LEAST = 6  # documents, below which no interval is believed
 ENOUGH = 12  # documents, before more neighbours are better than more documents
 MOST = 60  # documents; an interval hardly gains from more
 LARGEST = 0.25  # of the time for the nearest neighbours that one document may take
