@@ -51,7 +51,7 @@ class Budget:
     """
 
     seconds: float
-    clock: Callable[[], float] = time.monotonic
+    clock: Callable[[], float] = field(default_factory=lambda: time.monotonic)
     start: float = field(default=math.nan)
 
     def __post_init__(self) -> None:
