@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tttnn.analysis.statistics import before_after, bootstrap_ratio, coverage, curve, resampled_sums
+from tttnn.analysis.statistics import before_after, bootstrap_ratio, coverage, curve, early_share, resampled_sums
 
 
 def rows(before, after, sizes):
@@ -79,3 +79,10 @@ def test_intervals_of_few_documents_hold_the_ratio_less_often_than_they_say():
     few, many = (coverage(values, drawn, trials=300, resamples=300) for drawn in (5, 60))
     assert few < 0.92 < many + 0.02
     assert coverage(np.ones((20, 2)), 5, trials=5, resamples=5) == 1, "no spread, no miss"
+
+
+def test_the_first_few_bring_a_share_of_the_summed_gain():
+    scored = pd.DataFrame({
+        "domain": "d", "document": [0, 0, 0, 1, 1, 1], "k": [0, 5, 20] * 2, "nats": [100, 60, 50, 10, 15, 10.0],
+    })  # fmt: skip
+    assert early_share(scored) == pytest.approx((110 - 75) / (110 - 60))

@@ -43,10 +43,25 @@
     return spec;
   }
 
+  /* Whether a letter of the legend lies outside the picture: how wide names are is known once they are drawn. */
+  function cut(chart) {
+    const picture = chart.querySelector("svg").getBoundingClientRect();
+    const names = [...chart.querySelectorAll(".role-legend-label text")];
+    return names.some(name => name.getBoundingClientRect().right > picture.right + 1);
+  }
+
   async function drawOne(data) {
     const chart = document.getElementById(data.dataset.chart);
     widths[chart.id] = chart.clientWidth;
     const spec = fitted(JSON.parse(data.textContent), chart.clientWidth);
+    await embed(chart, spec);
+    while (cut(chart) && spec.config.legend.columns > 1) {
+      spec.config.legend.columns -= 1;
+      await embed(chart, spec);
+    }
+  }
+
+  async function embed(chart, spec) {
     const options = { renderer: "svg", actions: false, config: colours(), tooltip: { theme: mode() } };
     const chosen = (spec.params || []).filter(param => param.bind);
     if (chosen.length) options.bind = choices(chart);

@@ -142,6 +142,20 @@ def ends(rows: pd.DataFrame, k: int, key: Sequence[str] = ("domain", "document")
     return wide.reindex(columns=[0, k]).set_axis(["before", "after"], axis=1).dropna().reset_index()
 
 
+def early_share(rows: pd.DataFrame, few: int = 5, k: int = 20) -> float:
+    """Share of the gain of k neighbours that the first few bring: of nats summed over the documents that were scored.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of :func:`~tttnn.experiment.runner.run`, one model and one way to evaluate, scored at 0, `few` and `k`.
+    few, k : int
+        Neighbours.
+    """
+    nats = rows[rows["nats"].notna()].groupby("k")["nats"].sum()
+    return float((nats[0] - nats[few]) / (nats[0] - nats[k]))
+
+
 def before_after(
     rows: pd.DataFrame, k: int, by: str = "domain", resamples: int = RESAMPLES, seed: int = SEED
 ) -> pd.DataFrame:

@@ -308,7 +308,8 @@ def interval_chart(
         "yOffset": alt.YOffset("series:N", sort=series, scale=alt.Scale(paddingOuter=0.4)),
     }
     axis = alt.Axis(format=number, tickCount=5, labelFlush=False, labelOverlap=True)
-    x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(zero=False))
+    room = 6 * max(map(len, marks.values()), default=0)  # pixels
+    x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(zero=False, padding=room))  # for the rules' names
     bars = alt.Chart().transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=0.6).encode(
         x="low:Q", x2="high:Q", color=alt.Color("series:N", **hue), **place
     )  # fmt: skip

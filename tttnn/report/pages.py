@@ -20,6 +20,7 @@ ROLE = re.compile(r"\{(glue:text|term|cite:[tp]|numref|eq|ref|doc)\}`([^`]+)`")
 FENCE = re.compile(
     r"^(`{3,}|:{3,})\{(\w+)\}[ \t]*([^\n]*)\n((?::\w+:[^\n]*\n)*)(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL
 )
+COMMIT = re.compile(r'<th scope="row">commit</th><td>([^<]+)</td>')
 CHAPTER = re.compile(r"\]\((\w+)\)")
 CITE = """
 :::{{admonition}} Cite this chapter
@@ -55,9 +56,10 @@ def with_origins(notebook: NotebookNode, name: str, commit: str) -> NotebookNode
     name : str
         Of the chapter, without an ending.
     commit : str
-        What it ran at.
+        What it ran at, unless the chapter itself says so under Provenance.
     """
     dressed = copy.deepcopy(notebook)
+    commit = _ran_at(dressed) or commit
     for cell in dressed.cells:
         if not figure_name(cell):
             continue
@@ -100,6 +102,14 @@ def for_download(notebook: NotebookNode, name: str) -> NotebookNode:
             cells.append(new_markdown_cell(text, id=f"{cell.id}-caption"))
     plain.cells = cells
     return plain
+
+
+def _ran_at(notebook: NotebookNode) -> str:
+    """Return the commit that a chapter's provenance names."""
+    pages = (
+        output.get("data", {}).get("text/html", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    )
+    return next((found[1] for page in pages if (found := COMMIT.search(page))), "")
 
 
 def _redo(notebook: NotebookNode, name: str) -> str:

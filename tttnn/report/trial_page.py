@@ -238,9 +238,11 @@ def settings_table(trial: Trial, advice: Advice) -> Table:
         f"{float(row.way.removeprefix('rate-')):g} times that: {row.ratio:.1%} against {row.ratio_nearest:.1%}"
         for row in advice.rates.itertuples()
     )
+    most = ", and the most that were tried" if advice.best_k == advice.k else ""
     rows = [
-        ("k", str(advice.best_k), "fewest neighbours with nine tenths of the best gain"),
-        ("learning rate", f"{advice.learning_rate:g}", f"tried: {facts['learning_rate']:g}; {tried or 'no other'}"),
+        ("k", str(advice.best_k), "fewest neighbours with nine tenths of the best gain" + most),
+        ("learning rate", f"{advice.learning_rate:g}",
+         f"tried: {facts['learning_rate']:g}; {tried or 'no other'}; another is taken if it is surely better"),
         ("precision of steps", facts["precision"], "bfloat16 for a large model where the processor is made for it"),
         ("embedder", trial.request.embedder, "the one tried; another needs another trial"),
         ("chunks of a neighbour", f"at most {plan.max_chunks}" if plan.max_chunks else "all",
