@@ -172,7 +172,8 @@ def test_a_domain_that_is_not_there_is_named_with_those_that_are(asked):
 def test_every_chapter_with_domains_asks_this_function_before_it_builds_an_index(chapter):
     (path,) = NOTEBOOKS.glob(f"{chapter}_*.md")
     text = path.read_text(encoding="utf-8")
-    assert text.index('chosen_domains("domains", domains, texts.domains') < text.index("open_retriever(texts")
+    asked = text.index('chosen_domains("domains", domains, texts.domains')
+    assert asked < text.index("open_retriever(texts")
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

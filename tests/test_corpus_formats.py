@@ -596,7 +596,7 @@ def test_the_command_line_reads_them(tmp_path):
     assert "site0 " in found.stdout and "documents" in found.stdout
     assert "a: 16 train, 2 val, 2 test documents" in found.stderr
     wrong = subprocess.run(command[:-4], capture_output=True, text=True)
-    assert wrong.returncode == 1
+    assert wrong.returncode == 2
     assert wrong.stderr.startswith(
         f"error: {path} cannot be read as a corpus: 'text' is not there; its keys are content, site"
     )

@@ -257,7 +257,7 @@ def test_no_space_left_at_any_step(folder, step, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = files(folder)
-    names = {"vectors": "checkpoint", "structure": "_write_structure", "card": "_card", "manifest": "publish"}
+    names = {"vectors": "checkpoint", "structure": "_write_structure", "card": "write_card", "manifest": "publish"}
     with monkeypatch.context() as patch:
         place = tttnn.index.vectors.PartialVectors if step == "vectors" else tttnn.index.build
         patch.setattr(place, names[step], full)

@@ -185,11 +185,23 @@ def command(place, out, *more):
     return [sys.executable, "-m", "tttnn", *map(str, words), *more]
 
 
+# The same command, each document of which takes a while: on a quick machine all would be done before it is interrupted.
+SLOWED = """
+import time
+from tttnn.studies import trial
+plain = trial.document_rows
+trial.document_rows = lambda *words: time.sleep(0.5) or plain(*words)
+from tttnn.__main__ import main
+main()
+"""
+
+
 def test_an_interrupted_trial_goes_on_and_keeps_what_it_had(place, tmp_path):
     environment = os.environ | {"TTTNN_HOME": str(place / "home"), "HF_HUB_OFFLINE": "1"}
     out, rows = tmp_path / "out", tmp_path / "out" / NEAREST / "model" / "rows.jsonl"
     line = command(place, out, "--minutes", "1")
-    started = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment)
+    slowed = [sys.executable, "-c", SLOWED, *line[3:]]
+    started = subprocess.Popen(slowed, stderr=subprocess.PIPE, text=True, env=environment)
     while started.poll() is None and (not rows.exists() or rows.read_bytes().count(b'{"key"') < 2):
         time.sleep(0.02)
     started.send_signal(signal.SIGINT)
