@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -201,7 +202,9 @@ def test_an_interrupted_trial_goes_on_and_keeps_what_it_had(place, tmp_path):
     out, rows = tmp_path / "out", tmp_path / "out" / NEAREST / "model" / "rows.jsonl"
     line = command(place, out, "--minutes", "1")
     slowed = [sys.executable, "-c", SLOWED, *line[3:]]
-    started = subprocess.Popen(slowed, stderr=subprocess.PIPE, text=True, env=environment)
+    # Whoever runs the tests in the background of a shell hands on a Ctrl-C that is ignored.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    started = subprocess.Popen(slowed, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heard)
     while started.poll() is None and (not rows.exists() or rows.read_bytes().count(b'{"key"') < 2):
         time.sleep(0.02)
     started.send_signal(signal.SIGINT)
