@@ -327,7 +327,9 @@ def interval_chart(
     if panels:
         order = data[panels].drop_duplicates().tolist()
         facet = alt.Facet(f"{panels}:N", sort=order, title=None)
-        chart = chart.properties(width=480 // len(order)).facet(facet, columns=len(order))
+        between = 32  # pixels, so that the last label of an axis does not touch the first of the next
+        width = (480 - between * (len(order) - 1)) // len(order)
+        chart = chart.properties(width=width).facet(facet, columns=len(order), spacing=between)
     named = {"value": title, "low": "95 % low", "high": "95 % high"}
     return figure(chart, name, alt_text, data.rename(columns=named))
 
