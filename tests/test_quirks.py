@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nats_rows import rows
 from tiny import LINES, tiny_gpt2, tiny_qwen2
 
 from tttnn import TTT, Switches, load_model
@@ -23,15 +24,6 @@ GAP = quirk_effects.Discrepancy("d", 20, report=0.5, original=0.4)
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory):
     return load_model(tiny_gpt2(tmp_path_factory.mktemp("tiny") / "gpt2"))
-
-
-def rows(nats, variant="nearest", domain="d", size=100, model="m"):
-    """Nats by document: (before, after)."""
-    base = {"model": model, "variant": variant, "domain": domain, "bytes": size, "failure": ""}
-    return pd.DataFrame([
-        base | {"document": document, "k": k, "nats": float(value)}
-        for document, ends in enumerate(nats) for k, value in zip((0, 2), ends, strict=True)
-    ])  # fmt: skip
 
 
 # what is measured live

@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from tttnn.analysis.archive import FOLDER, archived
+from tttnn.analysis.controls import MEAN
 from tttnn.analysis.published import SEVEN
 from tttnn.analysis.real_model import (
     CHOSEN_RATE,
@@ -17,6 +18,8 @@ from tttnn.analysis.real_model import (
     real_rows,
     unfinished,
 )  # fmt: skip
+from tttnn.analysis.siblings import archived_without_siblings
+from tttnn.analysis.statistics import before_after
 
 
 def rows(counts, k=20):
@@ -67,3 +70,11 @@ def test_the_token_before_a_text_changes_little_and_two_machines_agree():
     found = prefix_effect()
     assert set(found["domain"]) == {"books", "wikipedia"}
     assert (found["change"].abs() < 0.005).all() and (found["apart"] < 1e-5).all()
+
+
+def test_page_one_says_what_the_rows_say():
+    """It is no notebook: its two sentences on what comes out hold, or have to be written anew."""
+    gains = before_after(real_rows(20), 20)
+    assert set(gains["domain"]) == set(SEVEN) and (gains["ratio"] < 1).all(), "gains on all kinds of text"
+    alone = archived_without_siblings([("variants", "gpt2-xs-pile")], 20).set_index("domain").loc[MEAN]
+    assert alone["nearest"] < 0.96 and 0.98 < alone["other_units"] < 1, "without siblings it gains next to nothing"

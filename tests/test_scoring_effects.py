@@ -6,21 +6,13 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from nats_rows import rows
 
 from tttnn import load_model, open_corpus
 from tttnn.analysis import scoring_effects
 from tttnn.analysis.archive import archived
 from tttnn.corpus import Document, write_jsonl
 from tttnn.rows import RowsError
-
-
-def rows(nats, variant="nearest", domain="d", size=100, model="m"):
-    """Nats by document: (before, after)."""
-    base = {"model": model, "variant": variant, "domain": domain, "bytes": size, "failure": ""}
-    return pd.DataFrame([
-        base | {"document": document, "k": k, "nats": float(value)}
-        for document, ends in enumerate(nats) for k, value in zip((0, 2), ends, strict=True)
-    ])  # fmt: skip
 
 
 def test_a_way_to_score_is_compared_on_the_same_documents():

@@ -99,19 +99,19 @@ class Advice:
     def as_json(self) -> dict[str, Any]:
         """JSON values; a number that is missing is null."""
         found = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {name: plain(value) for name, value in found.items()}
+        return {name: json_values(value) for name, value in found.items()}
 
 
-def plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
     """JSON values of tables, intervals and numbers; what is missing or infinite is None."""
     if isinstance(value, Interval):
-        return {"value": value.value, "low": plain(value.low), "high": plain(value.high)}
+        return {"value": value.value, "low": json_values(value.low), "high": json_values(value.high)}
     if hasattr(value, "to_dict"):
-        return [{name: plain(each) for name, each in row.items()} for row in value.to_dict("records")]
+        return [{name: json_values(each) for name, each in row.items()} for row in value.to_dict("records")]
     if isinstance(value, (list, tuple)):
-        return [plain(each) for each in value]
+        return [json_values(each) for each in value]
     if isinstance(value, dict):
-        return {name: plain(each) for name, each in value.items()}
+        return {name: json_values(each) for name, each in value.items()}
     value = value.item() if isinstance(value, np.generic) else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tttnn.analysis.advice import plain, pooled
+from tttnn.analysis.advice import json_values, pooled
 from tttnn.analysis.archive import FOLDER, archived, archived_models
 from tttnn.analysis.statistics import before_after, ends
 from tttnn.analysis.variant_effects import effects
@@ -51,7 +51,7 @@ class SideBySide:
 
     def as_json(self) -> dict[str, Any]:
         """JSON values."""
-        return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
+        return {name: json_values(getattr(self, name)) for name in self.__dataclass_fields__}
 
 
 def side_by_side(runs: Sequence[str | Path], k: int | None = None) -> SideBySide:

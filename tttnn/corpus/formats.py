@@ -94,13 +94,10 @@ def read_text(path: Path) -> str:
     """
     if _suffix(path) in NOT_WRITTEN:
         raise NotText(f"{_suffix(path)} files are not text that somebody wrote")
-    pieces, size = [], 0
-    for block in read_blocks(path):
-        pieces.append(block)
-        size += len(block)
-        if size > LARGEST_TEXT:
-            raise NotText(f"larger than {LARGEST_TEXT >> 20} MiB, too much for one document: cut it into files")
-    text = _decoded(b"".join(pieces))
+    content = _whole(path, LARGEST_TEXT)
+    if content is None:
+        raise NotText(f"larger than {LARGEST_TEXT >> 20} MiB, too much for one document: cut it into files")
+    text = _decoded(content)
     if not text.strip():
         raise NotText("empty")
     return text
@@ -195,14 +192,11 @@ def _json(path: Path) -> Iterator[Entry]:
     if begins == b"{" and _is_json(first):
         yield from _lines(path)
         return
-    pieces, size = [], 0
-    for block in read_blocks(path):
-        pieces.append(block)
-        size += len(block)
-        if size > LARGEST_ARRAY:
-            raise CorpusError(f"{path}: over {LARGEST_ARRAY >> 30} GiB of JSON in one piece: jq -c '.[]' makes lines")
+    content = _whole(path, LARGEST_ARRAY)
+    if content is None:
+        raise CorpusError(f"{path}: over {LARGEST_ARRAY >> 30} GiB of JSON in one piece: jq -c '.[]' makes lines")
     try:
-        whole = decode_line(Line(path, 1, 0, b"".join(pieces)))
+        whole = decode_line(Line(path, 1, 0, content))
     except BadDocument as error:
         raise CorpusError(str(error)) from error  # there are no others to go on with
     for number, value in enumerate(whole if isinstance(whole, list) else [whole], 1):
@@ -262,6 +256,17 @@ def _parquet(path: Path, keys: Keys) -> Iterator[Entry]:
                     yield Entry(path, f"row {number}", row)
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         raise CorpusError(f"{path}, after row {number}: not Parquet, or damaged: {first_line(error)}") from error
+
+
+def _whole(path: Path, most: int) -> bytes | None:
+    """The unpacked bytes of a file; nothing if there are more than so many, of which no more are read."""
+    pieces, size = [], 0
+    for block in read_blocks(path):
+        pieces.append(block)
+        size += len(block)
+        if size > most:
+            return None
+    return b"".join(pieces)
 
 
 def _decoded(content: bytes) -> str:
