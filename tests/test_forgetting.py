@@ -4,8 +4,10 @@ import pytest
 from tiny import tiny_gpt2
 
 from tttnn import TTT, Switches, load_model, open_corpus, open_retriever, score
+from tttnn.analysis.forgetting import FILE, forgotten, keep
 from tttnn.corpus import Document, write_jsonl
 from tttnn.experiment import draw_documents
+from tttnn.files import read_json, write_json
 from tttnn.studies.forgetting import forgetting
 
 
@@ -32,3 +34,33 @@ def test_other_texts_are_scored_with_the_adapted_weights(loop):
     changed = {row["other_domain"]: row["nats"] for row in first if row["k"] == 2}
     assert all(abs(changed[name] / plain[name] - 1) > 1e-4 for name in plain)
     assert ttt.lm.weight_hash() == weights
+
+
+def test_an_interrupted_archive_goes_on_and_equals_one_in_one_go(loop, tmp_path):
+    ttt, corpus = loop
+    documents, others = draw_documents(corpus, 2, 0), draw_documents(corpus, 1, 1)
+    keep("whole", ttt, documents, others, (0, 2), tmp_path)
+    keep("parts", ttt, documents[:1], others, (0, 2), tmp_path)
+    first = read_json(tmp_path / "parts" / FILE)["rows"]
+    keep("parts", ttt, documents, others, (0, 2), tmp_path)
+    parts, whole = (read_json(tmp_path / name / FILE) for name in ("parts", "whole"))
+    assert parts == whole and parts["rows"][: len(first)] == first
+    assert whole["learning_rate"] == 1e-2
+
+
+def test_unrelated_texts_of_a_document_count_together(tmp_path):
+    def row(domain, document, other, k, nats):
+        return {"domain": domain, "document": document, "other_domain": other, "other": 0, "k": k, "nats": nats}
+
+    rows = [row("a", 1, "a", 0, 10.0), row("a", 1, "b", 0, 4.0), row("a", 1, "c", 0, 6.0),
+            row("a", 1, "a", 5, 8.0), row("a", 1, "b", 5, 5.0), row("a", 1, "c", 5, 7.0),
+            row("b", 2, "b", 0, 10.0), row("b", 2, "c", 0, 10.0),
+            row("b", 2, "b", 5, 5.0), row("b", 2, "c", 5, 10.0)]  # fmt: skip
+    (tmp_path / "run").mkdir()
+    write_json(tmp_path / "run" / FILE, {"rows": rows})
+    found = forgotten("run", tmp_path).set_index(["text", "domain"])
+    assert found["ratio"].to_dict() == pytest.approx({
+        ("its own", "all"): 13 / 20, ("its own", "a"): 0.8, ("its own", "b"): 0.5,
+        ("unrelated", "all"): 22 / 20, ("unrelated", "a"): 1.2, ("unrelated", "b"): 1.0,
+    })  # fmt: skip
+    assert found.loc[("unrelated", "all"), "documents"] == 2 and (found["k"] == 5).all()
