@@ -46,6 +46,14 @@ class Archive:
         """Number of documents evaluated, by domain."""
         return self.rows.groupby("domain")["document"].nunique()
 
+    @property
+    def conditions(self) -> str:
+        """What was trained on at most of each neighbour, and on what: ``2 chunks, H200``."""
+        chunks = self.facts["settings"]["switches"].get("max_chunks")
+        much = f"{chunks} chunk{'s' * (chunks != 1)}" if chunks else "all chunks"
+        card = _calls(self.facts)[0]["device"].rpartition("GPU: ")[2]
+        return f"{much}, {'CPU' if card in ('', 'none') else card.removeprefix('NVIDIA ')}"
+
     def summary(self) -> dict[str, str]:
         """The facts a reader asks for first, in words."""
         settings, about = self.facts["settings"], self.facts["about"]
