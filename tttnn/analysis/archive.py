@@ -54,6 +54,12 @@ class Archive:
         card = _calls(self.facts)[0]["device"].rpartition("GPU: ")[2]
         return f"{much}, {'CPU' if card in ('', 'none') else card.removeprefix('NVIDIA ')}"
 
+    @property
+    def sample(self) -> str:
+        """What a figure of this run rests on: ``30 documents a domain, 2 chunks, CPU``; see `conditions`."""
+        fewest, most = self.documents.min(), self.documents.max()
+        return f"{fewest}{f' to {most}' if most > fewest else ''} documents a domain, {self.conditions}"
+
     def summary(self) -> dict[str, str]:
         """The facts a reader asks for first, in words."""
         settings, about = self.facts["settings"], self.facts["about"]

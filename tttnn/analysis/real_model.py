@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tttnn.analysis.archive import FOLDER, archived
 from tttnn.analysis.published import SEVEN
+from tttnn.analysis.references import whole_of
 from tttnn.analysis.statistics import ends
 from tttnn.analysis.variant_effects import archived_variants
 from tttnn.files import read_json
@@ -72,7 +73,7 @@ def resting_on(lines: pd.DataFrame, real: pd.DataFrame, run: str) -> list[str]:
 
     def conditions(line: Any) -> str:
         own = line.model == model
-        return archived(runs[line.domain.partition(" (")[0]] if own else run, line.model).conditions
+        return archived(runs[whole_of(line.domain)] if own else run, line.model).conditions
 
     return [f"{line.documents} ({conditions(line)})" for line in lines.itertuples()]
 
