@@ -54,6 +54,8 @@ def test_each_line_of_results_says_what_it_rests_on():
     found = resting_on(lines, real, "seven-domains")
     assert found == ["24 (2 chunks, H200)", "3 (1 chunk, CPU)", "30 (2 chunks, CPU)"]
     assert resting_on(lines[2:], real[:0], "seven-domains") == found[2:]
+    assert archived("seven-domains", "gpt2-xs-general").sample == "30 documents a domain, 2 chunks, CPU"
+    assert archived("real/nearest-h200", MODEL).sample.endswith("documents a domain, 2 chunks, H200")
 
 
 def test_what_is_missing_is_named_with_its_number():
