@@ -16,6 +16,7 @@ from tttnn.analysis.real_model import (
     prefix_effect,
     rates,
     real_rows,
+    resting_on,
     unfinished,
 )  # fmt: skip
 from tttnn.analysis.siblings import archived_without_siblings
@@ -42,6 +43,19 @@ def test_documents_that_lack_the_last_score_do_not_count():
     kept = fullest(pd.concat([begun, rows({("theirs", "books"): 2})]), ["ours", "theirs"], 20)
     assert set(kept["variant"]) == {"theirs"}
     assert fullest(begun, ["theirs"], 20).empty
+
+
+def test_each_line_of_results_says_what_it_rests_on():
+    """The real model's domains are of two machines; a part of a domain is of its domain's run."""
+    real = rows({("ours", "books"): 1, ("theirs", "europarl"): 1})
+    real["run"] = real.domain.map({"books": "real/nearest-h200", "europarl": "real/nearest"})
+    lines = [(MODEL, "books", 24), (MODEL, "europarl (English)", 3), ("gpt2-xs-general", "books", 30)]
+    lines = pd.DataFrame(lines, columns=["model", "domain", "documents"])
+    found = resting_on(lines, real, "seven-domains")
+    assert found == ["24 (2 chunks, H200)", "3 (1 chunk, CPU)", "30 (2 chunks, CPU)"]
+    assert resting_on(lines[2:], real[:0], "seven-domains") == found[2:]
+    assert archived("seven-domains", "gpt2-xs-general").sample == "30 documents a domain, 2 chunks, CPU"
+    assert archived("real/nearest-h200", MODEL).sample.endswith("documents a domain, 2 chunks, H200")
 
 
 def test_what_is_missing_is_named_with_its_number():

@@ -46,6 +46,20 @@ class Archive:
         """Number of documents evaluated, by domain."""
         return self.rows.groupby("domain")["document"].nunique()
 
+    @property
+    def conditions(self) -> str:
+        """What was trained on at most of each neighbour, and on what: ``2 chunks, H200``."""
+        chunks = self.facts["settings"]["switches"].get("max_chunks")
+        much = f"{chunks} chunk{'s' * (chunks != 1)}" if chunks else "all chunks"
+        card = _calls(self.facts)[0]["device"].rpartition("GPU: ")[2]
+        return f"{much}, {'CPU' if card in ('', 'none') else card.removeprefix('NVIDIA ')}"
+
+    @property
+    def sample(self) -> str:
+        """What a figure of this run rests on: ``30 documents a domain, 2 chunks, CPU``; see `conditions`."""
+        fewest, most = self.documents.min(), self.documents.max()
+        return f"{fewest}{f' to {most}' if most > fewest else ''} documents a domain, {self.conditions}"
+
     def summary(self) -> dict[str, str]:
         """The facts a reader asks for first, in words."""
         settings, about = self.facts["settings"], self.facts["about"]

@@ -91,7 +91,7 @@ def _line(claim: Claim, evidence: Evidence, published: pd.DataFrame) -> dict[str
     try:
         found = claim.test(evidence)
     except Untestable as missing:
-        nothing = {"measured": "nothing", "origin": "none", "reason": str(missing)}
+        nothing = {"measured": "not measured", "origin": "none", "reason": str(missing)}
         return line | nothing | {"verdict": Verdict.UNTESTABLE.value}
     numbers = {"value": found.interval.value, "low": found.interval.low, "high": found.interval.high}
     words = {"measured": found.measured, "origin": found.origin, "reason": found.reason}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tttnn.analysis.archive import FOLDER
+from tttnn.analysis.archive import FOLDER, archived
 from tttnn.analysis.published import SEVEN
+from tttnn.analysis.references import whole_of
 from tttnn.analysis.statistics import ends
 from tttnn.analysis.variant_effects import archived_variants
 from tttnn.files import read_json
@@ -53,6 +54,28 @@ def real_rows(k: int, conditions: Sequence[str] = PUBLISHED_RATE, run: str = RUN
     """The rows that stand for the real model: see :func:`fullest`, with the run and condition in column `run`."""
     rows = fullest(archived_variants(run, model), conditions, k)
     return rows.assign(run=run + "/" + rows["variant"])
+
+
+def resting_on(lines: pd.DataFrame, real: pd.DataFrame, run: str) -> list[str]:
+    """What each line of a table of results rests on: ``24 (2 chunks, H200)``, documents first.
+
+    Parameters
+    ----------
+    lines : DataFrame
+        Columns model, domain (or a part of one, such as ``europarl (English)``) and documents.
+    real : DataFrame
+        Of :func:`real_rows`: the real model's runs differ from domain to domain.
+    run : str
+        Archived run of all other models.
+    """
+    runs = real.groupby("domain")["run"].first() if len(real) else {}
+    model = real["model"].iloc[0] if len(real) else None
+
+    def conditions(line: Any) -> str:
+        own = line.model == model
+        return archived(runs[whole_of(line.domain)] if own else run, line.model).conditions
+
+    return [f"{line.documents} ({conditions(line)})" for line in lines.itertuples()]
 
 
 def unfinished(rows: pd.DataFrame, k: int, domains: Sequence[str] = SEVEN, enough: int = ENOUGH) -> str:

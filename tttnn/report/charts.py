@@ -674,7 +674,7 @@ def chosen_curves_chart(curves: pd.DataFrame, name: str, alt_text: str, task: st
     wide = curves.pivot(index=["task", "model"], columns="k", values="bits_per_byte")
     models, every = curves["model"].drop_duplicates().tolist(), "all of them"
     choices = [
-        alt.param("task", value=task, bind=alt.binding_select(options=sorted(curves["task"].unique()), name="Task")),
+        alt.param("task", value=task, bind=alt.binding_select(options=sorted(curves["task"].unique()), name="Domain")),
         alt.param("model", value=every, bind=alt.binding_select(options=[every, *models], name="Model")),
         alt.param("k", value=k, bind=alt.binding_range(min=0, max=int(wide.columns.max()), step=1, name="k")),
     ]
