@@ -46,10 +46,10 @@ API = "book/api"  # has a page below it for each room of the package
 KERNEL = "python3"
 LOCK = "lock"
 # From left to right as data flows; those of the first two lines serve all others.
-ROOMS = ("errors", "files", "parameters", "plugins", "device", "fetch", "hub", "provenance", "ray_cluster", "rows",
-         "memory",
-         "corpus", "models", "embedding", "index", "retrieval", "scoring", "ttt", "baselines", "experiment",
-         "pretraining", "studies", "analysis", "report")  # fmt: skip
+ROOMS = ("errors", "files", "operations", "parameters", "plugins", "device", "fetch", "hub", "provenance",
+         "ray_cluster", "rows", "memory",
+         "corpus", "models", "embedding", "index", "retrieval", "scoring", "ttt", "methods", "conformance",
+         "experiment", "pretraining", "studies", "analysis", "report")  # fmt: skip
 
 
 class BuildError(RuntimeError):

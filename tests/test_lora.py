@@ -11,12 +11,13 @@ from tiny import LAYERS, NEIGHBOURS, TEXT, WIDTH, tiny_gpt2
 from torch.profiler import profile
 from transformers.pytorch_utils import Conv1D
 
-from tttnn import baselines, memory
+from tttnn import memory
 from tttnn.errors import DocumentError
+from tttnn.methods.dynamic import Dynamic
 from tttnn.models import load_model
 from tttnn.models.lora import SCALE, adapter_size, adapters
 from tttnn.scoring import score
-from tttnn.ttt import TTT, Switches
+from tttnn.ttt import TTT, Retrieved, Switches
 
 RANK = 4
 LORA = Switches(learning_rate=1e-2, max_length=32, lora=RANK)
@@ -192,7 +193,7 @@ def test_it_works_with_autocast_dropout_and_baselines(lm):
     dropped = bits(TTT(lm, switches=replace(LORA, dropout=0.3)))
     assert dropped[0] == plain[0] and dropped[1:] != plain[1:]
     before = state(lm)
-    zero, last = baselines.dynamic(TTT(lm, switches=LORA), TEXT, [], [4], 16)
+    zero, last = Dynamic(16).steps(TTT(lm, switches=LORA), Retrieved(TEXT, TEXT, (), 0.0), [4])
     assert zero.score == score(lm, TEXT) and 0 < last.score.nats != zero.score.nats
     assert state(lm) == before
 

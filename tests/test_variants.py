@@ -15,12 +15,16 @@ from tttnn.experiment import draw_documents, run
 from tttnn.experiment.variants import (
     BASELINES,
     CONTROLS,
+    EXPERTS,
+    GRID,
     LORA,
     PARTS,
     QUIRKS,
     SUCCESSORS,
+    TRIALS,
     VARIANTS,
     changed,
+    checked_variants,
     run_variants,
 )
 from tttnn.models import load_model
@@ -61,7 +65,7 @@ def nats(rows, variant):
 def test_every_kind_of_variant_runs_and_starts_from_its_plain_score(ttt, drawn):
     """One for each strategy, method and switch that the tiny model's context of 64 tokens allows."""
     kinds = {(v.strategy.split(":")[0], v.method.split(":")[0], *v.switches): n for n, v in VARIANTS.items()}
-    names = [name for key, name in kinds.items() if not {"context", "dynamic"} & set(key)]
+    names = [name for key, name in kinds.items() if not {"context", "dynamic", "ttt-dynamic", "ttmm"} & set(key)]
     rows = run_variants(ttt, drawn[:1], KS, names)
     assert not rows["failure"].any() and rows["variant"].nunique() == len(names)
     plain = run(ttt, drawn[:1], [0])["nats"].item()
@@ -98,10 +102,24 @@ def test_what_each_is_compared_with_differs_in_one_thing_only():
                     if variant.switches.get(key) != other.switches.get(key)}  # fmt: skip
         switched -= {"ranks"} if "keep_optimizer" in switched else set()
         others = sum(getattr(variant, key) != getattr(other, key) for key in ("strategy", "method", "reverse"))
-        allowed = 2 if name.startswith(("dynamic", "lora")) else 1  # a step's rate is a part of those methods
+        allowed = (
+            2 if name.startswith(("dynamic", "adapters-dynamic", "lora", "ttt-dynamic")) else 1
+        )  # a step's rate is a part of those methods
         assert len(switched) + others + (variant.rate != other.rate) <= allowed, name
-    groups = CONTROLS, BASELINES, QUIRKS, LORA, PARTS, SUCCESSORS
+    groups = CONTROLS, BASELINES, QUIRKS, LORA, PARTS, SUCCESSORS, EXPERTS
     assert list(VARIANTS) == [name for group in groups for name in group] and len(VARIANTS) == sum(map(len, groups))
+
+
+def test_each_method_has_as_many_trials_on_validation_documents():
+    assert {len(set(names)) for names in GRID.values()} == {TRIALS}
+    assert all(name in VARIANTS for names in GRID.values() for name in names)
+
+
+def test_what_needs_experts_runs_only_where_it_is_named(ttt, drawn, tmp_path):
+    assert not EXPERTS.keys() & set(checked_variants([]))
+    with pytest.raises(ParameterError, match=r"^variant ttmm-.*experts are not in .*ttmm build --clusters 10 --lora 8"):
+        run_variants(ttt, drawn, KS, ["nearest", next(iter(EXPERTS))], tmp_path / "rows")
+    assert not (tmp_path / "rows").exists()
 
 
 def test_a_kept_optimizer_begins_anew_with_each_domain_and_rank(ttt, drawn):

@@ -23,6 +23,8 @@ app = typer.Typer(help="Test-time training on nearest neighbours.", no_args_is_h
 
 index = typer.Typer(help="Build and verify indexes.", no_args_is_help=True)
 app.add_typer(index, name="index")
+ttmm = typer.Typer(help="Experts for the method ttmm: test-time model merging.", no_args_is_help=True)
+app.add_typer(ttmm, name="ttmm")
 
 LOOKED_AT = 4000  # characters of a validation text that `repair` scores
 
@@ -182,6 +184,38 @@ def plan(
         typer.echo(f"{found.kind:12s}{sizes} {found.build_hours:8,.2f} {found.p50_ms:9,.2f}")
 
 
+@ttmm.command(name="build")
+def build_experts(
+    clusters: Annotated[int, typer.Option(help="Of the training documents: an expert each.")],
+    model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
+    text_key: TextKey = "text", domain_key: DomainKey = None,
+    lora: Annotated[int, typer.Option(help="Rank of the experts' adapters.")] = 8,
+    documents: Annotated[int, typer.Option(help="Most documents an expert is trained on; 0: all.")] = 0,
+    learning_rate: Rate = None, rate: Annotated[float, typer.Option(help="Times that, or the model's own.")] = 1.0,
+    max_chunks: MaxChunks = None, precision: Precision = "float32", seed: Seed = 1216, skip_bad: SkipBad = False,
+    threads: Threads = None, device: Device = "cpu",
+) -> None:  # fmt: skip
+    """Cluster a corpus and train an expert on each cluster, once; resumable."""
+    from dataclasses import replace
+
+    from tttnn.corpus import open_corpus
+    from tttnn.files import read_json
+    from tttnn.methods.ttmm import RECORD, TTMM
+    from tttnn.methods.ttmm import build as train_experts
+    from tttnn.ttt import Switches
+
+    method = TTMM(clusters, documents=documents)
+    switches = Switches(learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, lora=lora, seed=seed)
+    opened = open_corpus(corpus, skip_bad, text_key, domain_key)
+    ttt = _loop(model, opened, embedder, switches, threads, device)
+    if rate != 1:
+        base = learning_rate or ttt.lm.settings.learning_rate
+        ttt.switches = replace(switches, learning_rate=rate * base)
+    place = train_experts(ttt, method)
+    cost = read_json(place / RECORD)["offline"]
+    typer.echo(f"{clusters} experts, {cost['tokens']:,d} tokens, {cost['seconds']:,.0f} s: {place}")
+
+
 @app.command()
 def evaluate(
     file: Annotated[Path, typer.Argument(help="UTF-8 text to evaluate.")],
@@ -240,7 +274,7 @@ def run(
     reuse: Annotated[int | None, typer.Option(help="A repeated neighbour: new gradient every so many steps.")] = None,
     pace: Annotated[str | None, typer.Option(help="Rate by what is uncertain: uncertainty, stop:ALPHA.")] = None,
     seed: Seed = 1216, strategy: Strategy = "nearest",
-    method: Annotated[str, typer.Option(help="What is done with them: see tttnn.baselines.")] = "ttt",
+    method: Annotated[str, typer.Option(help="What is done with them: see tttnn.methods.")] = "ttt",
     skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu", cluster: Cluster = None,
     workers: Workers = 2, as_json: AsJson = False,
 ) -> None:  # fmt: skip
@@ -382,7 +416,7 @@ def cost(
 @app.command()
 def variants(
     out: Annotated[Path, typer.Option(help="Folder for rows, one below it for each variant and model; continues.")],
-    names: Annotated[list[str] | None, typer.Argument(help="Of variants; default: all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Of variants; default: all that need no experts.")] = None,
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
     text_key: TextKey = "text", domain_key: DomainKey = None,
     domains: Domains = None,

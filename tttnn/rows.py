@@ -26,7 +26,8 @@ TABLE = "rows.parquet"
 COLUMNS = (
     "model", "domain", "document", "source", "unit", "language", "seed", "k", "neighbour", "neighbour_domain",
     "same_unit", "same_source", "distance", "overlap", "uncertainty", "nats", "bytes", "words", "tokens", "loss",
-    "steps", "train_tokens", "skipped", "beyond", "train_seconds", "evaluation_seconds", "retrieval_seconds", "failure",
+    "steps", "train_tokens", "skipped", "beyond", "train_seconds", "evaluation_seconds", "retrieval_seconds",
+    "train_operations", "evaluation_operations", "failure",
 )  # fmt: skip
 TEXTS = ("model", "domain", "source", "unit", "language", "neighbour_domain", "failure")
 FLAGS = ("same_unit", "same_source")  # all other columns are numbers

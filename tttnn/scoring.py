@@ -18,11 +18,17 @@ from itertools import groupby, islice
 import torch
 from torch import Tensor
 
-from tttnn.errors import DocumentError, ParameterError
+from tttnn import operations
+from tttnn.errors import DocumentError, ParameterError, TTTNNError
 from tttnn.models import LanguageModel, token_nats
 from tttnn.parameters import number
 
 WINDOWS_AT_ONCE = 8  # bounds the memory of one forward pass
+ROUNDED = 1e-3  # nats that rounding may put a sure token below 0
+
+
+class IllegalScore(TTTNNError):
+    """A score that breaks the rules: not one probability for each token, or not the bytes of the text."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +175,25 @@ class Scorer:
         """
         return self.total(self.token_nats(windows))
 
+    def operations(self, windows: Sequence[Window] | None = None) -> float:
+        """Floating-point operations of one score with these windows; see `tttnn.operations`."""
+        tokens = sum(len(window.inputs) for window in windows or self._windows)
+        return operations.forward(self._lm.parameters, tokens)
+
     def total(self, nats: Tensor) -> Score:
-        """Score of the text whose tokens have these nats, shape (tokens,)."""
+        """Score of the text whose tokens have these nats, shape (tokens,).
+
+        Raises
+        ------
+        IllegalScore
+            If there is not one for each token, or one of them is of a probability above 1.
+        """
+        if nats.shape != (len(self.tokens),):
+            raise IllegalScore(
+                f"scores of shape {tuple(nats.shape)} for {len(self.tokens)} tokens: give each token one"
+            )
+        if nats.min() < -ROUNDED:
+            raise IllegalScore(f"a token has {nats.min():.3g} nats, so a probability above 1: normalise them")
         return Score(nats.sum(dtype=torch.float64).item(), self._bytes, self._words, len(self.tokens))
 
     @torch.no_grad()
@@ -179,18 +202,34 @@ class Scorer:
         training = self._lm.model.training
         self._lm.model.eval()
         try:
-            return torch.cat([self._batch_nats(batch) for batch in _equally_long(windows or self._windows)])
+            return torch.cat(
+                [self._nats(self._states(batch), batch) for batch in _equally_long(windows or self._windows)]
+            )
         finally:
             self._lm.model.train(training)
 
-    def _batch_nats(self, windows: list[Window]) -> Tensor:
+    @torch.no_grad()
+    def states(self, windows: Sequence[Window] | None = None) -> Tensor:
+        """What the output layer takes to predict each token of the text, or of windows: float32, (tokens, width)."""
+        return torch.cat([self._states(batch) for batch in _equally_long(windows or self._windows)])
+
+    @torch.no_grad()
+    def states_and_nats(self) -> tuple[Tensor, Tensor]:
+        """Return `states` and, computed from them in the same pass, `token_nats`."""
+        batches = list(_equally_long(self._windows))
+        states = [self._states(batch) for batch in batches]
+        nats = [self._nats(each, batch) for each, batch in zip(states, batches, strict=True)]
+        return torch.cat(states), torch.cat(nats)
+
+    def _states(self, windows: list[Window]) -> Tensor:
         """Windows of one batch are equally long, so that it needs no padding."""
-        device = self._lm.device
-        inputs = torch.tensor([window.inputs for window in windows], device=device)  # (windows, length)
+        inputs = torch.tensor([window.inputs for window in windows], device=self._lm.device)  # (windows, length)
         hidden = self._lm.hidden(inputs)  # (windows, length, width)
         pairs = zip(hidden, windows, strict=True)
-        kept = torch.cat([states[-len(window.targets) :] for states, window in pairs])  # (tokens, width)
-        targets = torch.tensor([t for window in windows for t in window.targets], device=device)  # (tokens,)
+        return torch.cat([states[-len(window.targets) :] for states, window in pairs])  # (tokens, width)
+
+    def _nats(self, kept: Tensor, windows: list[Window]) -> Tensor:
+        targets = torch.tensor([t for window in windows for t in window.targets], device=kept.device)  # (tokens,)
         weight, bias = self._lm.head
         cut = slice(self._vocabulary)
         return token_nats(kept, weight[cut], None if bias is None else bias[cut], targets)  # (tokens,)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from tttnn import operations
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.memory import ADAPTING, COPY, keeping_freed, require
 from tttnn.models import LanguageModel, mean_cross_entropy
@@ -215,6 +216,8 @@ class Step:
     train_seconds, evaluation_seconds : float
         Wall time of this neighbour's steps, and of the scoring after it. The published "training cost" is
         their sum with a score at every k.
+    train_operations, evaluation_operations : float
+        Floating-point operations of the two: see `tttnn.operations`.
     """
 
     k: int
@@ -225,6 +228,8 @@ class Step:
     beyond: int = 0
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
+    train_operations: float = 0.0
+    evaluation_operations: float = 0.0
 
     @property
     def loss(self) -> float:
@@ -320,7 +325,7 @@ class TTT:
         rank, part = self.switches.lora, self.switches.train
         weights = find_part(lm.model, part) if part else list(lm.model.parameters())
         self._parameters = [] if rank else weights  # what a step changes; adapters come and go
-        trained = adapter_size(lm.model, rank) if rank else sum(p.numel() for p in weights)
+        self._trained = trained = adapter_size(lm.model, rank) if rank else sum(p.numel() for p in weights)
         copied = 0 if rank or lm.has_copy else sum(p.numel() for p in lm.model.parameters())
         own = ADAPTING if rank else ADAPTING - COPY  # adapters are not copied, but are themselves new
         require(lm.name, own * trained + COPY * copied, "adapt it", lm.device)
@@ -538,7 +543,14 @@ class TTT:
         trained = self._clock()
         score = scorer() if k in wanted else None
         seconds = self._clock() - trained
-        return Step(k, score, tuple(map(float, losses)), tokens, skipped, beyond, trained - start, seconds)
+        return Step(
+            k, score, tuple(map(float, losses)), tokens, skipped, beyond, trained - start, seconds,
+            self.operations(tokens), scorer.operations() if score else 0.0,
+        )  # fmt: skip
+
+    def operations(self, tokens: int) -> float:
+        """Floating-point operations of steps on so many tokens, inside a `session`; see `tttnn.operations`."""
+        return operations.training(self.lm.parameters, tokens, self._trained)
 
     @contextlib.contextmanager
     def _paced(self, pace: float) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import string
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,11 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from tttnn.baselines import find_method
 from tttnn.errors import ParameterError
 from tttnn.experiment.drawing import DrawnDocument, draw_documents
 from tttnn.experiment.record import asked_for, check_belongs
 from tttnn.files import expand, sole_writer
+from tttnn.methods import find_method
 from tttnn.parameters import number, numbers
 from tttnn.retrieval.strategies import find_strategy
 from tttnn.rows import RowJournal, RowsError
@@ -41,7 +40,7 @@ class Asked:
     per_domain, seed, split, max_bytes, domains
         See `tttnn.experiment.draw_documents`.
     method, strategy : str
-        See `tttnn.baselines.find_method` and `tttnn.retrieval.strategies`.
+        See `tttnn.methods.find_method` and `tttnn.retrieval.strategies`.
 
     Raises
     ------
@@ -64,7 +63,7 @@ class Asked:
         self.seed = int(number("seed", self.seed, least=0, most=LARGEST_SEED, whole=True))
         if self.max_bytes is not None:
             self.max_bytes = int(number("max_bytes", self.max_bytes, least=1, whole=True))
-        check_method(self.method)
+        find_method(self.method)
         find_strategy(self.strategy)
 
     @property
@@ -124,16 +123,6 @@ def check_writable(folder: str | Path) -> Path:
         return folder
 
 
-def check_method(method: str, longest: float = math.inf) -> None:
-    """Raise ParameterError unless there is such a method with such a value; a segment has at most `longest` tokens."""
-    find_method(method)
-    name, _, value = method.partition(":")
-    if name in ("in-context", "unigram") and not 0 < float(value) < 1:
-        raise ParameterError(f"method={method!r}: the value after the colon must be between 0 and 1")
-    if name == "dynamic":
-        number(f"method={method!r}: the segment", value, least=2, most=longest, whole=True)
-
-
 def check_model(lm: LanguageModel, switches: Switches) -> None:
     """Raise ParameterError if a model cannot be adapted or scored as the switches say."""
     if switches.context is not None:
@@ -159,7 +148,7 @@ def check_run(
     places = checked_ks(ks)
     number("seed", switches.seed, least=0, most=LARGEST_SEED, whole=True)
     check_model(lm, switches)
-    check_method(method, lm.positions)
+    way = find_method(method)
     for name in ("loss", "reuse", "pace"):
         if method != METHOD and (value := getattr(switches, name)) is not None:
             raise ParameterError(f"{name}={value!r} and method={method!r}: only method {METHOD!r} goes by it")
@@ -172,4 +161,8 @@ def check_run(
             )
         if hasattr(retriever, "check_k"):  # one that is not ours may lack it
             retriever.check_k(places[-1])
+    try:
+        way.check(lm, retriever, switches)
+    except ParameterError as error:
+        raise ParameterError(f"method={method!r}: {error}") from error
     return places

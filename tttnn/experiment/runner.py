@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from tttnn.baselines import find_method
 from tttnn.corpus.overlap import seen_shares
 from tttnn.corpus.siblings import origin_columns, sibling_columns
 from tttnn.embedding import EmbeddingError
@@ -26,9 +25,11 @@ from tttnn.experiment.drawing import DrawnDocument
 from tttnn.experiment.record import asked_for, identity, recorded
 from tttnn.files import expand
 from tttnn.index import DamagedIndex
+from tttnn.methods import find_method
 from tttnn.provenance import commit, device, versions
 from tttnn.retrieval import corpus_fingerprint
 from tttnn.rows import Row, RowJournal, RowsError
+from tttnn.scoring import IllegalScore
 from tttnn.ttt import TTT, Retrieved, Step
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def run(
         documents out, for a later call. Default: one document after another, here. On a cluster: see
         `tttnn.experiment.ray_runner.run_on_cluster`.
     method : str
-        What is done with the neighbours: "ttt", or a baseline, see `tttnn.baselines.find_method`.
+        What is done with the neighbours: "ttt", or another method, see `tttnn.methods.find_method`.
 
     Returns
     -------
@@ -98,9 +99,10 @@ def run(
         in the neighbour), uncertainty (see `tttnn.retrieval.Neighbour`), nats, bytes, words, tokens, loss
         (nats/token), steps, train_tokens, skipped
         (one-token chunks), beyond (chunks left out because of `max_chunks`), train_seconds, evaluation_seconds,
-        retrieval_seconds, failure. Without a score at that k, nats is missing; where the model diverged it is
-        infinite. A document that could not be evaluated has one row with the reason in `failure`, which is logged,
-        too; everything else that goes wrong is raised.
+        retrieval_seconds, train_operations, evaluation_operations (floating-point, see `tttnn.operations`), failure. A
+        document at k costs its retrieval, its training up to k, and the evaluation at k. Without a score at that k,
+        nats is missing; where the model diverged it is infinite. A document that could not be evaluated has one row
+        with the reason in `failure`, which is logged, too; everything else that goes wrong is raised.
 
     Raises
     ------
@@ -114,7 +116,8 @@ def run(
     by_key = {_key(ttt, document): document for document in documents}
     if not by_key:
         raise ParameterError("documents: there is none to evaluate")
-    about = about or {}
+    offline = find_method(method).offline(ttt.lm, ttt.retriever, ttt.switches)
+    about = {**(about or {}), **({"offline": offline} if offline else {})}
     settings = identity(ttt) | asked_for(about, method, places)
     place = TemporaryDirectory() if folder is None else nullcontext(folder)
     with place as name, RowJournal(Path(expand(name))) as journal:
@@ -164,9 +167,9 @@ def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: 
     base = {"model": ttt.lm.name, "domain": document.domain, "document": document.number, "seed": ttt.switches.seed}
     base |= origin_columns(document.meta)
     try:
-        found = retrieve(ttt, document, max(ks))
-        adapted = ttt.follow(found, ks) if method == METHOD else find_method(method)(ttt, found.scored, found.texts, ks)
-        steps = list(adapted)
+        way = find_method(method)
+        found = retrieve(ttt, document, max(ks) if way.uses_neighbours else 0)
+        steps = list(_legal(way.steps(ttt, found, ks), found))
     except DocumentError as error:
         return [base | {"k": 0, "failure": str(error)}]
     except (RuntimeError, MemoryError) as error:
@@ -174,6 +177,22 @@ def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: 
             raise
         return [base | {"k": 0, "failure": f"no memory for this document: {SMALLER}"}]
     return [base | _neighbour(step.k, document, found) | _row(step, found.seconds) for step in steps]
+
+
+def _legal(steps: Iterator[Step], found: Retrieved) -> Iterator[Step]:
+    """Pass a method's steps on if their scores may be compared: the text's own bytes, one pass from no neighbour on.
+
+    That each token has one probability is seen to by `Scorer.total`; that none depends on a later token, by the tests
+    of `tttnn.conformance`.
+    """
+    size, last = len(found.scored.encode("utf-8")), -1
+    for step in steps:
+        if step.k <= last or (last < 0 and step.k):
+            raise IllegalScore(f"a step of k={step.k} after one of k={last}: steps go up from 0")
+        if step.score and step.score.bytes != size:
+            raise IllegalScore(f"k={step.k}: a score over {step.score.bytes} bytes of a text of {size}")
+        last = step.k
+        yield step
 
 
 def _memory_is_full(error: RuntimeError | MemoryError) -> bool:
@@ -205,7 +224,7 @@ def retrieve(ttt: TTT, document: DrawnDocument, k: int) -> Retrieved:
 
 
 def _neighbour(k: int, document: DrawnDocument, found: Retrieved) -> Row:
-    if not k:
+    if not 0 < k <= len(found.neighbours):  # none yet, or a method that takes none
         return {}
     neighbour = found.neighbours[k - 1]
     return sibling_columns(document.meta, neighbour.meta) | {
@@ -233,5 +252,7 @@ def _row(step: Step, retrieval_seconds: float) -> Row:
         "train_seconds": step.train_seconds,
         "evaluation_seconds": step.evaluation_seconds,
         "retrieval_seconds": retrieval_seconds if step.k == 0 else 0.0,
+        "train_operations": step.train_operations,
+        "evaluation_operations": step.evaluation_operations,
         "failure": "",
     }

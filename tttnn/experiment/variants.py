@@ -1,7 +1,7 @@
 """Controls, baselines, quirks, adapters and successors: the same documents evaluated in named ways, a folder for each.
 
 A variant changes what is trained on (a strategy of `tttnn.retrieval.strategies`), what is done with it (a method of
-`tttnn.baselines`), or a switch of the loop. All else is as in the run it is compared with.
+`tttnn.methods`), or a switch of the loop. All else is as in the run it is compared with.
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ def _switched(**switches: Any) -> Variant:
     return Variant(switches=switches)
 
 
+KNN_TEMPERATURES = (0.3, 1.0)  # of squared distances over the width of a state
+MERGED = 10  # clusters of the corpus, an expert each
+EXPERTS_OF = 200  # most documents that an expert is trained on
+
 CONTROLS = {
     "nearest": Variant(),
     "random": Variant("random"),
@@ -77,11 +81,16 @@ CONTROLS = {
     "sift": Variant("sift"),
 }
 BASELINES = {
-    **{f"in-context-{share}": Variant(method=f"in-context:{share}") for share in (0.25, 0.5)},
+    **{f"in-context-{share}": Variant(method=f"in-context:{share}") for share in (0.125, 0.25, 0.5, 0.75)},
     "in-context-published": Variant(method="in-context-published"),
     **{f"unigram-{weight}": Variant(method=f"unigram:{weight}") for weight in (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6)},
+    **{f"knn-lm-{weight}-{temperature}": Variant(method=f"knn-lm:{weight},{temperature}")
+       for weight in (0.2, 0.4) for temperature in KNN_TEMPERATURES},
     **{f"dynamic-128-rate-{rate}": Variant(method="dynamic:128", rate=rate) for rate in (0.1, 0.3, 1.0, 2.0)},
-}
+    **{f"adapters-dynamic-128-rate-{rate}": Variant(method="dynamic:128", switches={"lora": 8}, rate=rate,
+                                                  against="dynamic-128-rate-1.0") for rate in (1, 3, 10, 30)},
+    **{f"ttt-dynamic-128-rate-{rate}": Variant(method="ttt-dynamic:128", rate=rate) for rate in (0.25, 0.5, 1.0, 2.0)},
+}  # fmt: skip
 QUIRKS = {
     **{f"kept-{ranks}": _switched(keep_optimizer=True, ranks=ranks) for ranks in (1, 3)},
     "kept-reverse": Variant(switches={"keep_optimizer": True, "ranks": 1}, reverse=True, against="kept-1"),
@@ -91,9 +100,16 @@ QUIRKS = {
     "tiny-rate": _switched(learning_rate=5e-6),
     "tiny-rate-bf16": Variant(switches={"learning_rate": 5e-6, "weights": "bfloat16"}, against="tiny-rate"),
     "bf16": _switched(weights="bfloat16"),
-    **{f"rate-{rate}": Variant(rate=rate) for rate in (0.25, 2)},
+    **{f"rate-{rate}": Variant(rate=rate) for rate in (0.25, 2, 4)},
 }
-LORA = {f"lora-8-rate-{rate}": Variant(switches={"lora": 8}, rate=rate) for rate in (1, 3, 10)}
+LORA = {f"lora-8-rate-{rate}": Variant(switches={"lora": 8}, rate=rate) for rate in (1, 3, 10, 30)}
+# What needs experts that were trained before, and so is run only where it is named: ``python -m tttnn ttmm build``.
+EXPERTS = {
+    f"ttmm-{MERGED}-rate-{rate}-{temperature}": Variant(
+        method=f"ttmm:{MERGED},{temperature},{EXPERTS_OF}", switches={"lora": 8}, rate=rate,
+        against=f"lora-8-rate-{rate}")
+    for rate in (3, 10) for temperature in (0.04, 0.2)
+}  # fmt: skip
 TRAINED = ("head", "norms", "down", "last:1", "queries")
 PARTS = {f"train-{name.replace(':', '-')}": _switched(train=name) for name in TRAINED}
 SUCCESSORS = {
@@ -107,7 +123,22 @@ SUCCESSORS = {
     "suffix": _switched(loss="suffix"),
     "suffix-query": Variant(switches={"loss": "suffix-query", "split_query": True}, against="split"),
 }  # fmt: skip
-VARIANTS = CONTROLS | BASELINES | QUIRKS | LORA | PARTS | SUCCESSORS
+VARIANTS = CONTROLS | BASELINES | QUIRKS | LORA | PARTS | SUCCESSORS | EXPERTS
+
+# What is tuned for each method of the comparison, on the same validation documents: as many settings for each.
+GRID = {
+    "TTT-NN": ("rate-0.25", "nearest", "rate-2", "rate-4"),
+    "TTT-NN, LoRA": tuple(LORA),
+    "in context": tuple(f"in-context-{share}" for share in (0.125, 0.25, 0.5, 0.75)),
+    "unigrams": tuple(f"unigram-{weight}" for weight in (0.05, 0.1, 0.2, 0.4)),
+    "kNN-LM": tuple(name for name in BASELINES if name.startswith("knn-lm-")),
+    "dynamic evaluation": tuple(f"dynamic-128-rate-{rate}" for rate in (0.1, 0.3, 1.0, 2.0)),
+    "dynamic evaluation, LoRA": tuple(name for name in BASELINES if name.startswith("adapters-")),
+    "TTT-NN, then dynamic": tuple(name for name in BASELINES if name.startswith("ttt-dynamic-")),
+    "TTMM": tuple(EXPERTS),
+    "SIFT": ("sift", "sift-0.1", "sift-1", "sift-10"),
+}
+TRIALS = 4
 
 
 def run_variants(
@@ -163,8 +194,8 @@ def run_variants(
 
 
 def checked_variants(names: Iterable[str] | str) -> list[str]:
-    """Return names of variants, each once; ParameterError names one that there is not."""
-    return known_names("variants", names, VARIANTS) or list(VARIANTS)
+    """Return names of variants, each once, by default all but EXPERTS; ParameterError names one that there is not."""
+    return known_names("variants", names, VARIANTS) or [name for name in VARIANTS if name not in EXPERTS]
 
 
 def changed(ttt: TTT, variant: Variant) -> TTT:

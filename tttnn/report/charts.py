@@ -20,6 +20,15 @@ CURVE_ROWS = {
     "bits_per_byte": "bits per byte",
     "loss": "training loss (nats/token)",
 }
+SHAPES = [
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "cross",
+    "triangle-down",
+    "triangle-right",
+]  # 7 and 8 colours: 56
 UNITS = {
     "before": "before (bits/byte)", "after": "after (bits/byte)", "ratio": "after / before",
     "low": "ratio, 95 % low", "high": "ratio, 95 % high", "better": "share of documents better",
@@ -749,6 +758,42 @@ def seconds_gain_chart(table: pd.DataFrame, name: str, alt_text: str, named: Seq
     rule = alt.Chart(table.head(1)).mark_rule(strokeDash=[4, 4]).encode(y=alt.datum(0))
     units = {"seconds": "seconds per document", "gain": "gain (points)", "saved": "bits saved (bits/byte)"}
     return figure((rule + points + labels).properties(height=320), name, alt_text, table.rename(columns=units))
+
+
+def frontier_chart(points: pd.DataFrame, name: str, alt_text: str, cost: str = "seconds") -> Figure:
+    """Bits per byte over what a document costs, a line for each method and a point for each k, and the Pareto front.
+
+    Parameters
+    ----------
+    points : DataFrame
+        Of :func:`tttnn.analysis.frontier.cost_points`.
+    cost : str
+        "seconds" or "operations".
+    """
+    import altair as alt
+
+    methods = points["method"].drop_duplicates().tolist()
+    titles = {"seconds": "seconds per document", "operations": "floating-point operations per document"}
+    hue = alt.Scale(domain=methods, range=[PALETTE[place % len(PALETTE)] for place in range(len(methods))])
+    shape = alt.Scale(domain=methods, range=[SHAPES[place % len(SHAPES)] for place in range(len(methods))])
+    x = alt.X(
+        f"{cost}:Q", title=f"{titles[cost]} (logarithmic)", scale=alt.Scale(type="log"), axis=alt.Axis(format="~g")
+    )
+    y = alt.Y("bits_per_byte:Q", title="bits per byte", scale=alt.Scale(zero=False))
+    lines = alt.Chart(points).mark_line(point={"size": 60, "filled": True}).encode(
+        x=x, y=y, color=alt.Color("method:N", scale=hue, title=None),
+        shape=alt.Shape("method:N", scale=shape, title=None), order="k:Q",
+        tooltip=["method:N", "k:Q", alt.Tooltip("bits_per_byte:Q", format=".4f"),
+                 alt.Tooltip(f"{cost}:Q", format=".3g")],
+    )  # fmt: skip
+    best = alt.Chart(points[points[f"front_{cost}"]])
+    front = best.mark_line(strokeDash=[4, 4], strokeWidth=1, color=PALETTE[6]).encode(x=x, y=y)
+    rings = best.mark_point(size=180, filled=False, color=PALETTE[6]).encode(x=x, y=y)
+    columns = ["method", "k", "documents", "bits_per_byte", "ratio", "seconds", "operations", f"front_{cost}"]
+    units = {"bits_per_byte": UNITS["bits_per_byte"], "ratio": "after / before", "seconds": titles["seconds"],
+             "operations": titles["operations"], f"front_{cost}": "nothing better at this cost"}  # fmt: skip
+    chart = (front + rings + lines).properties(height=380)
+    return figure(chart, name, alt_text, points[columns].rename(columns=units))
 
 
 def sibling_share_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:

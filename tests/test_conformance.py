@@ -1,0 +1,193 @@
+"""All our methods keep the rules, and one that breaks a rule is found by the check for it."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from test_ttmm import small_retriever
+
+from tttnn.conformance import (
+    ALPHABET,
+    NEIGHBOURS,
+    TEXT,
+    ConformanceError,
+    _found,
+    check_method,
+    check_repeatable,
+    tiny_loop,
+    token_scores,
+)
+from tttnn.experiment.drawing import DrawnDocument
+from tttnn.experiment.runner import _legal, document_rows
+from tttnn.methods import METHODS, Method, find_method
+from tttnn.methods.training import Training
+from tttnn.methods.ttmm import build
+from tttnn.scoring import IllegalScore, Score
+from tttnn.ttt import Step
+
+VALUES = {"in-context": "0.5", "unigram": "0.1", "knn-lm": "0.2", "dynamic": "8", "ttt-dynamic": "8", "ttmm": "2"}
+NAMES = [f"{name}:{VALUES[name]}" if name in VALUES else name for name in METHODS]
+
+
+@pytest.fixture
+def experts(tmp_path, monkeypatch):
+    """A loop with a retriever, and experts for `ttmm:2`."""
+    ttt = tiny_loop(lora=2)
+    ttt.retriever = small_retriever(tmp_path)
+    monkeypatch.setenv("TTTNN_HOME", str(tmp_path))
+    build(ttt, find_method("ttmm:2"))
+    return ttt
+
+
+@pytest.mark.parametrize("name", [each for each in NAMES if each != "ttmm:2"])
+def test_our_methods_keep_the_rules(name):
+    check_method(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "switches"),
+    [("ttt-dynamic:8", {"lora": 2}), ("ttt", {"dropout": 0.2}), ("dynamic:8", {"train": "last:1"})],
+)
+def test_so_do_those_that_train_with_other_switches(name, switches):
+    check_method(name, tiny_loop(**switches))
+
+
+def test_so_do_merged_experts(experts):
+    check_method("ttmm:2", experts)
+
+
+def test_a_character_is_a_token_and_a_byte():
+    ttt = tiny_loop()
+    assert ttt.lm.encode(ALPHABET) == list(range(len(ALPHABET)))
+    assert ttt.scorer(TEXT)().tokens == len(TEXT) == len(TEXT.encode())
+    assert set(token_scores("ttt", ttt, TEXT)) == {0, 1, 3}
+
+
+@dataclass(frozen=True)
+class Broken(Method):
+    """Breaks one rule."""
+
+    def steps(self, ttt, found, ks):
+        scorer = ttt.scorer(found.scored)
+        yield Step(0, scorer())
+        yield Step(max(ks), self.last(ttt, scorer, found))
+
+
+class LooksAhead(Broken):
+    """Trains on the text, then scores it."""
+
+    def last(self, ttt, scorer, found):
+        with ttt.session():
+            ttt.train(ttt.chunks(found.scored)[0])
+            return scorer()
+
+
+class GivesTooMuch(Broken):
+    """Makes every token likelier than the model does."""
+
+    def last(self, ttt, scorer, found):
+        return scorer.total(0.9 * scorer.token_nats())
+
+
+class DrawsAnew(Broken):
+    """Trains with noise that no seed fixes."""
+
+    def last(self, ttt, scorer, found):
+        return scorer.total(scorer.token_nats() + torch.rand(1))
+
+
+class LeavesItChanged(Broken):
+    """Never puts the weights back."""
+
+    def last(self, ttt, scorer, found):
+        with torch.no_grad():
+            next(ttt.lm.model.parameters()).add_(0.01)
+        return scorer()
+
+
+class CountsItself(Broken):
+    """Says how many bytes there are without asking the scorer."""
+
+    def last(self, ttt, scorer, found):
+        nats = scorer()
+        return Score(nats.nats, 2 * nats.bytes, nats.words, nats.tokens)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (LooksAhead, "at k=3 a change of byte 1 changes the score of byte 0"),
+        (GivesTooMuch, r"all tokens' probabilities sum to 1\.\d+, not 1"),
+        (DrawsAnew, "changes the score"),
+        (LeavesItChanged, "the model is not what it was"),
+        (CountsItself, "is not from ttt.scorer"),
+    ],
+)
+def test_what_breaks_a_rule_is_found(monkeypatch, kind, message):
+    monkeypatch.setitem(METHODS, "broken", kind)
+    with pytest.raises(ConformanceError, match=f"^broken: .*({message})"):
+        check_method("broken")
+
+
+def test_what_draws_without_a_seed_is_found():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "broken", DrawsAnew)
+        with pytest.raises(ConformanceError, match="gives other scores: seed it"):
+            check_repeatable("broken", tiny_loop())
+
+
+def test_the_runner_takes_no_score_over_other_bytes(monkeypatch):
+    monkeypatch.setitem(METHODS, "broken", CountsItself)
+    size = len(TEXT)
+    with pytest.raises(IllegalScore, match=f"^k=2: a score over {2 * size} bytes of a text of {size}$"):
+        document_rows_without_neighbours(tiny_loop(), "broken", monkeypatch)
+
+
+def test_the_runner_takes_steps_that_go_up_from_0_alone(monkeypatch):
+    backwards = type("Backwards", (Training,), {"steps": lambda *asked: reversed(list(Training.steps(*asked)))})
+    monkeypatch.setitem(METHODS, "broken", backwards)
+    with pytest.raises(IllegalScore, match="a step of k=2 after one of k=-1: steps go up from 0"):
+        list(_legal(find_method("broken").steps(tiny_loop(), _found(TEXT), [0, 2]), _found(TEXT)))
+
+
+def document_rows_without_neighbours(ttt, method, monkeypatch):
+    monkeypatch.setattr(METHODS[method], "uses_neighbours", False)
+    return document_rows(ttt, DrawnDocument("d", 0, TEXT), [0, 2], method)
+
+
+def test_the_scorer_takes_one_probability_a_token():
+    scorer = tiny_loop().scorer(TEXT)
+    with pytest.raises(IllegalScore, match=f"shape .71,. for {len(TEXT)} tokens: give each token one"):
+        scorer.total(scorer.token_nats()[1:])
+    with pytest.raises(IllegalScore, match="a probability above 1"):
+        scorer.total(scorer.token_nats() - 10)
+
+
+def test_what_is_not_looked_up_costs_no_retrieval(monkeypatch):
+    """Also without a retriever: nothing asks for one."""
+    monkeypatch.setitem(METHODS, "free", type("Free", (Broken,), {"last": lambda self, ttt, scorer, found: scorer()}))
+    rows = document_rows_without_neighbours(tiny_loop(), "free", monkeypatch)
+    assert [row["k"] for row in rows] == [0, 2] and not any(row["retrieval_seconds"] for row in rows)
+    assert "neighbour" not in rows[1] and len(NEIGHBOURS) == 3
+
+
+def test_the_worked_example_of_the_page_keeps_the_rules():
+    """Its blocks are executed as they stand there, and its remark on what goes wrong without a line is true."""
+    page = (Path(__file__).parents[1] / "book" / "add_a_method.md").read_text(encoding="utf-8")
+    example, check = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    careless = example.replace("if seen:", "if True:").replace("seen.total()", "max(seen.total(), 1)")
+    names = {"__name__": "add_a_method"}  # dataclasses looks its module up
+    try:
+        exec(example, names)
+        exec(check, names)
+        rows = document_rows(tiny_loop(), DrawnDocument("d", 0, TEXT), [0, 20], "cache:0.1")
+        exec(careless, names)
+        with pytest.raises(ConformanceError, match=r"after 0 tokens, all tokens' probabilities sum to 0\.9"):
+            check_method("cache:0.1")
+    finally:
+        METHODS.pop("cache", None)
+    assert [row["k"] for row in rows] == [0, 20] and rows[1]["nats"] != rows[0]["nats"]
+    code = [line for line in example.splitlines() if line.strip()]
+    assert len(code) <= 35

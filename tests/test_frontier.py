@@ -1,0 +1,156 @@
+"""Costs summed up by hand, estimates of rows that did not count, fronts, equal operations, and who wins at a budget."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tttnn.analysis import frontier
+from tttnn.analysis.frontier import at_equal_operations, cost_points, method_costs, on_front, tuned, winners
+from tttnn.files import write_json
+from tttnn.models.model_registry import find_entry
+from tttnn.report import charts
+from tttnn.rows import RowsError
+
+MODEL = "gpt2-xs-pile"
+WEIGHTS = find_entry(MODEL).parameters
+BASE = {
+    "model": MODEL, "failure": "", "seed": 1, "steps": 0, "train_tokens": 0, "words": 1, "tokens": 100, "bytes": 500,
+    "train_seconds": 0.0, "evaluation_seconds": 0.5, "retrieval_seconds": 0.0, "neighbour_domain": "",
+}  # fmt: skip
+
+
+def written(run, variant, rows, method="ttt", offline=None, **switches):
+    place = run / variant / MODEL
+    place.mkdir(parents=True)
+    pd.DataFrame([BASE | row for row in rows]).to_parquet(place / "rows.parquet")
+    settings = {"model": MODEL, "method": method, "switches": switches, "settings": {"context": 512}}
+    write_json(place / "run.json", {"settings": settings, "about": {"offline": offline} if offline else {}})
+
+
+def counted(document, nats, seconds, domain="a", operations=100.0):
+    """A row at 0 and one at each k: training of that many seconds and operations before each."""
+    first = {"domain": domain, "document": document, "k": 0, "nats": nats[0], "retrieval_seconds": 0.25,
+             "train_operations": 0.0, "evaluation_operations": 10.0}  # fmt: skip
+    spent = {"train_seconds": seconds, "train_operations": operations}
+    return [first] + [
+        first | spent | {"k": k, "nats": each, "retrieval_seconds": 0.0} for k, each in enumerate(nats[1:], start=1)
+    ]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """TTT-NN with two places to score, and a method that is better for half of what they take."""
+    written(tmp_path, "nearest", counted(0, [300, 200, 150], 1.0) + counted(1, [400, 300, 250], 1.0, "b"))
+    cheap = counted(0, [300, 100], 0.5, operations=50.0) + counted(1, [400, 350], 0.5, "b", operations=50.0)
+    written(tmp_path, "cheap", cheap, offline={"seconds": 100.0, "operations": 1000.0, "tokens": 5})
+    return tmp_path
+
+
+@pytest.fixture
+def costs(run):
+    return method_costs(str(run), MODEL, {"TTT-NN": "nearest", "cheap": "cheap", "gone": "gone"})
+
+
+def test_a_document_costs_its_retrieval_its_training_so_far_and_one_evaluation(costs):
+    first = costs[(costs["method"] == "TTT-NN") & (costs["document"] == 0)]
+    assert first["seconds"].tolist() == [0.75, 1.75, 2.75]
+    assert first["operations"].tolist() == [10, 110, 210]
+
+
+def test_offline_cost_is_apart_unless_it_is_shared(run, costs):
+    shared = method_costs(str(run), MODEL, {"TTT-NN": "nearest", "cheap": "cheap"}, served=10)
+    more = shared["seconds"] - costs["seconds"]
+    assert more[shared["method"] == "cheap"].tolist() == pytest.approx([10.0] * 4)
+    assert not more[shared["method"] == "TTT-NN"].any()
+    assert (shared["operations"] - costs["operations"]).max() == pytest.approx(100)
+
+
+def test_only_documents_that_all_have_are_compared(run):
+    written(run, "one", counted(0, [300, 100], 0.5))
+    found = method_costs(str(run), MODEL, {"TTT-NN": "nearest", "one": "one"})
+    assert set(found["document"]) == {0}
+    with pytest.raises(RowsError, match="no rows of 'gpt2-xs-pile' in"):
+        method_costs(str(run), MODEL, {"gone": "gone"})
+
+
+def test_points_are_sums_over_documents_and_know_what_nothing_beats(costs):
+    points = cost_points(costs).set_index(["method", "k"])
+    assert points.loc[("TTT-NN", 2), "bits_per_byte"] == pytest.approx(400 / 1000 / math.log(2))
+    assert points.loc[("none", 0), "ratio"] == 1 and points.loc[("cheap", 1), "ratio"] == pytest.approx(450 / 700)
+    front = points[points["front_seconds"]].index.tolist()
+    assert front == [("none", 0), ("TTT-NN", 2), ("cheap", 1)]  # one neighbour costs more than cheap and brings less
+
+
+def test_a_front_by_hand():
+    assert on_front(np.array([1, 2, 2, 3]), np.array([5, 4, 3, 3])).tolist() == [True, False, True, False]
+
+
+def test_plain_training_is_taken_between_its_places(costs):
+    [line] = at_equal_operations(costs).to_dict("records")
+    assert (line["method"], line["k"], line["operations"], line["within"]) == ("cheap", 1, 60, True)
+    assert line["against_k"] == pytest.approx(0.5)  # 60 lies half way from 10 to 110
+    assert line["against_bits_per_byte"] == pytest.approx((250 + 350) / 1000 / math.log(2))
+    assert line["difference"] == pytest.approx((450 - 600) / 1000 / math.log(2))
+    assert line["low"] == line["high"] == pytest.approx(line["difference"])  # a document in each domain
+    with pytest.raises(RowsError, match="no rows of 'SIFT': there are TTT-NN, cheap"):
+        at_equal_operations(costs, "SIFT")
+
+
+def test_beyond_its_last_place_it_is_taken_there_and_that_is_said(run):
+    dear = counted(0, [300, 100], 9.0, operations=900.0) + counted(1, [400, 200], 9.0, "b", operations=900.0)
+    written(run, "dear", dear)
+    both = method_costs(str(run), MODEL, {"TTT-NN": "nearest", "dear": "dear"})
+    [line] = at_equal_operations(both).to_dict("records")
+    assert (line["against_k"], line["within"]) == (2, False)
+    assert line["against_bits_per_byte"] == pytest.approx(400 / 1000 / math.log(2))
+
+
+def test_who_wins_within_a_budget(costs):
+    table = winners(costs, [1.3, 2.0, 60.0])
+    first = table[table["rank"] == 1].set_index("budget")
+    assert first["method"].to_dict() == {1.3: "cheap", 2.0: "cheap", 60.0: "TTT-NN"}
+    assert table[table["budget"] == 1.3]["method"].tolist() == ["cheap"]  # training takes longer: the model is the base
+    assert first.loc[1.3, "difference"] == pytest.approx((450 - 700) / 1000 / math.log(2))
+    last = table[table["budget"] == 60.0].set_index("method")
+    assert last["k"].to_dict() == {"TTT-NN": 2, "cheap": 1} and last["domains"].to_dict() == {"TTT-NN": 1, "cheap": 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "switches", "train", "evaluation"),
+    [
+        ("ttt", {}, 6 * WEIGHTS * 40, 2 * WEIGHTS * 1024),  # 600 tokens are two windows of 512
+        ("ttt", {"lora": 8}, 4 * WEIGHTS * 40, 2 * WEIGHTS * 1024),
+        ("ttt", {"context": 1024}, 6 * WEIGHTS * 40, 2 * WEIGHTS * 600),
+        ("unigram:0.1", {}, 6 * WEIGHTS * 40, 2 * WEIGHTS * 1024),
+        ("in-context:0.5", {}, 6 * WEIGHTS * 40, 2 * WEIGHTS * (3 * 256 + 768)),
+        ("in-context-published", {}, 6 * WEIGHTS * 40, 2 * WEIGHTS * 1024),
+        ("dynamic:300", {}, 6 * WEIGHTS * 40, 2 * WEIGHTS * (300 + 512) + 6 * WEIGHTS * 300),
+    ],
+)
+def test_operations_of_earlier_rows_are_estimated(tmp_path, method, switches, train, evaluation):
+    rows = [{"domain": "a", "document": 0, "k": k, "nats": 1.0, "tokens": 600, "train_tokens": 40 * k} for k in (0, 1)]
+    written(tmp_path, "old", rows, method, **switches)
+    found = method_costs(str(tmp_path), MODEL, {"old": "old"})
+    assert found["operations"].tolist() == [2 * WEIGHTS * frontier._passed(600, switches.get("context", 512)),
+                                            train + evaluation]  # fmt: skip
+    assert found["seconds"].tolist() == [0.5, 1.0 if method.startswith("unigram") else 0.5]
+
+
+def test_the_best_setting_on_validation_documents_is_taken(run):
+    written(run, "other", counted(0, [300, 290, 280], 1.0) + counted(1, [400, 390, 380], 1.0, "b"))
+    grid = {"TTT-NN": ["other", "nearest"], "none of it": ["gone"]}
+    assert tuned(str(run), MODEL, grid) == {"TTT-NN": "nearest"}
+
+
+def test_archived_variants_are_read_and_drawn():
+    """The rows that the package has, of an earlier version."""
+    chosen = tuned("variants-val", "gpt2-xs-general")
+    assert chosen["TTT-NN"] == "nearest" and len(chosen) >= 4
+    points = cost_points(method_costs("variants", "gpt2-xs-general", {**chosen, "SIFT": "sift"}))
+    assert points["documents"].nunique() == 1 and (points["operations"] > 0).all()
+    for cost in ("seconds", "operations"):
+        chart = charts.frontier_chart(points, "fig-frontier", "Bits over cost.", cost)
+        assert chart.svg().count("<svg") == 1 and len(chart.data) == len(points)
+        assert all(method in chart.svg() for method in points["method"])
