@@ -503,9 +503,13 @@ class TTT:
         if not self.switches.keep_optimizer:
             self.forget()
         part = frozen_but(self.lm.model, self._parameters) if self.switches.train else contextlib.nullcontext()
-        with self.lm.restoring(), part:
-            self._round()
-            yield
+        try:
+            with self.lm.restoring(), part:
+                self._round()
+                yield
+        finally:
+            if not self.switches.keep_optimizer:
+                self.forget()  # at once: the moments take twice the memory of the weights
 
     @contextlib.contextmanager
     def _with_adapters(self, rank: int) -> Iterator[None]:
