@@ -24,10 +24,11 @@ from tttnn.parameters import names, number, numbers
 INJECTED = "# Parameters"  # how the cell begins that papermill puts behind the chapter's own
 # The numbers of all chapters: those above 0, and those where 0 has a meaning.
 ABOVE_ZERO = {
-    "compare_documents", "compare_k", "compare_queries", "copies",
+    "budgets", "compare_documents", "compare_k", "compare_queries", "copies",
     "disk_speed", "documents", "k", "last", "machine_memory", "memory_documents", "minutes", "per_domain",
     "pile_bytes", "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "resamples",
-    "real_k", "real_rate", "real_tokens", "searches", "servers", "short_documents", "shown", "threads", "usable",
+    "real_k", "real_rate", "real_tokens", "searches", "served", "servers", "short_documents", "shown", "threads",
+    "usable",
 }  # fmt: skip
 MAY_BE_ZERO = {
     "calibration", "learning_rate", "max_bytes", "max_chunks", "seed",
