@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -20,9 +21,11 @@ from torch import Tensor, nn
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.memory import ADAPTING, COPY, keeping_freed, require
 from tttnn.models import LanguageModel, mean_cross_entropy
+from tttnn.models.graphs import BucketedSteps, ahead
 from tttnn.models.lora import adapter_size, adapters, forked_rng
 from tttnn.models.model_registry import check_prefix, understand
 from tttnn.models.parts import check_part, find_part, frozen_but
+from tttnn.models.precision import WorkingCopies, tf32
 from tttnn.models.products import bfloat16_is_fast
 from tttnn.parameters import number
 from tttnn.scoring import Score, Scorer
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
     from tttnn.retrieval.strategies import Selection
 
 log = logging.getLogger(__name__)
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+WEIGHTS = "float32", "bfloat16"
+Cut = tuple[Sequence[list[int] | Tensor], int, int, int]  # chunks of a neighbour, their tokens, skipped, beyond
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,13 @@ class Switches:
     vocabulary : int, optional
         Score over the first so many entries of the vocabulary (the report's R1-Qwen run: 50,257).
     precision : str
-        Of the matrix products of the gradient steps: "float32" or "bfloat16" (autocast). Weights, optimizer and
-        scores stay float32.
+        Of the matrix products of the gradient steps: "float32", "tf32" (float32 whose factors a GPU rounds to 10 bits
+        after the point), or "bfloat16" (autocast). Weights and optimizer stay float32.
+    scoring : str, optional
+        Of the matrix products of the scores: "tf32" on a GPU. None: float32.
+    buckets : bool, optional
+        Whether chunks are padded to a few lengths, which changes nothing but rounding, so that a GPU can repeat a
+        step as one CUDA graph: see `tttnn.models.graphs`. None: on a GPU, but not with dropout or lora.
     weights : str
         "float32", or "bfloat16" for the quirk of a model that is loaded in its checkpoint's type: weights are rounded
         to it at the start and after each step, so that small steps are lost.
@@ -98,6 +108,8 @@ class Switches:
     split_query: bool = False
     vocabulary: int | None = None
     precision: str = "float32"
+    scoring: str | None = None
+    buckets: bool | None = None
     weights: str = "float32"
     lora: int | None = None
     train: str | None = None
@@ -107,9 +119,10 @@ class Switches:
         self._check_numbers()
         if self.config_context and self.context is not None:
             raise ParameterError(f"context={self.context} and config_context: give one of them")
-        for name in ("precision", "weights"):
-            if getattr(self, name) not in tuple(PRECISIONS):  # a tuple, as a list has no hash
-                raise ParameterError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(PRECISIONS)}")
+        for name, known in {"precision": tuple(PRECISIONS), "weights": WEIGHTS}.items():  # tuples: a list has no hash
+            if getattr(self, name) not in known:
+                raise ParameterError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(known)}")
+        self._check_speed()
         if self.ranks > 1 and not self.keep_optimizer:
             raise ParameterError(f"ranks={self.ranks}: must be 1, and more only with keep_optimizer")
         if not self.dropout < 1:
@@ -135,6 +148,17 @@ class Switches:
         for name in ("keep_optimizer", "config_context", "split_query"):  # the text "false" would count as true
             if not isinstance(value := getattr(self, name), bool):
                 raise ParameterError(f"{name}={value!r} ({type(value).__name__}): must be true or false")
+
+    def _check_speed(self) -> None:
+        if self.scoring not in (None, "tf32"):
+            raise ParameterError(f"scoring={self.scoring!r}: must be tf32, or left out for float32")
+        if not isinstance(self.buckets, bool | None):
+            raise ParameterError(f"buckets={self.buckets!r} ({type(self.buckets).__name__}): must be true or false")
+        if self.buckets and (self.dropout or self.lora):
+            raise ParameterError(
+                f"buckets with dropout={self.dropout}, lora={self.lora}: a step that is repeated as it is has no new "
+                "random numbers and no new adapters; leave buckets out"
+            )
 
     def _check_part(self) -> None:
         check_part(self.train)
@@ -267,6 +291,8 @@ class TTT:
             raise ParameterError(
                 f"max_length={self.switches.max_length}: {lm.name} takes at most {lm.positions} tokens"
             )
+        if "tf32" in (self.switches.precision, self.switches.scoring) and lm.device.type == "cpu":
+            raise ParameterError("precision=tf32, scoring=tf32: only a GPU has it; leave them out on a processor")
         if self.switches.precision == "bfloat16" and not bfloat16_is_fast(lm.device):
             log.warning(
                 "precision=bfloat16: this processor has no instructions for it, so that a step takes many times as "
@@ -279,6 +305,8 @@ class TTT:
         copied = 0 if rank or lm.has_copy else sum(p.numel() for p in lm.model.parameters())
         own = ADAPTING if rank else ADAPTING - COPY  # adapters are not copied, but are themselves new
         require(lm.name, own * trained + COPY * copied, "adapt it", lm.device)
+        self._buckets = self._new_buckets()
+        self._optimizer: torch.optim.AdamW | None = None
         self.forget()
 
     def evaluate(
@@ -380,10 +408,16 @@ class TTT:
         return self.lm.token_before(self.switches.prefix) if self.switches.prefix else self.lm.prefix_id
 
     def _steps(self, scorer: Scorer, neighbours: Sequence[str], wanted: set[int]) -> Iterator[Step]:
+        cut = ahead if self.lm.device.type == "cuda" else map  # a processor has nobody to do it meanwhile
         with self.session():
-            yield self._step(0, "", scorer, wanted)
-            for k, neighbour in enumerate(neighbours, start=1):
-                yield self._step(k, neighbour, scorer, wanted)
+            cuts: Iterator[Cut] = chain([([], 0, 0, 0)], cut(self._cut, neighbours))
+            begun: list[_Begun] = []
+            for k in range(len(neighbours) + 1):
+                begun.append(self._begin(k, cuts, scorer if k in wanted else None))
+                # A GPU is waited for where there is a score, and nowhere else.
+                if self.lm.device.type == "cpu" or begun[-1].score:
+                    yield from map(_Begun.finish, begun)
+                    begun.clear()
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
@@ -412,6 +446,8 @@ class TTT:
         part = frozen_but(self.lm.model, self._parameters) if self.switches.train else contextlib.nullcontext()
         with self.lm.restoring(), part:
             self._round()
+            if self._copies:
+                self._copies.renew()
             yield
 
     @contextlib.contextmanager
@@ -427,7 +463,11 @@ class TTT:
 
     def forget(self) -> None:
         """Begin with fresh AdamW moments, which a session does by itself unless `keep_optimizer`."""
-        self._optimizer = self._new_optimizer() if self._parameters else None
+        if self._buckets and self._optimizer:  # a graph goes on with the memory that it knows
+            moments = [each for state in self._optimizer.state.values() for each in state.values()]
+            torch._foreach_zero_(moments) if moments else None
+        else:
+            self._optimizer = self._new_optimizer() if self._parameters else None
 
     @property
     def optimizer(self) -> torch.optim.AdamW:
@@ -436,15 +476,20 @@ class TTT:
             raise RuntimeError("with lora there is an optimizer inside a session only")
         return self._optimizer
 
-    def _step(self, k: int, neighbour: str, scorer: Scorer, wanted: set[int]) -> Step:
-        start = self._clock()
-        chunks, skipped, beyond = self.chunks(neighbour)
+    def _begin(self, k: int, cuts: Iterator[Cut], scorer: Scorer | None) -> _Begun:
+        start = self._mark()
+        chunks, *counts = next(cuts)
         losses = self.train(chunks, k)
-        trained = self._clock()
-        score = scorer() if k in wanted else None
-        seconds = self._clock() - trained
-        tokens = sum(map(len, chunks))
-        return Step(k, score, tuple(map(float, losses)), tokens, skipped, beyond, trained - start, seconds)
+        trained = self._mark()
+        with tf32(self.switches.scoring == "tf32"):
+            score = scorer() if scorer else None
+        return _Begun(k, score, losses, *counts, (start, trained, self._mark()))
+
+    def _cut(self, neighbour: str) -> Cut:
+        """Chunks of a neighbour, where it can be on the GPU already."""
+        chunks, skipped, beyond = self.chunks(neighbour)
+        ready = [self._buckets.prepare(chunk) for chunk in chunks] if self._buckets else chunks
+        return ready, sum(map(len, chunks)), skipped, beyond
 
     def chunks(self, neighbour: str) -> tuple[list[list[int]], int, int]:
         """Cut a neighbour into what is trained on: disjoint chunks of `max_length` tokens, the last one may be shorter.
@@ -463,33 +508,62 @@ class TTT:
         chunks = [chunk for chunk in taken if len(chunk) > 1]
         return chunks, len(taken) - len(chunks), len(every) - len(taken)
 
-    def train(self, chunks: Sequence[list[int]], k: int = 0) -> list[Tensor]:
+    def train(self, chunks: Sequence[list[int] | Tensor], k: int = 0) -> list[Tensor]:
         """Make one step on each chunk, inside a `session`, with the dropout of the k-th neighbour; see `update`."""
         with _dropout(self.lm.model, self.switches.dropout, self.switches.seed + k):
             return [self.update(chunk) for chunk in chunks]
 
-    def update(self, chunk: list[int]) -> Tensor:
+    def update(self, chunk: list[int] | Tensor) -> Tensor:
         """Make one AdamW step on a chunk of at least two token ids, inside a `session`.
+
+        With `buckets` it may be what `BucketedSteps.prepare` made of one.
 
         Returns
         -------
         Tensor of float32, shape ()
             The loss before the step, nats/token: a tensor, so that a GPU need not be waited for.
         """
+        if self._buckets:
+            return self._buckets(chunk)
         ids = torch.tensor([chunk], device=self.lm.device)  # (1, tokens)
         # The last token predicts nothing, but products of 1,024 rows are faster than of 1,023. With dropout it stays
         # out, as its random numbers would shift all others from those of the archived runs.
-        seen = ids[:, :-1] if self.switches.dropout else ids
-        dtype = PRECISIONS[self.switches.precision]
-        with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
-            hidden = self.lm.hidden(seen)[0]  # (tokens or, with dropout, tokens - 1, width)
-        loss = mean_cross_entropy(hidden.float(), *self.lm.head, ids[0, 1:], dtype)
-        loss.backward()
+        return self._descend(ids[:, :-1] if self.switches.dropout else ids, ids[0, 1:])
+
+    def _descend(self, ids: Tensor, targets: Tensor, divisors: Tensor | None = None) -> Tensor:
+        """Make one step on token ids, shape (1, n); see `mean_cross_entropy` for the rest."""
+        dtype, copies = PRECISIONS[self.switches.precision], self._copies
+        autocast = torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32)
+        with autocast, tf32(self.switches.precision == "tf32"):
+            hidden = (copies or self.lm).hidden(ids)[0]  # (n, width)
+        with tf32(self.switches.precision == "tf32"):
+            loss = mean_cross_entropy(hidden.float(), *self.lm.head, targets, dtype, divisors)
+            loss.backward()
+        if copies:
+            copies.give_gradients()
         nn.utils.clip_grad_norm_(self._parameters, self.switches.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # at once: the next forward pass needs the room
         self._round()
+        if copies:
+            copies.renew()
         return loss.detach()
+
+    def _new_buckets(self) -> BucketedSteps | None:
+        """What pads chunks, where that is asked for; with it come copies of the weights for bfloat16."""
+        lm, switches = self.lm, self.switches
+        self._copies: WorkingCopies | None = None
+        on = lm.device.type == "cuda" and not (switches.dropout or switches.lora)
+        if not (on if switches.buckets is None else switches.buckets):
+            return None
+        if switches.precision == "bfloat16":
+            self._copies = WorkingCopies(lm.model, torch.bfloat16)
+        return BucketedSteps(self._descend, lm.device, switches.max_length or lm.settings.max_length, self._addresses)
+
+    def _addresses(self) -> tuple[int, ...]:
+        """Where all that a step changes is kept."""
+        moments = (each for state in self.optimizer.state.values() for each in state.values())
+        return tuple(each.data_ptr() for each in chain(self.lm.model.parameters(), moments))
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         settings, switches = self.lm.settings, self.switches
@@ -499,6 +573,7 @@ class TTT:
             eps=switches.eps or settings.eps,
             weight_decay=switches.weight_decay,
             fused=True,
+            capturable=self._buckets is not None and self.lm.device.type == "cuda",
         )
 
     @torch.no_grad()
@@ -507,10 +582,41 @@ class TTT:
             for parameter in self._parameters:
                 parameter.copy_(parameter.to(PRECISIONS[self.switches.weights]))
 
-    def _clock(self) -> float:
-        if self.lm.device.type == "cuda":
-            torch.cuda.synchronize(self.lm.device)
-        return time.perf_counter()
+    def _mark(self) -> float | torch.cuda.Event:
+        """Return this moment: of a GPU, the one at which it has done all that it was asked for so far."""
+        if self.lm.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.lm.device))
+        return event
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A step that a GPU may still be busy with; see `Step`. Its marks: start, end of training, end."""
+
+    k: int
+    score: Score | None
+    losses: list[Tensor]
+    tokens: int
+    skipped: int
+    beyond: int
+    marks: tuple[Any, Any, Any]
+
+    def finish(self) -> Step:
+        """Wait for it."""
+        losses = tuple(torch.stack(self.losses).tolist()) if self.losses else ()
+        start, trained, end = self.marks
+        seconds = _seconds(start, trained), _seconds(trained, end)
+        return Step(self.k, self.score, losses, self.tokens, self.skipped, self.beyond, *seconds)
+
+
+def _seconds(start: Any, end: Any) -> float:
+    """Seconds between two moments."""
+    if isinstance(start, float):
+        return end - start
+    end.synchronize()
+    return start.elapsed_time(end) / 1000  # of milliseconds
 
 
 def check_ks(ks: Sequence[int], neighbours: Sequence[str] | None = None) -> set[int]:
