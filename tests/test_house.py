@@ -35,7 +35,7 @@ LINE = [
     ["index"],
     ["retrieval", "scoring"],
     ["ttt"],
-    ["baselines"],
+    ["baselines", "together"],
     ["experiment", "pretraining"],
     ["studies"],
     ["analysis"],

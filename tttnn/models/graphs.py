@@ -148,8 +148,7 @@ class BucketedSteps:
         Tensor of int64, shape (bucket + 1,)
             The ids, zeros to the end of the bucket, and how many the ids are.
         """
-        size = bucket(len(chunk), self._longest)
-        packed = torch.tensor([*chunk, *[0] * (size - len(chunk)), len(chunk)])
+        packed = pack(chunk, bucket(len(chunk), self._longest))
         on_gpu = self._device.type == "cuda"
         return packed.pin_memory().to(self._device, non_blocking=True) if on_gpu else packed
 
@@ -162,6 +161,11 @@ class BucketedSteps:
             self._steps[size] = Recorded(lambda: self._step(*unpack(buffer)), self._device, self._addresses)
         self._buffers[size].copy_(packed)
         return self._steps[size]().clone()
+
+
+def pack(chunk: Sequence[int], size: int) -> Tensor:
+    """Return token ids, zeros up to a size, and how many the ids are: int64, shape (size + 1,)."""
+    return torch.tensor([*chunk, *[0] * (size - len(chunk)), len(chunk)])
 
 
 def unpack(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
