@@ -48,7 +48,7 @@ LOCK = "lock"
 # From left to right as data flows; those of the first two lines serve all others.
 ROOMS = ("errors", "files", "parameters", "device", "fetch", "hub", "provenance", "ray_cluster", "rows",
          "memory",
-         "corpus", "models", "embedding", "index", "retrieval", "scoring", "ttt", "baselines", "experiment",
+         "corpus", "models", "embedding", "index", "retrieval", "scoring", "ttt", "baselines", "together", "experiment",
          "pretraining", "studies", "analysis", "report")  # fmt: skip
 
 

@@ -223,4 +223,4 @@ def test_steps_that_differ_each_time_cannot_be_padded(changes):
 @pytest.mark.parametrize("changes", [{"precision": "tf32"}, {"scoring": "tf32"}])
 def test_a_processor_has_no_tf32(gpt2, changes):
     with pytest.raises(ParameterError, match="only a GPU has it"):
-        TTT(gpt2, switches=Switches(**changes))
+        bits(gpt2, Switches(**changes))

@@ -131,7 +131,7 @@ class Together:
     ) -> Tensor:
         """Pad rows of token ids, one for each document, and call a function of the packed ones; (documents, ...)."""
         size = bucket(max(map(len, rows)), self._lm.positions)
-        idle = [[]] * (self.at_once - len(rows))
+        idle: list[list[int]] = [[]] * (self.at_once - len(rows))
         packed = torch.stack([pack(row, size) for row in (*rows, *idle)])  # (at_once, size + 1)
         packed = packed if others is None else torch.cat([packed, F.pad(others, (0, size - others.shape[1]))], 1)
         key = kind, packed.shape[1], torch.get_float32_matmul_precision()

@@ -26,7 +26,7 @@ from tttnn.models.lora import adapter_size, adapters, forked_rng
 from tttnn.models.model_registry import check_prefix, understand
 from tttnn.models.parts import check_part, find_part, frozen_but
 from tttnn.models.precision import WorkingCopies, tf32
-from tttnn.models.products import bfloat16_is_fast
+from tttnn.models.products import bfloat16_is_fast, has_amx
 from tttnn.parameters import number
 from tttnn.scoring import Score, Scorer
 
@@ -291,13 +291,13 @@ class TTT:
             raise ParameterError(
                 f"max_length={self.switches.max_length}: {lm.name} takes at most {lm.positions} tokens"
             )
-        if "tf32" in (self.switches.precision, self.switches.scoring) and lm.device.type == "cpu":
-            raise ParameterError("precision=tf32, scoring=tf32: only a GPU has it; leave them out on a processor")
         if self.switches.precision == "bfloat16" and not bfloat16_is_fast(lm.device):
             log.warning(
                 "precision=bfloat16: this processor has no instructions for it, so that a step takes many times as "
                 "long as in float32; leave precision at float32, or take another machine"
             )
+        elif self.switches.precision == "float32" and lm.device.type == "cpu" and has_amx():
+            log.info("this processor has AMX: with precision=bfloat16 the steps of a large model are far faster")
         rank, part = self.switches.lora, self.switches.train
         weights = find_part(lm.model, part) if part else list(lm.model.parameters())
         self._parameters = [] if rank else weights  # what a step changes; adapters come and go
@@ -427,9 +427,13 @@ class TTT:
         ------
         RuntimeError
             If another one on the same model is open.
+        ParameterError
+            If TF32 is asked for on a processor.
         """
         if self.lm.adapting:
             raise RuntimeError(f"another loop on {self.lm.name} is unfinished: exhaust or close its iterator first")
+        if "tf32" in (self.switches.precision, self.switches.scoring) and self.lm.device.type == "cpu":
+            raise ParameterError("precision=tf32, scoring=tf32: only a GPU has it; leave them out on a processor")
         self.lm.adapting = True
         try:
             trained = self._with_adapters(rank) if (rank := self.switches.lora) else self._with_weights()
@@ -478,12 +482,12 @@ class TTT:
 
     def _begin(self, k: int, cuts: Iterator[Cut], scorer: Scorer | None) -> _Begun:
         start = self._mark()
-        chunks, *counts = next(cuts)
+        chunks, tokens, skipped, beyond = next(cuts)
         losses = self.train(chunks, k)
         trained = self._mark()
         with tf32(self.switches.scoring == "tf32"):
             score = scorer() if scorer else None
-        return _Begun(k, score, losses, *counts, (start, trained, self._mark()))
+        return _Begun(k, score, losses, tokens, skipped, beyond, (start, trained, self._mark()))
 
     def _cut(self, neighbour: str) -> Cut:
         """Chunks of a neighbour, where it can be on the GPU already."""

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,7 +25,9 @@ log = logging.getLogger(__name__)
 
 GRAPHS_VARIABLE = "TTTNN_GRAPHS"
 SHORTEST = 64  # tokens of the first bucket; of fewer, all take about as long
-Given, Made = TypeVar("Given"), TypeVar("Made")
+AHEAD = 4  # items that are made before they are asked for
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 Addresses = tuple[int, ...]
 
 
@@ -102,10 +105,10 @@ class Recorded:
         self._graph = graph
 
 
-_pools: dict[torch.device, tuple[int, int]] = {}
+_pools: dict[torch.device, Any] = {}
 
 
-def _pool(device: torch.device) -> tuple[int, int]:
+def _pool(device: torch.device) -> Any:
     """The memory that all graphs of a device work in: they run one after another, and keep nothing there."""
     return _pools.setdefault(device, torch.cuda.graph_pool_handle())
 
@@ -232,9 +235,14 @@ def one_text() -> Iterator[None]:
 
 
 def ahead(function: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
-    """Apply a function to items in order, in another thread that does not wait for who takes the results."""
-    pool = ThreadPoolExecutor(1)
+    """Apply a function to items in order, in another thread, which goes some items ahead of who takes the results."""
+    pool, waiting = ThreadPoolExecutor(1), deque[Future[Made]]()
     try:
-        yield from pool.map(function, items)
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -22,7 +22,7 @@ from tttnn.memory import announce, parameter_count
 from tttnn.models.adapter_folders import base_of, merge
 from tttnn.models.gguf import find_gguf, prepare
 from tttnn.models.graphs import RecordedForward
-from tttnn.models.layers import FastLayers
+from tttnn.models.layers import fast_layers
 from tttnn.models.loading import LOADING_ERRORS, ModelError, cause, is_path, load
 from tttnn.models.model_registry import (
     CHECKPOINTS,
@@ -116,7 +116,7 @@ class LanguageModel:
     def hidden(self, ids: Tensor) -> Tensor:
         """Last hidden states, (batch, tokens) -> (batch, tokens, width)."""
         if self.device.type == "cpu":
-            with FastLayers():
+            with fast_layers(self.device):
                 return self._hidden(ids)
         if torch.is_grad_enabled() or torch.cuda.is_current_stream_capturing():
             return self._hidden(ids)

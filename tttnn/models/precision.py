@@ -63,9 +63,9 @@ class WorkingCopies:
     @torch.no_grad()
     def give_gradients(self) -> None:
         """Give the copies' gradients to the masters in their own type; the copies have none afterwards."""
-        taken = [name for name, copy in self._copies.items() if copy.grad is not None]
+        taken = {name: copy.grad for name, copy in self._copies.items() if copy.grad is not None}
         gradients = [torch.empty_like(self._masters[name]) for name in taken]
-        torch._foreach_copy_(gradients, [self._copies[name].grad for name in taken])
+        torch._foreach_copy_(gradients, list(taken.values()))
         for name, gradient in zip(taken, gradients, strict=True):
             self._masters[name].grad, self._copies[name].grad = gradient, None
 
