@@ -11,6 +11,7 @@ import torch
 from tiny import NEIGHBOURS, TEXT
 from transformers import masking_utils
 
+import tttnn.ttt as ttt_module
 from tttnn.errors import ParameterError
 from tttnn.models import graphs, mean_cross_entropy
 from tttnn.models.graphs import BucketedSteps, Recorded, RecordedForward, ahead, bucket, one_text, unpack
@@ -224,3 +225,21 @@ def test_steps_that_differ_each_time_cannot_be_padded(changes):
 def test_a_processor_has_no_tf32(gpt2, changes):
     with pytest.raises(ParameterError, match="only a GPU has it"):
         bits(gpt2, Switches(**changes))
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_a_step_is_seen_at_its_weights_unless_all_are_wanted_at_once(gpt2, monkeypatch, waiting):
+    seen, real = [], ttt_module._Begun.finish
+    monkeypatch.setattr(ttt_module._Begun, "finish", lambda begun: [seen.append(begun.k), real(begun)][1])
+    ttt = TTT(gpt2, switches=PLAIN)
+    steps = ttt._steps(ttt.scorer(TEXT), NEIGHBOURS[:3], {0, 2, 3}, waiting)
+    found = [(step.k, list(seen), round(gpt2_now(ttt), 4)) for step in steps]
+    ahead_at = [place for _, _, place in found]
+    assert [k for k, _, _ in found] == [0, 1, 2, 3]
+    assert (ahead_at[1] == ahead_at[2]) != waiting, "without waiting, the weights are those after the second"
+    assert [step.k for step in ttt.adapt_whole(TEXT, NEIGHBOURS, [0, 2])] == [0, 1, 2]
+
+
+def gpt2_now(ttt):
+    """What the weights of this moment make of the text."""
+    return ttt.scorer(TEXT)().nats

@@ -334,7 +334,7 @@ class TTT:
         """
         k = number("k", k, least=1, whole=True)
         found = self.retrieve(text, k, meta)
-        steps = tuple(self.adapt(found.scored, found.texts, sorted({0, k, *(ks or ())})))
+        steps = self.adapt_whole(found.scored, found.texts, sorted({0, k, *(ks or ())}))
         before, after = steps[0].score, steps[-1].score
         assert before is not None and after is not None  # both are asked for
         return Evaluation(before, after, steps, cast("Neighbours", found.neighbours))  # as k is at least 1
@@ -397,6 +397,13 @@ class TTT:
         wanted = check_ks(ks, neighbours)
         return self._steps(self.scorer(text), neighbours[: max(wanted)], wanted)
 
+    def adapt_whole(
+        self, text: str, neighbours: Sequence[str], ks: Sequence[int] = (0, 1, 2, 5, 10, 20)
+    ) -> tuple[Step, ...]:
+        """Do the same for who needs no step before the last: a GPU is waited for only where there is a score."""
+        wanted = check_ks(ks, neighbours)
+        return tuple(self._steps(self.scorer(text), neighbours[: max(wanted)], wanted, waiting=False))
+
     def scorer(self, text: str) -> Scorer:
         """Scorer of a text as the switches say."""
         context = self.lm.positions if self.switches.config_context else self.switches.context
@@ -407,15 +414,16 @@ class TTT:
         """Id of the token before a text, as the switches or else the model's settings say."""
         return self.lm.token_before(self.switches.prefix) if self.switches.prefix else self.lm.prefix_id
 
-    def _steps(self, scorer: Scorer, neighbours: Sequence[str], wanted: set[int]) -> Iterator[Step]:
+    def _steps(
+        self, scorer: Scorer, neighbours: Sequence[str], wanted: set[int], waiting: bool = True
+    ) -> Iterator[Step]:
         cut = ahead if self.lm.device.type == "cuda" else map  # a processor has nobody to do it meanwhile
         with self.session():
             cuts: Iterator[Cut] = chain([([], 0, 0, 0)], cut(self._cut, neighbours))
             begun: list[_Begun] = []
             for k in range(len(neighbours) + 1):
                 begun.append(self._begin(k, cuts, scorer if k in wanted else None))
-                # A GPU is waited for where there is a score, and nowhere else.
-                if self.lm.device.type == "cpu" or begun[-1].score:
+                if waiting or begun[-1].score:
                     yield from map(_Begun.finish, begun)
                     begun.clear()
 
