@@ -243,3 +243,14 @@ def test_a_step_is_seen_at_its_weights_unless_all_are_wanted_at_once(gpt2, monke
 def gpt2_now(ttt):
     """What the weights of this moment make of the text."""
     return ttt.scorer(TEXT)().nats
+
+
+def test_what_a_failed_recording_left_is_in_no_step(gpt2):
+    expected = bits(gpt2, replace(PLAIN, buckets=True))
+    ttt = TTT(gpt2, switches=replace(PLAIN, buckets=True))
+    steps = ttt.adapt(TEXT, NEIGHBOURS[:2], range(3))
+    found = [next(steps).score.bits_per_byte]
+    for parameter in gpt2.model.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    found += [step.score.bits_per_byte for step in steps]
+    assert found == expected[0]

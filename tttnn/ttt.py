@@ -545,6 +545,8 @@ class TTT:
     def _descend(self, ids: Tensor, targets: Tensor, divisors: Tensor | None = None) -> Tensor:
         """Make one step on token ids, shape (1, n); see `mean_cross_entropy` for the rest."""
         dtype, copies = PRECISIONS[self.switches.precision], self._copies
+        if divisors is not None:  # of a graph whose recording failed there may be some
+            self._drop_gradients()
         autocast = torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32)
         with autocast, tf32(self.switches.precision == "tf32"):
             hidden = (copies or self.lm).hidden(ids)[0]  # (n, width)
@@ -560,6 +562,10 @@ class TTT:
         if copies:
             copies.renew()
         return loss.detach()
+
+    def _drop_gradients(self) -> None:
+        for each in chain(self._parameters, self._copies.tensors if self._copies else ()):
+            each.grad = None
 
     def _new_buckets(self) -> BucketedSteps | None:
         """What pads chunks, where that is asked for; with it come copies of the weights for bfloat16."""
