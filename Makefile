@@ -22,6 +22,11 @@ export PYDEVD_DISABLE_FILE_VALIDATION = 1
 # Tests and reference outputs must not depend on the network or on progress bars.
 test test-all notebooks: export HF_HUB_OFFLINE = 1
 test test-all notebooks: export TQDM_DISABLE = 1
+# Threads that wait for each other sleep: two processes that spin on two cores take up to forty times as long.
+test test-all notebooks: export OMP_WAIT_POLICY = passive
+
+# A file's tests stay in one process, and the files that take longest begin first: tests/ and notebooks/conftest.py.
+IN_PARALLEL := -m pytest --numprocesses=$(THREADS) --dist=loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help book pdf try test test-all notebooks fresh bench weights lint lock clean distclean
@@ -37,8 +42,8 @@ try: weights  ## is it worth it for your own text? CORPUS=<folder or file> [MODE
 	$(BIN)/python -m tttnn try "$(CORPUS)" $(if $(MODEL),--model "$(MODEL)") $(if $(MINUTES),--minutes $(MINUTES))
 
 test: lint weights  ## lint, unit tests, the rendered book, and every chapter against its reference outputs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=$(THREADS) --maxprocesses=8 --dist=loadfile
-	$(BIN)/python -m pytest --nbval --nbval-current-env notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python $(IN_PARALLEL) --maxprocesses=8
+	OMP_NUM_THREADS=1 $(BIN)/python $(IN_PARALLEL) --maxprocesses=2 --nbval --nbval-current-env notebooks  # 4 GB each
 
 test-all: export TTTNN_TESTS = all
 test-all: test  ## the same with all random inputs and all kills

@@ -196,7 +196,9 @@ def scores(visit: Visit, ttt: TTT) -> list[float]:
     """Bits per byte, of a second document: by then all that is repeated is recorded."""
     for _ in range(1 if visit.quick else 2):
         found = [
-            step.score.bits_per_byte for step in ttt.adapt_whole(visit.text, visit.neighbours, visit.ks) if step.score
+            step.score.bits_per_byte
+            for step in ttt.adapt(visit.text, visit.neighbours, visit.ks, waiting=False)
+            if step.score
         ]
     return found
 
@@ -256,7 +258,9 @@ def time_shape(visit: Visit, shape: str, lm: LanguageModel, model: PreTrainedMod
         visit.row("loop", shape=shape, precision=precision, way="published", seconds=base)
         for way, (buckets, graph, switches) in ways.items():
             ttt = ours(visit, lm, buckets, graph, **switches)
-            seconds = timed(visit, lambda ttt=ttt: ttt.adapt_whole(visit.text, visit.neighbours, visit.ks), 1 + graph)
+            seconds = timed(
+                visit, lambda ttt=ttt: list(ttt.adapt(visit.text, visit.neighbours, visit.ks, waiting=False)), 1 + graph
+            )
             visit.row("loop", shape=shape, precision=precision, way=way, seconds=seconds, ratio=base / seconds)
             step, tokens = one_step(visit, ttt)
             share = 6 * lm.parameters * tokens / step / rates[precision]

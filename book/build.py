@@ -46,7 +46,7 @@ API = "book/api"  # has a page below it for each room of the package
 KERNEL = "python3"
 LOCK = "lock"
 # From left to right as data flows; those of the first two lines serve all others.
-ROOMS = ("errors", "files", "parameters", "device", "fetch", "hub", "provenance", "ray_cluster", "rows",
+ROOMS = ("errors", "files", "parameters", "plugins", "device", "fetch", "hub", "provenance", "ray_cluster", "rows",
          "memory",
          "corpus", "models", "embedding", "index", "retrieval", "scoring", "ttt", "baselines", "together", "experiment",
          "pretraining", "studies", "analysis", "report")  # fmt: skip

@@ -21,6 +21,8 @@ RELATIVE, ABSOLUTE, POINTS = 0.02, 0.02, 2.0
 # A decimal number or a percentage by itself: the digits in "fig-3a", "k20" or a hash belong to words.
 NUMBER = re.compile(r"(?<![\w.])[-+−]?(?:\d+(?:,\d{3})*(?:\.\d+(?:[eE][-+]?\d+)?|[eE][-+]?\d+)(?!\w)(?: ?%)?|\d+ ?%)")
 
+LONGEST = ("try", "01_ttt_nn_loop", "05_is_it_retrieval", "index_at_scale")
+
 
 class Tolerant(str):
     """A text that equals another one if only its numbers differ, and only a little."""
@@ -70,3 +72,8 @@ def pytest_configure(config: pytest.Config) -> None:
         return Tolerant(text) if isinstance(text, str) else text
 
     IPyNbCell.sanitize = sanitize
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the chapters that take longest, so that of two processes none has a long one left at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)

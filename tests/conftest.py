@@ -12,6 +12,7 @@ from tiny import MAKERS
 
 from tttnn.models import load_model, products
 
+LONGEST = ("test_chapters", "test_book", "test_ray_cluster", "test_killed_commands")
 ALL = os.environ.get("TTTNN_TESTS") == "all"
 
 settings.register_profile(
@@ -21,6 +22,11 @@ settings.register_profile("all", settings.get_profile("part"), max_examples=1500
 settings.load_profile("all" if ALL else "part")
 part = settings(max_examples=settings.default.max_examples // 2)
 few = settings(max_examples=settings.default.max_examples // 10)  # for what takes long, such as loading a model
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that no process has a long one left at the end."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(params=["torch", "onednn"])

@@ -36,16 +36,16 @@ def book(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def soup(book):
-    """Return a function that parses one page, each only once."""
-    pages = {}
+def parsed(book):
+    """Every page of the book, by its path, parsed once."""
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(book.rglob("*.html"))}
+    return {path: BeautifulSoup(text, "html.parser") for path, text in texts.items()}
 
-    def parse(page):
-        if page not in pages:
-            pages[page] = BeautifulSoup((book / f"{page}.html").read_text(encoding="utf-8"), "html.parser")
-        return pages[page]
 
-    return parse
+@pytest.fixture(scope="module")
+def soup(book, parsed):
+    """Return a function from a page of the table of contents to what was parsed of it."""
+    return lambda page: parsed[book / f"{page}.html"]
 
 
 def is_remote(address: str) -> bool:
@@ -60,9 +60,8 @@ def prose(soup: BeautifulSoup) -> str:
     return copy.get_text()
 
 
-def test_no_page_loads_anything_from_another_host(book):
-    for path in book.rglob("*.html"):
-        soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+def test_no_page_loads_anything_from_another_host(parsed):
+    for path, soup in parsed.items():
         for name, attribute in LOADING.items():
             remote = [tag[attribute] for tag in soup.find_all(name) if is_remote(tag.get(attribute, ""))]
             assert not remote, f"{path.name}: <{name}> loads {remote}"
@@ -84,9 +83,8 @@ def test_scripts_for_charts_and_maths_are_part_of_the_book(book):
     assert "vega.js" in (book / "_static" / "charts.js").read_text(encoding="utf-8")
 
 
-def test_every_link_within_the_book_leads_somewhere(book):
-    for path in book.rglob("*.html"):
-        soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+def test_every_link_within_the_book_leads_somewhere(parsed):
+    for path, soup in parsed.items():
         for link in soup.find_all("a", href=True):
             target = urlsplit(link["href"])
             if not target.scheme and target.path:

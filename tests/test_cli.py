@@ -3,11 +3,11 @@
 import json
 import os
 import random
-import subprocess
 import sys
 
 import pandas as pd
 import pytest
+from command_line import called, started
 from tiny import LINES, tiny_gpt2
 
 from tttnn.__main__ import _report, main
@@ -23,12 +23,6 @@ from tttnn.pretraining.settings import Source, TokenizerSettings
 from tttnn.scoring import score
 
 
-def tttnn(*arguments, home):
-    command = [sys.executable, "-m", "tttnn", *map(str, arguments)]
-    environment = os.environ | {"TTTNN_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
@@ -42,7 +36,7 @@ def place(tmp_path_factory):
 
 
 def test_models_lists_the_registry(place):
-    done = tttnn("models", home=place / "home")
+    done = started("models", home=place / "home")
     assert done.returncode == 0, done.stderr
     assert "embedded" in done.stdout
     assert [name for name in (*REGISTRY, *EMBEDDERS) if name not in done.stdout] == []
@@ -50,15 +44,15 @@ def test_models_lists_the_registry(place):
 
 def test_index_then_evaluate_then_run_and_continue(place):
     common = ["--corpus", place / "corpus", "--model", place / "model"]
-    done = tttnn("index", "build", "--corpus", place / "corpus", home=place / "home")
+    done = called("index", "build", "--corpus", place / "corpus", home=place / "home")
     assert "30 documents" in done.stdout, done.stderr
     built = done.stdout.split(": ")[-1].strip()
-    assert "files are as they were written" in tttnn("index", "verify", built, home=place / "home").stdout
-    done = tttnn("evaluate", place / "text.txt", *common, "--k", 2, home=place / "home")
+    assert "files are as they were written" in called("index", "verify", built, home=place / "home").stdout
+    done = called("evaluate", place / "text.txt", *common, "--k", 2, home=place / "home")
     assert "after 2 neighbours" in done.stdout, done.stderr
     run = ["run", *common, "--per-domain", 3, "--ks", "0,2", "--learning-rate", "1e-3", "--out", place / "rows"]
-    for _ in range(2):
-        done = tttnn(*run, "--json", home=place / "home")
+    for call in (called, started):
+        done = call(*run, "--json", home=place / "home")
         assert done.returncode == 0, done.stderr
         assert "model: 3 of lines, scored after 0, 2 neighbours: about 0." in done.stderr
         assert json.loads(done.stdout) == {"rows": 9, "failed": 0, "folder": str(place / "rows")}
@@ -71,21 +65,21 @@ def test_index_then_evaluate_then_run_and_continue(place):
 
 def test_strategies_methods_and_variants_are_options(place):
     common = ["--corpus", place / "corpus", "--model", place / "model", "--per-domain", 1, "--ks", "0,2"]
-    done = tttnn("run", *common, "--strategy", "random", "--out", place / "random", home=place / "home")
+    done = called("run", *common, "--strategy", "random", "--out", place / "random", home=place / "home")
     assert done.returncode == 0, done.stderr
     assert read_rows(place / "random")["distance"].isna().all()
-    done = tttnn("run", *common, "--method", "unigram:0.1", "--out", place / "unigram", home=place / "home")
+    done = called("run", *common, "--method", "unigram:0.1", "--out", place / "unigram", home=place / "home")
     assert done.returncode == 0 and (read_rows(place / "unigram")["steps"] == 0).all(), done.stderr
-    done = tttnn("variants", "sift", "in-context-0.5", *common, "--out", place / "grid", home=place / "home")
+    done = called("variants", "sift", "in-context-0.5", *common, "--out", place / "grid", home=place / "home")
     assert done.returncode == 0, done.stderr
     assert sorted(path.parent.name for path in (place / "grid").glob("*/model")) == ["in-context-0.5", "sift"]
-    done = tttnn("run", *common, "--strategy", "closest", "--out", place / "no", home=place / "home")
+    done = called("run", *common, "--strategy", "closest", "--out", place / "no", home=place / "home")
     assert done.returncode == 2 and "must be one of nearest" in done.stderr
 
 
 def test_sweep_compares_learning_rates_on_validation_documents(place):
     arguments = ["--corpus", place / "corpus", "--model", place / "model", "--rates", "1e-3,1e-2", "--ks", "0,1"]
-    done = tttnn("sweep", *arguments, "--per-domain", 2, "--out", place / "sweep", home=place / "home")
+    done = called("sweep", *arguments, "--per-domain", 2, "--out", place / "sweep", home=place / "home")
     assert done.returncode == 0, done.stderr
     assert "0.001" in done.stdout and "0.01" in done.stdout and "1.0000" in done.stdout
     assert "best at k = 1: " in done.stdout and "the registry has 2e-05" in done.stdout
@@ -96,7 +90,7 @@ def test_sweep_goes_into_a_model_s_card(place):
     trained = pretrain(tiny_settings(), corpus, place / "trained", "cpu", 1)
     folder = place / "trained" / "model"
     arguments = ["--corpus", corpus, "--model", folder, "--rates", "1e-3,1e-2", "--ks", "0,1,2", "--card"]
-    done = tttnn("sweep", *arguments, "--per-domain", 2, "--out", place / "swept", home=place / "home")
+    done = called("sweep", *arguments, "--per-domain", 2, "--out", place / "swept", home=place / "home")
     assert done.returncode == 0, done.stderr
     sweep = read_json(folder / "sweep.json")
     assert sweep["documents"] == 2 and sweep["split"] == "val" and sweep["ks"] == [0, 1, 2]
@@ -132,7 +126,8 @@ def test_errors_are_one_message_without_traceback(place, arguments, message):
         arguments = [*arguments, "--corpus", place / "corpus"]
     if arguments[0] in ("evaluate", "run"):
         arguments = [*arguments, "--model", place / "model"]
-    done = tttnn(*[named.get(a, a) for a in arguments], home=place / "home")
+    call = started if arguments[0] == "corpus" else called
+    done = call(*[named.get(a, a) for a in arguments], home=place / "home")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ") and message in done.stderr
     assert "Traceback" not in done.stderr
@@ -197,7 +192,7 @@ def test_the_second_command_in_a_folder_is_refused_before_it_reads(place, tmp_pa
 def test_the_bytes_of_a_file_are_what_is_scored(place):
     words = b"the cat\r\nsat on\r\nthe mat\r\n"
     (place / "bom.txt").write_bytes(b"\xef\xbb\xbf" + words)
-    done = tttnn(
+    done = called(
         "evaluate", place / "bom.txt", "--corpus", place / "corpus", "--model", place / "model", "--k", 1,
         "--learning-rate", "2e-5", home=place / "home",
     )  # fmt: skip

@@ -5,7 +5,8 @@ import math
 
 import pandas as pd
 import pytest
-from test_cli import place, tttnn  # noqa: F401 (place is a fixture)
+from command_line import called
+from test_cli import place  # noqa: F401 (place is a fixture)
 from tiny import tiny_gpt2
 
 from tttnn.experiment import DrawnDocument, run
@@ -215,7 +216,7 @@ def test_memory_counts_what_is_trained(lm):
 
 def test_the_command_says_hours_and_memory(place):  # noqa: F811
     common = ["cost", "--corpus", place / "corpus", "--model", place / "model", "--per-domain", 4, "--sample", 2]
-    done = tttnn(*common, "--ks", "0,1,2", "--max-chunks", 1, "--threads", 1, home=place / "home")
+    done = called(*common, "--ks", "0,1,2", "--max-chunks", 1, "--threads", 1, home=place / "home")
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("lines ")]
     assert line.split()[1:3] == ["2", "4"] and line.split()[4] == "1.0"
@@ -223,5 +224,5 @@ def test_the_command_says_hours_and_memory(place):  # noqa: F811
         assert words in done.stdout
     for wrong, message in ({"--ks": "0,x"}, "ks='0,x'"), ({"--sample": 0}, "sample=0"), ({"--max-chunks": 0}, "max_ch"):
         (option,) = wrong.items()
-        done = tttnn(*common, *option, home=place / "home")
+        done = called(*common, *option, home=place / "home")
         assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr

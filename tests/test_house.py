@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # never from its own or from one above. There is no exception: what needs one belongs on another floor.
 GROUND = [
     ["tttnn", "errors"],
-    ["files", "parameters"],
+    ["files", "parameters", "plugins"],
     ["device", "fetch", "hub", "provenance", "ray_cluster", "rows"],
     ["memory"],
 ]

@@ -57,12 +57,14 @@ STORED = [("loss 1.51", True), ("loss 1.80", False), ("cost 1.50", False)]
 
 @pytest.mark.parametrize(("stored", "passes"), STORED)
 def test_nbval_uses_the_tolerance(tmp_path, stored, passes):
+    """As `make test` calls it: in processes that share the files, each file with one kernel for all its cells."""
     (tmp_path / "conftest.py").write_text(CONFTEST.read_text(encoding="utf-8"), encoding="utf-8")
     output = nbformat.v4.new_output("stream", name="stdout", text=f"{stored}\n")
-    cell = nbformat.v4.new_code_cell("print('loss 1.50')", execution_count=1, outputs=[output])
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "sample.ipynb")
+    first = nbformat.v4.new_code_cell("loss = 1.5", execution_count=1)
+    cell = nbformat.v4.new_code_cell("print(f'loss {loss:.2f}')", execution_count=2, outputs=[output])
+    nbformat.write(nbformat.v4.new_notebook(cells=[first, cell]), tmp_path / "sample.ipynb")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
-    command += ["--nbval", "--nbval-current-env", str(tmp_path)]
+    command += ["--nbval", "--nbval-current-env", "--numprocesses=1", "--dist=loadfile", str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == (0 if passes else 1), run.stdout
     assert "plugin exception" not in run.stdout

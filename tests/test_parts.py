@@ -10,6 +10,7 @@ from tttnn.models.parts import find_part, frozen_but
 from tttnn.ttt import TTT, Switches
 
 NAMES = ["head", "norms", "down", "last:1"]
+FUSED = "c_attn"  # GPT-2's queries, keys and values
 RATE = 1e-2
 
 
@@ -73,6 +74,44 @@ def test_it_equals_a_plain_loop_whose_optimizer_has_that_part_only(lm, part):
     assert nats == pytest.approx(plain, rel=1e-5)
 
 
+def test_queries_are_trained_and_keys_and_values_stay(lm):
+    """Against a plain loop that computes all gradients of the attention and drops those of keys and values."""
+    before, weights = lm.weight_hash(), {n: p.clone() for n, p in lm.model.named_parameters()}
+    queries = {name for name in weights if "q_proj" in name or FUSED in name}
+    loop = TTT(lm, switches=Switches(learning_rate=RATE, max_length=32, max_chunks=1, train="queries"))
+    nats = []
+    for step in loop.adapt(TEXT, NEIGHBOURS, range(3)):
+        for name, parameter in lm.model.named_parameters():
+            whole, start = parameter.detach(), weights[name]
+            if name not in queries or not step.k:
+                assert torch.equal(whole, start), name
+            elif FUSED in name:
+                third = start.shape[-1] // 3
+                assert torch.equal(whole[..., third:], start[..., third:])
+                assert not torch.equal(whole[..., :third], start[..., :third])
+        nats.append(step.score.nats)
+    assert lm.weight_hash() == before and len(queries) >= 2
+    plain = [loop.scorer(TEXT)().nats]
+    split = {n: p for n, p in lm.model.named_parameters() if n in queries}
+    own = {n: torch.nn.Parameter(p.detach()[..., : p.shape[-1] // 3 if FUSED in n else None].clone())
+           for n, p in split.items()}  # fmt: skip
+    with lm.restoring():
+        optimizer = torch.optim.AdamW(own.values(), lr=RATE, eps=lm.settings.eps, weight_decay=0.01)
+        for neighbour in NEIGHBOURS[:2]:
+            ids = torch.tensor([loop.chunks(neighbour)[0][0]])  # (1, tokens)
+            lm.model(ids, labels=ids).loss.backward()
+            for name, leaf in own.items():
+                leaf.grad = split[name].grad[..., : leaf.shape[-1]].clone()
+            torch.nn.utils.clip_grad_norm_(own.values(), 1.0)
+            optimizer.step()
+            lm.model.zero_grad()
+            with torch.no_grad():
+                for name, leaf in own.items():
+                    split[name][..., : leaf.shape[-1]] = leaf
+            plain.append(loop.scorer(TEXT)().nats)
+    assert nats == pytest.approx(plain, rel=1e-5) and nats[1] != nats[0]
+
+
 def test_gradients_are_taken_again_whatever_happens(lm):
     with pytest.raises(RuntimeError, match="inside"), frozen_but(lm.model, []):
         assert not any(parameter.requires_grad for parameter in lm.model.parameters())
@@ -83,7 +122,7 @@ def test_gradients_are_taken_again_whatever_happens(lm):
 @pytest.mark.parametrize(
     ("switches", "message"),
     [
-        ({"train": "heads"}, r"^train='heads': must be one of head, norms, down, last:N"),
+        ({"train": "heads"}, r"^train='heads': must be one of head, norms, down, queries, last:N"),
         ({"train": "last:0"}, r"^train='last:0'"),
         ({"train": "last:N"}, r"^train='last:N'"),
         ({"train": 3}, r"^train=3"),

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from command_line import called, started
 from test_experiment import DOCUMENTS, SWITCHES, FixedRetriever, timeless
 from test_index import Named, brute_force, build, source
 from tiny import LINES, tiny_gpt2
@@ -267,13 +268,9 @@ def test_an_unknown_address_is_an_error_that_helps(wrong):
 
 def test_the_command_line_starts_a_cluster_and_stops_it(model, tmp_path):
     corpus = write_corpus(tmp_path / "corpus")
-    command = [sys.executable, "-m", "tttnn", "run", "--corpus", corpus, "--model", model, "--ks", "0,2"]
-    command += ["--learning-rate", "1e-3", "--threads", "1", "--out"]
-    environment = os.environ | {"TTTNN_HOME": str(tmp_path / "home")}
-    for options in ([tmp_path / "many", "--cluster", "local"], [tmp_path / "one"]):
-        done = subprocess.run(
-            list(map(str, command + options)), env=environment, capture_output=True, text=True, timeout=280
-        )
+    line = ["run", "--corpus", corpus, "--model", model, "--ks", "0,2", "--learning-rate", "1e-3", "--threads", 1]
+    for call, options in ((started, ["many", "--cluster", "local"]), (called, ["one"])):
+        done = call(*line, "--out", tmp_path / options[0], *options[1:], home=tmp_path / "home")
         assert "9 rows" in done.stdout, done.stderr
     many, one = (timeless(read_rows(tmp_path / name)) for name in ("many", "one"))
     pd.testing.assert_frame_equal(many, one)

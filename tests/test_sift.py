@@ -1,13 +1,16 @@
 """SIFT against arithmetic by hand, its definition and its authors' package."""
 
+import faiss
 import numpy as np
 import pytest
 import torch
 from activeft.acquisition_functions.vtl import VTL
+from activeft.sift import Retriever as TheirRetriever
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tttnn.retrieval.sift import sift, stop_after
+from tttnn.errors import ParameterError
+from tttnn.retrieval.sift import paces, sift, stop_after
 
 
 def closed_form(query: np.ndarray, candidates: np.ndarray, chosen: list[int], noise: float) -> float:
@@ -81,6 +84,41 @@ def test_same_choices_as_the_authors_package(seed, dimension, noise):
     np.testing.assert_allclose(variance[1:], -values.numpy(), atol=1e-5)  # it works in float32 only
     if dimension == 4:
         assert len(set(chosen.tolist())) < 12  # both choose a candidate more than once
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.2])
+@pytest.mark.parametrize("seed", range(3))
+def test_same_choices_as_the_authors_retriever_which_preselects_by_absolute_inner_product(seed, noise):
+    random = np.random.default_rng(seed)
+    vectors = random.normal(size=(201, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    documents, query = vectors[:-1], vectors[-1]
+    index = faiss.IndexFlatIP(16)
+    index.add(documents)
+    with torch.random.fork_rng():
+        _, theirs, _, _ = TheirRetriever(index, llambda=noise).search(query[None], N=10, K=20)
+    pool = np.argsort(-np.abs(documents @ query))[:20]
+    assert (documents[pool] @ query < 0).any()
+    assert pool[sift(query, documents[pool], 10, noise)[0]].tolist() == theirs.tolist()
+
+
+def test_paces_go_with_what_is_left_before_each_choice():
+    assert paces("uncertainty", [0.25, 0.09, 0.09]) == pytest.approx([1, 0.5, 0.3])
+    left = [0.81, 0.36, 0.25, 0.16, 0.16]
+    for alpha in (0.5, 0.65, 2):
+        stop = stop_after(np.array([1, *left]), alpha)
+        assert paces(f"stop:{alpha}", left) == [1.0] * stop + [0.0] * (5 - stop)
+    assert paces("stop:1", []) == paces("uncertainty", []) == []
+
+
+@pytest.mark.parametrize(
+    ("pace", "left", "message"),
+    [("slow", [0.5], "pace='slow': must be"), ("stop:0", [0.5], "number after the colon=.0"), (3, [0.5], "pace=3"),
+     ("stop:", [0.5], "number after the colon"), ("uncertainty", [0.5, None], "needs a strategy that says")],
+)  # fmt: skip
+def test_a_pace_that_cannot_be_had_is_named(pace, left, message):
+    with pytest.raises(ParameterError, match=message):
+        paces(pace, left)
 
 
 def test_stops_when_uncertainty_falls_slower_than_the_rule():

@@ -5,9 +5,12 @@ import pytest
 
 from tttnn.corpus import Document, write_jsonl
 from tttnn.corpus.overlap import seen_shares
-from tttnn.errors import DocumentError
+from tttnn.errors import DocumentError, ParameterError
 from tttnn.retrieval import open_retriever
-from tttnn.retrieval.strategies import SHARDS, STRATEGIES, Selection
+from tttnn.retrieval.conformance import ConformanceError, check_strategy
+from tttnn.retrieval.hull import hull
+from tttnn.retrieval.sift import sift
+from tttnn.retrieval.strategies import SHARDS, STRATEGIES, Rule, Selection
 
 WORDS = ["parliament", "report", "commission", "budget", "member", "vote", "debate", "amendment", "council"]
 K = 6
@@ -114,6 +117,79 @@ def test_sift_passes_over_the_copy_and_says_what_is_left(retriever, query):
     assert left == sorted(left, reverse=True) and 0 <= left[-1] < left[0] < 1
 
 
+OTHER = "a report of a member, a vote on the budget, github and europarl"  # near to several documents, equal to none
+
+
+def test_sift_takes_its_noise_after_a_colon_and_the_authors_without(retriever):
+    vector = retriever.embedder.embed([OTHER])[0]
+    pool = retriever.neighbours(OTHER, len(retriever))
+    vectors = retriever.index.vectors([each.id for each in pool])
+    for strategy, noise in (("sift", 0.01), ("sift:0.01", 0.01), ("sift:10", 10.0)):
+        expected = [pool[i].id for i in sift(vector, vectors, K, noise)[0]]
+        assert ids(retriever, strategy, OTHER) == expected
+    assert ids(retriever, "sift:10", OTHER) != ids(retriever, "sift", OTHER)
+
+
+def test_sift_absolute_prefers_what_is_opposite_to_what_is_unrelated(retriever, query, monkeypatch):
+    """With a pool of 10, the documents of the largest absolute cosine, some of them below zero."""
+    monkeypatch.setattr("tttnn.retrieval.strategies.POOL", 10)
+    vectors = retriever.index.vectors(range(len(retriever)))
+    turned = vectors[90] - 0.1 * vectors[4]  # a query that some documents are opposite to
+    monkeypatch.setattr(retriever.embedder, "embed", lambda texts: turned[None].astype(np.float32))
+    cosines = vectors @ turned / np.linalg.norm(vectors, axis=1)
+    pool = np.argsort(-np.abs(cosines), kind="stable")[:10]
+    found = Selection(retriever, "sift-absolute").neighbours(query, K)
+    chosen, left = sift(turned, vectors[pool], K)
+    assert [each.id for each in found] == pool[chosen].tolist()
+    assert [each.uncertainty for each in found] == pytest.approx(left[1:].tolist())
+    for each in found:
+        assert each.distance == pytest.approx(((vectors[each.id] - turned) ** 2).sum(), rel=1e-3, abs=1e-4)
+
+
+def test_hullft_chooses_among_the_nearest_and_repeats_in_a_row(retriever, query):
+    vector = retriever.embedder.embed([OTHER])[0]
+    pool = retriever.neighbours(OTHER, len(retriever))
+    expected, _ = hull(vector, retriever.index.vectors([each.id for each in pool]), K)
+    assert ids(retriever, "hullft", OTHER) == [pool[i].id for i in expected]
+    assert len(set(expected)) > 1
+    assert ids(retriever, "hullft", query) == [4] * K  # the text itself is there: nothing mixes better
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES.keys() - {"itself"}))
+def test_every_strategy_holds_to_what_runs_rely_on(retriever, query, strategy):
+    value = {"distinct": ":0.9", "share": ":0.5", "shards-lost": ":3"}.get(strategy, "")
+    meta = {"pile_set_name": "github", "source": "elsewhere"}
+    texts = [(f"{query} and more {word}", meta) for word in WORDS[:3]]
+    check_strategy(strategy + value, retriever, texts)
+
+
+def test_what_does_not_hold_is_named(retriever, query, monkeypatch):
+    seen = []
+
+    def forgetful(selection, asked):
+        seen.append(asked.text)
+        return selection.retriever.neighbours(asked.text, asked.k + len(seen))[-asked.k :]
+
+    bad = {
+        "fewer": Rule("", lambda selection, asked: selection.retriever.neighbours(asked.text, asked.k)[1:]),
+        "twice": Rule("", lambda selection, asked: [selection.document(3)] * asked.k),
+        "memory": Rule("", forgetful),
+        "certain": Rule(
+            "", lambda selection, asked: selection.retriever.neighbours(asked.text, asked.k), uncertain=True
+        ),
+    }
+    for name, rule in bad.items():
+        monkeypatch.setitem(STRATEGIES, name, rule)
+    texts = [(query + each, {}) for each in WORDS[:2]]
+    said = {"fewer": "gave 4 documents where 5", "twice": "document 3 5 times", "itself": "number -1",
+            "certain": "says .nan, nan", "memory": "other documents when it was asked again"}  # fmt: skip
+    for name, message in said.items():
+        with pytest.raises(ConformanceError, match=f"{name}.*{message}"):
+            check_strategy(name, retriever, texts)
+    with pytest.raises(ParameterError, match="must be one of"):
+        check_strategy("nobody", retriever, texts)
+
+
 def test_the_query_itself(retriever, query):
     found = Selection(retriever, "itself").neighbours(query, 3)
     assert [each.text for each in found] == [query] * 3 and found[0].id == -1
@@ -128,6 +204,8 @@ def test_the_query_itself(retriever, query):
         ("share:0", "from 1e-09 to 1"),
         ("share:many", "from 1e-09 to 1"),
         ("shards-lost:30", "from 0 to 29"),
+        ("sift:0", "from 1e-06 to 1e[+]06"),
+        ("hullft:2", "takes no value"),
     ],
 )
 def test_a_bad_name_or_value_is_named(retriever, strategy, message):

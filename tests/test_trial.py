@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from command_line import called, started
 from tiny import LINES, tiny_gpt2
 
 from tttnn.analysis.advice import NO, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES, advise
@@ -168,22 +169,9 @@ def test_a_trial_answers_on_one_page_that_needs_no_network(place, home, tmp_path
         run_trial(request(place, k=3), open_corpus(asked.corpus), tmp_path / "out", Budget(60))
 
 
-def command(place, out, *more):
-    words = [
-        "try",
-        place / "corpus",
-        "--model",
-        place / "model",
-        "--learning-rate",
-        "1e-3",
-        "--k",
-        5,
-        "--out",
-        out,
-        "--documents",
-        8,
-    ]
-    return [sys.executable, "-m", "tttnn", *map(str, words), *more]
+def words(place, out, *more):
+    line = ["try", place / "corpus", "--model", place / "model", "--learning-rate", "1e-3", "--k", 5]
+    return [*map(str, [*line, "--out", out, "--documents", 8]), *more]
 
 
 # The same command, each document of which takes a while: on a quick machine all would be done before it is interrupted.
@@ -200,20 +188,20 @@ main()
 def test_an_interrupted_trial_goes_on_and_keeps_what_it_had(place, tmp_path):
     environment = os.environ | {"TTTNN_HOME": str(place / "home"), "HF_HUB_OFFLINE": "1"}
     out, rows = tmp_path / "out", tmp_path / "out" / NEAREST / "model" / "rows.jsonl"
-    line = command(place, out, "--minutes", "1")
-    slowed = [sys.executable, "-c", SLOWED, *line[3:]]
+    line = words(place, out, "--minutes", "1")
+    slowed = [sys.executable, "-c", SLOWED, *line]
     # Whoever runs the tests in the background of a shell hands on a Ctrl-C that is ignored.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    started = subprocess.Popen(slowed, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heard)
-    while started.poll() is None and (not rows.exists() or rows.read_bytes().count(b'{"key"') < 2):
+    first = subprocess.Popen(slowed, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heard)
+    while first.poll() is None and (not rows.exists() or rows.read_bytes().count(b'{"key"') < 2):
         time.sleep(0.02)
-    started.send_signal(signal.SIGINT)
-    said = started.communicate()[1]
-    assert started.returncode == 130 and "the same command goes on from there" in said and "Traceback" not in said
+    first.send_signal(signal.SIGINT)
+    said = first.communicate()[1]
+    assert first.returncode == 130 and "the same command goes on from there" in said and "Traceback" not in said
     kept = [line for line in rows.read_bytes().splitlines() if line.startswith(b'{"key"')]
     assert 2 <= len(kept) < 8 and not (out / "page.html").exists()
     plan = read_json(out / "trial.json")["plan"]
-    done = subprocess.run([*line, "--json"], capture_output=True, text=True, env=environment)
+    done = called(*line, "--json", home=place / "home")
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert Path(answer["page"]).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -234,9 +222,10 @@ def test_an_interrupted_trial_goes_on_and_keeps_what_it_had(place, tmp_path):
         (["--minutes", "0.05"], "minutes: "),
     ],
 )
-def test_bad_input_is_refused_with_status_2(place, tmp_path, more, message):
-    environment = os.environ | {"TTTNN_HOME": str(place / "home"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command(place, tmp_path / "out", *more), capture_output=True, text=True, env=environment)
+def test_bad_input_is_refused_with_status_2(place, tmp_path, monkeypatch, more, message):
+    monkeypatch.setattr(measured, "_costs", lambda *_: costs(rates=Rates(0.0, 1.0, 0.0, 1.0, 0.0)))  # too slow for 3 s
+    call = started if message.startswith("k=0") else called
+    done = call(*words(place, tmp_path / "out", *more), home=place / "home")
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 

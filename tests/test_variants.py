@@ -12,7 +12,17 @@ from tttnn.analysis.variant_effects import archived_variants, effects, footing
 from tttnn.corpus import open_corpus, write_jsonl
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.experiment import draw_documents, run
-from tttnn.experiment.variants import BASELINES, CONTROLS, LORA, PARTS, QUIRKS, VARIANTS, changed, run_variants
+from tttnn.experiment.variants import (
+    BASELINES,
+    CONTROLS,
+    LORA,
+    PARTS,
+    QUIRKS,
+    SUCCESSORS,
+    VARIANTS,
+    changed,
+    run_variants,
+)
 from tttnn.models import load_model
 from tttnn.retrieval import open_retriever
 from tttnn.retrieval.strategies import Selection
@@ -90,7 +100,7 @@ def test_what_each_is_compared_with_differs_in_one_thing_only():
         others = sum(getattr(variant, key) != getattr(other, key) for key in ("strategy", "method", "reverse"))
         allowed = 2 if name.startswith(("dynamic", "lora")) else 1  # a step's rate is a part of those methods
         assert len(switched) + others + (variant.rate != other.rate) <= allowed, name
-    groups = CONTROLS, BASELINES, QUIRKS, LORA, PARTS
+    groups = CONTROLS, BASELINES, QUIRKS, LORA, PARTS, SUCCESSORS
     assert list(VARIANTS) == [name for group in groups for name in group] and len(VARIANTS) == sum(map(len, groups))
 
 

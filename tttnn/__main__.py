@@ -242,7 +242,10 @@ def run(
     weights: Annotated[str, typer.Option(help="bfloat16: round them to it after each step.")] = "float32",
     ranks: Annotated[int, typer.Option(help="With --keep-optimizer: processes that a domain is dealt to.")] = 1,
     lora: Lora = None,
-    train: Annotated[str | None, typer.Option(help="Part of the weights: head, norms, down, last:N.")] = None,
+    train: Annotated[str | None, typer.Option(help="Part of the weights: head, norms, down, queries, last:N.")] = None,
+    loss: Annotated[str | None, typer.Option(help="Of a chunk's second half only: suffix, suffix-query.")] = None,
+    reuse: Annotated[int | None, typer.Option(help="A repeated neighbour: new gradient every so many steps.")] = None,
+    pace: Annotated[str | None, typer.Option(help="Rate by what is uncertain: uncertainty, stop:ALPHA.")] = None,
     seed: Seed = 1216, strategy: Strategy = "nearest",
     method: Annotated[str, typer.Option(help="What is done with them: see tttnn.baselines.")] = "ttt",
     skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
@@ -268,7 +271,7 @@ def run(
         prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout,
         keep_optimizer=keep_optimizer, split_query=split_query, context=context, config_context=config_context,
         vocabulary=vocabulary, precision=precision, weights=weights, ranks=ranks, lora=lora, train=train,
-        seed=asked.seed, scoring=scoring,
+        loss=loss, reuse=reuse, pace=pace, seed=asked.seed, scoring=scoring,
     )  # fmt: skip
     at_once = check_together(switches, 1 if cluster else documents_at_once)
     out = asked.check_folder(out, switches)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -17,7 +17,7 @@ from tttnn.errors import ParameterError
 from tttnn.scoring import Scorer, Window, rolling_windows
 from tttnn.ttt import TTT, Step, check_ks
 
-Adapt = Callable[[TTT, str, Sequence[str], Sequence[int]], Iterable[Step]]
+Adapt = Callable[[TTT, str, Sequence[str], Sequence[int]], Iterator[Step]]
 
 
 def in_context(ttt: TTT, text: str, neighbours: Sequence[str], ks: Sequence[int], share: float) -> Iterator[Step]:
@@ -138,7 +138,7 @@ def dynamic(ttt: TTT, text: str, neighbours: Sequence[str], ks: Sequence[int], s
     yield Step(max(ks), scorer.total(torch.cat(nats)), evaluation_seconds=time.perf_counter() - start)
 
 
-METHODS: dict[str, Adapt] = {"ttt": TTT.adapt_whole, "in-context-published": in_context_published}
+METHODS: dict[str, Adapt] = {"ttt": TTT.adapt, "in-context-published": in_context_published}
 VALUED: dict[str, tuple[Callable[..., Iterator[Step]], str]] = {
     "in-context": (in_context, "share"),
     "unigram": (unigram, "weight"),

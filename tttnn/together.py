@@ -28,7 +28,16 @@ if TYPE_CHECKING:
 
 HELD = 4  # float32 numbers a weight and document: the weight, its gradient, two moments
 BETAS = 0.9, 0.999  # AdamW's, as torch has them
-ALONE = ("dropout", "keep_optimizer", "lora", "train", "vocabulary")  # switches that need a document for itself
+ALONE = (
+    "dropout",
+    "keep_optimizer",
+    "lora",
+    "train",
+    "vocabulary",
+    "loss",
+    "reuse",
+    "pace",
+)  # switches that need a document for itself
 
 Stack = dict[str, Tensor]  # name of a weight -> it for each document, (documents, ...)
 

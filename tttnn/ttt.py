@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 WEIGHTS = "float32", "bfloat16"
+LOSSES = ("suffix", "suffix-query")
+HEAD = 4  # with the loss suffix-query, the query's head takes a fourth of a chunk at most
+DIFFERENT = ("dropout", "lora", "loss", "reuse", "pace")  # switches with which no step is like the one before
 Cut = tuple[Sequence[list[int] | Tensor], int, int, int]  # chunks of a neighbour, their tokens, skipped, beyond
 
 
@@ -77,7 +81,8 @@ class Switches:
         Of the matrix products of the scores: "tf32" on a GPU. None: float32.
     buckets : bool, optional
         Whether chunks are padded to a few lengths, which changes nothing but rounding, so that a GPU can repeat a
-        step as one CUDA graph: see `tttnn.models.graphs`. None: on a GPU, but not with dropout or lora.
+        step as one CUDA graph: see `tttnn.models.graphs`. None: on a GPU, but not with dropout, lora, loss,
+        reuse or pace.
     weights : str
         "float32", or "bfloat16" for the quirk of a model that is loaded in its checkpoint's type: weights are rounded
         to it at the start and after each step, so that small steps are lost.
@@ -88,7 +93,20 @@ class Switches:
         None: all weights are trained.
     train : str, optional
         The part of the weights that is trained, by its name in `tttnn.models.parts.PARTS`: "head", "norms", "down" or
-        "last:N". None: all weights, as published.
+        "queries" or "last:N". None: all weights, as published.
+    loss : str, optional
+        What of a chunk is predicted. "suffix": its second half, given its first. "suffix-query": the same, with the
+        query's head before the chunk, as many tokens as a fourth of `max_length`, by which chunks are shorter. The
+        query is known text only where another text is scored, so that loss needs `split_query`: without it the scored
+        text would be seen before it is scored. (TTARAG, arXiv 2601.11443: its formula has the query, its public code
+        trains without.) None: all of the chunk but its first token, as published.
+    reuse : int, optional
+        Of a neighbour that comes several times in a row, compute the gradient at every so many of its steps and make
+        the others with the last one computed (HullFT, arXiv 2605.30337: 2). Only where one chunk of it is taken, as one
+        gradient is kept. A step with an old gradient has no loss (nan) and no tokens. None: compute all.
+    pace : str, optional
+        Multiply a neighbour's learning rate by what `tttnn.retrieval.sift.paces` says: "uncertainty" or "stop:ALPHA".
+        Needs a strategy that says how uncertain the answer is, such as "sift". None: one rate for all.
     seed : int
         For dropout and adapters; each document starts from it.
     """
@@ -113,6 +131,9 @@ class Switches:
     weights: str = "float32"
     lora: int | None = None
     train: str | None = None
+    loss: str | None = None
+    reuse: int | None = None
+    pace: str | None = None
     seed: int = 1216
 
     def __post_init__(self) -> None:
@@ -133,13 +154,22 @@ class Switches:
             self._check_lora()
         if self.train is not None:
             self._check_part()
+        if self.loss is not None:
+            self._check_loss()
+        if self.pace is not None:
+            from tttnn.retrieval.sift import parse_pace
+
+            parse_pace(self.pace)
 
     def _check_numbers(self) -> None:
         """Numbers that are spelt in text, as YAML and shells hand them over, are numbers from here on."""
         for name in ("learning_rate", "eps", "clip"):
             if getattr(self, name) is not None:
                 understand(self, name, positive=True)
-        least = {"max_length": 2, "context": 1, "max_chunks": 1, "vocabulary": 1, "lora": 1, "ranks": 1, "seed": 0}
+        least = {
+            "max_length": 2, "context": 1, "max_chunks": 1, "vocabulary": 1, "lora": 1, "reuse": 2, "ranks": 1,
+            "seed": 0,
+        }  # fmt: skip
         for name, smallest in least.items():  # a chunk needs two tokens to predict one
             if getattr(self, name) is not None:
                 understand(self, name, least=smallest, whole=True)
@@ -154,9 +184,9 @@ class Switches:
             raise ParameterError(f"scoring={self.scoring!r}: must be tf32, or left out for float32")
         if not isinstance(self.buckets, bool | None):
             raise ParameterError(f"buckets={self.buckets!r} ({type(self.buckets).__name__}): must be true or false")
-        if self.buckets and (self.dropout or self.lora):
+        if self.buckets and (other := [name for name in DIFFERENT if getattr(self, name)]):
             raise ParameterError(
-                f"buckets with dropout={self.dropout}, lora={self.lora}: a step that is repeated as it is has no new "
+                f"buckets and {other[0]}: a step that is repeated as it is has no new "
                 "random numbers and no new adapters; leave buckets out"
             )
 
@@ -167,6 +197,15 @@ class Switches:
         if self.weights != "float32":
             raise ParameterError(
                 f"train={self.train!r} and weights={self.weights!r}: only what is trained would be rounded; give one"
+            )
+
+    def _check_loss(self) -> None:
+        if self.loss not in LOSSES:
+            raise ParameterError(f"loss={self.loss!r}: must be one of {', '.join(LOSSES)}")
+        if self.loss == "suffix-query" and not self.split_query:
+            raise ParameterError(
+                "loss='suffix-query' without split_query: the query would be the scored text, which must not be used "
+                "before it is scored; give split_query, too, or loss='suffix'"
             )
 
     def _check_lora(self) -> None:
@@ -193,9 +232,9 @@ class Step:
     score : Score or None
         Of the text, where one was asked for at this k.
     losses : tuple of float
-        Training loss before each gradient step on this neighbour, nats/token.
+        Training loss before each gradient step on this neighbour, nats/token; nan with a gradient used again.
     tokens : int
-        Tokens of this neighbour that were trained on.
+        Tokens of this neighbour that were trained on, with those of the query put before them.
     skipped : int
         Last chunks of one token, which hold nothing to predict.
     beyond : int
@@ -265,6 +304,15 @@ class Retrieved:
         return [neighbour.text for neighbour in self.neighbours]
 
 
+@dataclass(frozen=True)
+class _Lesson:
+    """A neighbour to train on: its text, what its rate is multiplied by, and how often it has come just before."""
+
+    text: str
+    pace: float = 1.0
+    again: int = 0
+
+
 class TTT:
     """Test-time training on nearest neighbours.
 
@@ -307,6 +355,7 @@ class TTT:
         require(lm.name, own * trained + COPY * copied, "adapt it", lm.device)
         self._buckets = self._new_buckets()
         self._optimizer: torch.optim.AdamW | None = None
+        self._kept: list[Tensor | None] = []  # the last gradient, with `reuse`
         self.forget()
 
     def evaluate(
@@ -334,7 +383,7 @@ class TTT:
         """
         k = number("k", k, least=1, whole=True)
         found = self.retrieve(text, k, meta)
-        steps = self.adapt_whole(found.scored, found.texts, sorted({0, k, *(ks or ())}))
+        steps = tuple(self.follow(found, sorted({0, k, *(ks or ())}), waiting=False))
         before, after = steps[0].score, steps[-1].score
         assert before is not None and after is not None  # both are asked for
         return Evaluation(before, after, steps, cast("Neighbours", found.neighbours))  # as k is at least 1
@@ -371,7 +420,20 @@ class TTT:
             raise ParameterError("neighbours need a retriever: TTT(lm, open_retriever(...)); adapt takes texts instead")
         return self.retriever
 
-    def adapt(self, text: str, neighbours: Sequence[str], ks: Sequence[int] = (0, 1, 2, 5, 10, 20)) -> Iterator[Step]:
+    def follow(self, found: Retrieved, ks: Sequence[int], waiting: bool = True) -> Iterator[Step]:
+        """Adapt on what :meth:`retrieve` found, as :meth:`adapt` does, with all that the switches use of it."""
+        paces: Sequence[float] = ()
+        if self.switches.pace:
+            from tttnn.retrieval.sift import paces as paces_of
+
+            paces = paces_of(self.switches.pace, [neighbour.uncertainty for neighbour in found.neighbours])
+        query = found.query if self.switches.loss == "suffix-query" else ""
+        return self.adapt(found.scored, found.texts, ks, query=query, paces=paces, waiting=waiting)
+
+    def adapt(
+        self, text: str, neighbours: Sequence[str], ks: Sequence[int] = (0, 1, 2, 5, 10, 20), *, query: str = "",
+        paces: Sequence[float] = (), waiting: bool = True,
+    ) -> Iterator[Step]:  # fmt: skip
         """Train on the neighbours in the order given, and yield a step for each k from 0 to the largest of `ks`.
 
         The weights are the initial ones again when the iterator ends, is closed or fails, bit for bit.
@@ -384,25 +446,48 @@ class TTT:
             Texts to train on, nearest first; at least max(ks).
         ks : sequence of int
             Where to score the text.
+        query : str
+            What is known beforehand and shares nothing with `text`; for the loss "suffix-query" only.
+        paces : sequence of float
+            What each neighbour's learning rate is multiplied by; for the switch `pace` only, one for each of them.
+        waiting : bool
+            Whether each step is over when it is yielded, and the weights are its own. Otherwise a GPU is waited for
+            only where there is a score, and the steps before it come together with it.
 
         Raises
         ------
         ParameterError
-            If `ks` is empty or negative, or there are too few neighbours.
+            If `ks` is empty or negative, or there are too few neighbours; if a switch needs a query or paces.
         DocumentError
             If the text is empty, or cannot be scored as the switches say.
         RuntimeError
             At the first step, if another loop on the same model is unfinished: exhaust or close its iterator.
         """
         wanted = check_ks(ks, neighbours)
-        return self._steps(self.scorer(text), neighbours[: max(wanted)], wanted)
+        lessons = self._lessons(neighbours[: max(wanted)], query, paces)
+        return self._steps(self.scorer(text), lessons, wanted, self._head(query), waiting)
 
-    def adapt_whole(
-        self, text: str, neighbours: Sequence[str], ks: Sequence[int] = (0, 1, 2, 5, 10, 20)
-    ) -> tuple[Step, ...]:
-        """Do the same for who needs no step before the last: a GPU is waited for only where there is a score."""
-        wanted = check_ks(ks, neighbours)
-        return tuple(self._steps(self.scorer(text), neighbours[: max(wanted)], wanted, waiting=False))
+    def _lessons(self, neighbours: Sequence[str], query: str, paces: Sequence[float]) -> list[_Lesson]:
+        if neighbours and bool(query) != (self.switches.loss == "suffix-query"):
+            raise ParameterError("query: is to be given with loss='suffix-query', as `evaluate` does, and only then")
+        if neighbours and bool(paces) != (self.switches.pace is not None):
+            raise ParameterError("paces: are to be given with the switch `pace`, as `evaluate` does, and only then")
+        if paces and len(paces) < len(neighbours):
+            raise ParameterError(f"paces: {len(paces)} for {len(neighbours)} neighbours")
+        lessons: list[_Lesson] = []
+        for text, pace in zip(neighbours, paces or [1.0] * len(neighbours), strict=False):
+            again = lessons[-1].again + 1 if lessons and lessons[-1].text == text else 0
+            lessons.append(_Lesson(text, pace, again))
+        return lessons
+
+    def _head(self, query: str) -> list[int]:
+        """Tokens of a query that are put before each chunk."""
+        return self.lm.encode(query)[: self._length // HEAD] if query else []
+
+    @property
+    def _length(self) -> int:
+        """Most tokens of a chunk."""
+        return self.switches.max_length or self.lm.settings.max_length
 
     def scorer(self, text: str) -> Scorer:
         """Scorer of a text as the switches say."""
@@ -415,14 +500,15 @@ class TTT:
         return self.lm.token_before(self.switches.prefix) if self.switches.prefix else self.lm.prefix_id
 
     def _steps(
-        self, scorer: Scorer, neighbours: Sequence[str], wanted: set[int], waiting: bool = True
-    ) -> Iterator[Step]:
+        self, scorer: Scorer, lessons: Sequence[_Lesson], wanted: set[int], given: list[int], waiting: bool = True
+    ) -> Iterator[Step]:  # fmt: skip
+        every = [_Lesson(""), *lessons]
         cut = ahead if self.lm.device.type == "cuda" else map  # a processor has nobody to do it meanwhile
+        begun: list[_Begun] = []
         with self.session():
-            cuts: Iterator[Cut] = chain([([], 0, 0, 0)], cut(self._cut, neighbours))
-            begun: list[_Begun] = []
-            for k in range(len(neighbours) + 1):
-                begun.append(self._begin(k, cuts, scorer if k in wanted else None))
+            cuts = iter(cut(partial(self._cut, given=len(given)), every))
+            for k, lesson in enumerate(every):
+                begun.append(self._begin(k, lesson, cuts, scorer if k in wanted else None, given))
                 if waiting or begun[-1].score:
                     yield from map(_Begun.finish, begun)
                     begun.clear()
@@ -448,6 +534,7 @@ class TTT:
             with keeping_freed(self.lm.device), trained:
                 yield
         finally:
+            self._kept = []
             self.lm.adapting = False
 
     @contextlib.contextmanager
@@ -488,23 +575,45 @@ class TTT:
             raise RuntimeError("with lora there is an optimizer inside a session only")
         return self._optimizer
 
-    def _begin(self, k: int, cuts: Iterator[Cut], scorer: Scorer | None) -> _Begun:
+    def _begin(
+        self, k: int, lesson: _Lesson, cuts: Iterator[Cut], scorer: Scorer | None, given: list[int]
+    ) -> _Begun:  # fmt: skip
         start = self._mark()
+        losses: Sequence[Tensor | float]
         chunks, tokens, skipped, beyond = next(cuts)
-        losses = self.train(chunks, k)
+        if self._kept and len(chunks) == 1 and lesson.again % (self.switches.reuse or 1):
+            losses, tokens = [self._step_again(lesson.pace)], 0
+        else:
+            self._kept = []
+            with self._paced(lesson.pace):
+                losses = self.train(chunks, k, given)
         trained = self._mark()
         with tf32(self.switches.scoring == "tf32"):
             score = scorer() if scorer else None
         return _Begun(k, score, losses, tokens, skipped, beyond, (start, trained, self._mark()))
 
-    def _cut(self, neighbour: str) -> Cut:
+    def _cut(self, lesson: _Lesson, given: int = 0) -> Cut:
         """Chunks of a neighbour, where it can be on the GPU already."""
-        chunks, skipped, beyond = self.chunks(neighbour)
+        chunks, skipped, beyond = self.chunks(lesson.text, given) if lesson.pace else ([], 0, 0)
         ready = [self._buckets.prepare(chunk) for chunk in chunks] if self._buckets else chunks
-        return ready, sum(map(len, chunks)), skipped, beyond
+        return ready, sum(given + len(chunk) for chunk in chunks), skipped, beyond
 
-    def chunks(self, neighbour: str) -> tuple[list[list[int]], int, int]:
+    @contextlib.contextmanager
+    def _paced(self, pace: float) -> Iterator[None]:
+        """Steps in here have the learning rate times `pace`."""
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        try:
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = pace * rate
+            yield
+        finally:
+            for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate
+
+    def chunks(self, neighbour: str, given: int = 0) -> tuple[list[list[int]], int, int]:
         """Cut a neighbour into what is trained on: disjoint chunks of `max_length` tokens, the last one may be shorter.
+
+        With as many tokens given before each, chunks are shorter by those.
 
         Returns
         -------
@@ -514,54 +623,76 @@ class TTT:
             Chunks left out: see `Step`.
         """
         tokens = self.lm.encode(neighbour)
-        length = self.switches.max_length or self.lm.settings.max_length
+        length = self._length - given
         every = [tokens[i : i + length] for i in range(0, len(tokens), length)]
         taken = every[: self.switches.max_chunks]
         chunks = [chunk for chunk in taken if len(chunk) > 1]
         return chunks, len(taken) - len(chunks), len(every) - len(taken)
 
-    def train(self, chunks: Sequence[list[int] | Tensor], k: int = 0) -> list[Tensor]:
-        """Make one step on each chunk, inside a `session`, with the dropout of the k-th neighbour; see `update`."""
-        with _dropout(self.lm.model, self.switches.dropout, self.switches.seed + k):
-            return [self.update(chunk) for chunk in chunks]
+    def train(self, chunks: Sequence[list[int] | Tensor], k: int = 0, given: Sequence[int] = ()) -> list[Tensor]:
+        """Make one step on each chunk, inside a `session`, with the dropout of the k-th neighbour; see `update`.
 
-    def update(self, chunk: list[int] | Tensor) -> Tensor:
+        The tokens `given` go before each chunk and are not predicted.
+        """
+        if self._buckets:
+            return [self._buckets(chunk) for chunk in chunks]
+        with _dropout(self.lm.model, self.switches.dropout, self.switches.seed + k):
+            return [self.update([*given, *chunk], self._known(len(chunk)) + len(given)) for chunk in chunks]
+
+    def _known(self, tokens: int) -> int:
+        """Of a chunk's tokens, how many at its beginning are not predicted."""
+        return tokens // 2 if self.switches.loss else 1
+
+    def update(self, chunk: list[int], known: int = 1) -> Tensor:
         """Make one AdamW step on a chunk of at least two token ids, inside a `session`.
 
-        With `buckets` it may be what `BucketedSteps.prepare` made of one.
+        Its loss is the mean over all tokens but the first `known`, at least one.
 
         Returns
         -------
         Tensor of float32, shape ()
             The loss before the step, nats/token: a tensor, so that a GPU need not be waited for.
         """
-        if self._buckets:
+        if self._buckets and known == 1:
             return self._buckets(chunk)
         ids = torch.tensor([chunk], device=self.lm.device)  # (1, tokens)
         # The last token predicts nothing, but products of 1,024 rows are faster than of 1,023. With dropout it stays
         # out, as its random numbers would shift all others from those of the archived runs.
-        return self._descend(ids[:, :-1] if self.switches.dropout else ids, ids[0, 1:])
+        return self._learn(ids[:, :-1] if self.switches.dropout else ids, ids[0, known:], known=known)
 
-    def _descend(self, ids: Tensor, targets: Tensor, divisors: Tensor | None = None) -> Tensor:
+    def _learn(self, ids: Tensor, targets: Tensor, divisors: Tensor | None = None, known: int = 1) -> Tensor:
         """Make one step on token ids, shape (1, n); see `mean_cross_entropy` for the rest."""
         dtype, copies = PRECISIONS[self.switches.precision], self._copies
         if divisors is not None:  # of a graph whose recording failed there may be some
             self._drop_gradients()
         autocast = torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32)
-        with autocast, tf32(self.switches.precision == "tf32"):
-            hidden = (copies or self.lm).hidden(ids)[0]  # (n, width)
         with tf32(self.switches.precision == "tf32"):
+            with autocast:
+                hidden = (copies or self.lm).hidden(ids)[0, known - 1 :]  # (n or, of tokens known, fewer; width)
             loss = mean_cross_entropy(hidden.float(), *self.lm.head, targets, dtype, divisors)
             loss.backward()
         if copies:
             copies.give_gradients()
         nn.utils.clip_grad_norm_(self._parameters, self.switches.clip)
+        if self.switches.reuse:
+            self._kept = [parameter.grad for parameter in self._parameters]
+        self._descend()
+        return loss.detach()
+
+    def _step_again(self, pace: float) -> float:
+        """Make a step with the gradient of the last one, whose loss is not known."""
+        for parameter, gradient in zip(self._parameters, self._kept, strict=True):
+            parameter.grad = gradient
+        with self._paced(pace):
+            self._descend()
+        return math.nan
+
+    def _descend(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # at once: the next forward pass needs the room
         self._round()
-        if copies:
-            copies.renew()
-        return loss.detach()
+        if self._copies:
+            self._copies.renew()
 
     def _drop_gradients(self) -> None:
         for each in chain(self._parameters, self._copies.tensors if self._copies else ()):
@@ -571,12 +702,12 @@ class TTT:
         """What pads chunks, where that is asked for; with it come copies of the weights for bfloat16."""
         lm, switches = self.lm, self.switches
         self._copies: WorkingCopies | None = None
-        on = lm.device.type == "cuda" and not (switches.dropout or switches.lora)
+        on = lm.device.type == "cuda" and not any(getattr(switches, name) for name in DIFFERENT)
         if not (on if switches.buckets is None else switches.buckets):
             return None
         if switches.precision == "bfloat16":
             self._copies = WorkingCopies(lm.model, torch.bfloat16)
-        return BucketedSteps(self._descend, lm.device, switches.max_length or lm.settings.max_length, self._addresses)
+        return BucketedSteps(self._learn, lm.device, switches.max_length or lm.settings.max_length, self._addresses)
 
     def _addresses(self) -> tuple[int, ...]:
         """Where all that a step changes is kept."""
@@ -615,7 +746,7 @@ class _Begun:
 
     k: int
     score: Score | None
-    losses: list[Tensor]
+    losses: Sequence[Tensor | float]
     tokens: int
     skipped: int
     beyond: int
@@ -623,7 +754,9 @@ class _Begun:
 
     def finish(self) -> Step:
         """Wait for it."""
-        losses = tuple(torch.stack(self.losses).tolist()) if self.losses else ()
+        tensors = [each for each in self.losses if isinstance(each, Tensor)]
+        whole = len(tensors) == len(self.losses) > 0  # all come at once
+        losses = tuple(torch.stack(tensors).tolist() if whole else map(float, self.losses))
         start, trained, end = self.marks
         seconds = _seconds(start, trained), _seconds(trained, end)
         return Step(self.k, self.score, losses, self.tokens, self.skipped, self.beyond, *seconds)

@@ -26,7 +26,7 @@ FILE = "forgetting.json"
 
 def keep(
     run: str, ttt: TTT, documents: Sequence[DrawnDocument], others: Sequence[DrawnDocument],
-    ks: Sequence[int] = (0, 1, 5, 20), folder: Path = FOLDER,
+    ks: Sequence[int] = (0, 1, 5, 20), folder: Path | None = None,
 ) -> None:  # fmt: skip
     """Measure what a model forgets while it adapts, and archive the rows beside a run, document by document.
 
@@ -40,10 +40,10 @@ def keep(
         With a retriever and the switches of that run.
     documents, others, ks
         As :func:`tttnn.studies.forgetting.forgetting` takes them.
-    folder : Path
-        The archive.
+    folder : Path, optional
+        An archive of one's own; default: that of the package.
     """
-    path = folder / run / FILE
+    path = (folder or FOLDER) / run / FILE
     kept = read_json(path) if path.is_file() else _facts(ttt) | {"rows": []}
     done = {(row["domain"], row["document"]) for row in kept["rows"]}
     for document in tqdm(documents, desc=f"{ttt.lm.name}: documents"):
@@ -62,7 +62,7 @@ def _facts(ttt: TTT) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def forgotten(run: str, folder: Path = FOLDER) -> pd.DataFrame:
+def forgotten(run: str, folder: Path | None = None) -> pd.DataFrame:
     """What adapting does to the text itself and to texts of other domains, on the way to the last neighbour.
 
     Returns
@@ -74,7 +74,7 @@ def forgotten(run: str, folder: Path = FOLDER) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = pd.DataFrame(read_json(folder / run / FILE)["rows"])
+    rows = pd.DataFrame(read_json((folder or FOLDER) / run / FILE)["rows"])
     rows["text"] = (rows["domain"] == rows["other_domain"]).map({True: "its own", False: "unrelated"})
     both = pd.concat([rows.assign(adapted=rows["domain"], domain="all"), rows.assign(adapted=rows["domain"])])
     # All unrelated texts of a document count as one: they were scored with the same weights.

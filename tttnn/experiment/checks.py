@@ -160,9 +160,16 @@ def check_run(
     number("seed", switches.seed, least=0, most=LARGEST_SEED, whole=True)
     check_model(lm, switches)
     check_method(method, lm.positions)
+    for name in ("loss", "reuse", "pace"):
+        if method != METHOD and (value := getattr(switches, name)) is not None:
+            raise ParameterError(f"{name}={value!r} and method={method!r}: only method {METHOD!r} goes by it")
     if places[-1]:
         if retriever is None:
             raise ParameterError(f"ks={places}: neighbours need a retriever: TTT(lm, open_retriever(...))")
+        if switches.pace is not None and not getattr(retriever, "uncertain", False):
+            raise ParameterError(
+                f"pace={switches.pace!r}: needs a strategy that says how uncertain the answer is: sift"
+            )
         if hasattr(retriever, "check_k"):  # one that is not ours may lack it
             retriever.check_k(places[-1])
     return places

@@ -166,7 +166,12 @@ def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: 
     base = _base(ttt, document)
     try:
         found = retrieve(ttt, document, max(ks))
-        steps = list(find_method(method)(ttt, found.scored, found.texts, ks))
+        adapted = (
+            ttt.follow(found, ks, waiting=False)
+            if method == METHOD
+            else find_method(method)(ttt, found.scored, found.texts, ks)
+        )
+        steps = list(adapted)
     except DocumentError as error:
         return [base | {"k": 0, "failure": str(error)}]
     except (RuntimeError, MemoryError) as error:

@@ -1,4 +1,4 @@
-"""Controls, baselines, quirks and adapters: the same documents evaluated in named ways, a folder of rows for each.
+"""Controls, baselines, quirks, adapters and successors: the same documents evaluated in named ways, a folder for each.
 
 A variant changes what is trained on (a strategy of `tttnn.retrieval.strategies`), what is done with it (a method of
 `tttnn.baselines`), or a switch of the loop. All else is as in the run it is compared with.
@@ -94,8 +94,20 @@ QUIRKS = {
     **{f"rate-{rate}": Variant(rate=rate) for rate in (0.25, 2)},
 }
 LORA = {f"lora-8-rate-{rate}": Variant(switches={"lora": 8}, rate=rate) for rate in (1, 3, 10)}
-PARTS = {f"train-{name.replace(':', '-')}": _switched(train=name) for name in ("head", "norms", "down", "last:1")}
-VARIANTS = CONTROLS | BASELINES | QUIRKS | LORA | PARTS
+TRAINED = ("head", "norms", "down", "last:1", "queries")
+PARTS = {f"train-{name.replace(':', '-')}": _switched(train=name) for name in TRAINED}
+SUCCESSORS = {
+    "hullft": Variant("hullft"),
+    "hullft-reuse-2": Variant("hullft", switches={"reuse": 2}, against="hullft"),
+    **{f"sift-{noise}": Variant(f"sift:{noise}", against="sift") for noise in (0.001, 0.1, 1, 10)},
+    "sift-absolute": Variant("sift-absolute", against="sift"),
+    "sift-pace": Variant("sift", switches={"pace": "uncertainty"}, against="sift"),
+    **{f"sift-stop-{alpha}": Variant("sift", switches={"pace": f"stop:{alpha}"}, against="sift")
+       for alpha in (0.2, 0.5, 1)},
+    "suffix": _switched(loss="suffix"),
+    "suffix-query": Variant(switches={"loss": "suffix-query", "split_query": True}, against="split"),
+}  # fmt: skip
+VARIANTS = CONTROLS | BASELINES | QUIRKS | LORA | PARTS | SUCCESSORS
 
 
 def run_variants(

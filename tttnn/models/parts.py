@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from tttnn.errors import ParameterError
@@ -18,9 +19,35 @@ PARTS = {
     "head": "input embeddings and output head: which tokens there are",
     "norms": "norms and biases: all weights of fewer than two dimensions",
     "down": "the last linear layer of each block's MLP",
+    "queries": "what makes the queries of attention, whose keys and values stay",
     "last:N": "the last N blocks",
 }
 _LAST = re.compile(r"last:([1-9]\d{0,5})")
+
+
+class Columns(nn.Parameter):
+    """The first columns of a larger weight, trained alone: a copy that `frozen_but` keeps equal to them.
+
+    A view of them would do if torch's fused AdamW respected its strides, which it does not.
+    """
+
+    whole: nn.Parameter
+
+    def __new__(cls, whole: nn.Parameter, count: int) -> Columns:
+        """Take the first `count` columns of a weight, or numbers of a bias."""
+        made = super().__new__(cls, whole.detach()[..., :count].clone())
+        made.whole = whole
+        return made
+
+    def take_gradient(self, whole: torch.Tensor) -> None:
+        """Take the whole weight's gradient over, as far as it is these columns'."""
+        assert whole.grad is not None
+        self.grad, whole.grad = whole.grad[..., : self.shape[-1]].contiguous(), None
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Write the columns into the whole weight."""
+        self.whole[..., : self.shape[-1]] = self
 
 
 def check_part(name: object) -> None:
@@ -30,7 +57,7 @@ def check_part(name: object) -> None:
 
 
 def find_part(model: PreTrainedModel, name: str) -> list[nn.Parameter]:
-    """Return the weights of a part, tied ones once, in the model's order.
+    """Return the weights of a part, tied ones once, in the model's order; of a weight that holds more, `Columns`.
 
     Parameters
     ----------
@@ -50,6 +77,10 @@ def find_part(model: PreTrainedModel, name: str) -> list[nn.Parameter]:
         chosen = (parameter for parameter in model.parameters() if parameter.dim() < 2)
     elif name == "down":
         chosen = _parameters(_last_linear(block) for block in _blocks(model))
+    elif name == "queries":
+        if columns := [Columns(each, each.shape[-1] // 3) for each in _parameters(_named(model, "c_attn"))]:
+            return list(columns)  # GPT-2 has queries, keys and values side by side
+        chosen = _parameters(_named(model, "q_proj"))
     else:
         count, blocks = int(name.removeprefix("last:")), _blocks(model)
         if count > len(blocks):
@@ -63,14 +94,27 @@ def find_part(model: PreTrainedModel, name: str) -> list[nn.Parameter]:
 
 @contextlib.contextmanager
 def frozen_but(model: nn.Module, kept: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Only the weights to keep take a gradient while it is entered."""
+    """Only the weights to keep take a gradient while it is entered.
+
+    Of `Columns`, which begin as the whole weight's, changes are in the model from its next forward pass on.
+    """
+    kept = list(kept)
+    columns = [parameter for parameter in kept if isinstance(parameter, Columns)]
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    ids = {id(parameter) for parameter in kept}
+    ids = {id(parameter.whole if isinstance(parameter, Columns) else parameter) for parameter in kept}
+    hooks = []
     try:
         for parameter, _ in before:
             parameter.requires_grad_(id(parameter) in ids)
+        for each in columns:
+            with torch.no_grad():
+                each.copy_(each.whole[..., : each.shape[-1]])
+            hooks.append(each.whole.register_post_accumulate_grad_hook(each.take_gradient))
+            hooks.append(_trunk(model).register_forward_pre_hook(lambda *_, write=each.write_back: write()))
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for parameter, taken in before:
             parameter.requires_grad_(taken)
 
@@ -79,6 +123,15 @@ def _parameters(modules: Iterable[nn.Module | None]) -> Iterator[nn.Parameter]:
     for module in modules:
         if module is not None:
             yield from module.parameters()
+
+
+def _named(model: PreTrainedModel, name: str) -> list[nn.Module]:
+    return [module for path, module in model.named_modules() if path.rpartition(".")[2] == name]
+
+
+def _trunk(model: nn.Module) -> nn.Module:
+    """What of a model runs in every forward pass, with or without its head."""
+    return getattr(model, "base_model", model)
 
 
 def _blocks(model: PreTrainedModel) -> list[nn.Module]:

@@ -64,7 +64,8 @@ class Neighbour:
     meta : dict
         What the corpus says about it.
     uncertainty : float, optional
-        Share of the query's prior variance that is left once this and the documents before it are known (SIFT only).
+        Share of the query's prior variance that is left once this and the documents before it are known; of strategies
+        that know it, such as SIFT.
     """
 
     id: int

@@ -7,14 +7,18 @@ how uncertain the answer to the query still is after training on what is chosen 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from tttnn.errors import DocumentError, ParameterError
+from tttnn.parameters import number
 
+NOISE = 0.01  # the default of its authors' package `activeft`
 TIE = 1e-9  # gains closer than this, relative to the largest, are equal: rounding must not decide between copies
 
 
-def sift(query: np.ndarray, candidates: np.ndarray, k: int, noise: float = 0.01) -> tuple[np.ndarray, np.ndarray]:
+def sift(query: np.ndarray, candidates: np.ndarray, k: int, noise: float = NOISE) -> tuple[np.ndarray, np.ndarray]:
     """Choose the k candidates that leave the least uncertainty about the query, one after the other.
 
     The uncertainty is the posterior variance at the query x* of a Gaussian process with the linear kernel
@@ -31,8 +35,8 @@ def sift(query: np.ndarray, candidates: np.ndarray, k: int, noise: float = 0.01)
     k : int
         Number of choices, at least 1; may be larger than the pool.
     noise : float
-        Variance of the observation noise, above 0: the paper's lambda, by default that of its authors' package
-        `activeft`. A small one seeks variety, a large one closeness, up to the closest candidate again and again.
+        Variance of the observation noise, above 0: the paper's lambda. A small one seeks variety, a large one
+        closeness, up to the closest candidate again and again. To be tuned on validation documents.
 
     Returns
     -------
@@ -52,7 +56,7 @@ def sift(query: np.ndarray, candidates: np.ndarray, k: int, noise: float = 0.01)
         raise ParameterError(f"k is {k}: choose at least 1 candidate")
     if not 0 < noise < np.inf:
         raise ParameterError(f"noise is {noise}: it must be a positive number")
-    unit = _unit_vectors(query, candidates)  # (pool + 1, d), the query last
+    unit = unit_vectors(query, candidates)  # (pool + 1, d), the query last
     kernel = unit @ unit.T  # (pool + 1, pool + 1)
     chosen = np.empty(k, dtype=np.int64)
     variance = np.ones(k + 1)
@@ -102,7 +106,49 @@ def stop_after(variance: np.ndarray, alpha: float) -> int:
     return int(made[fires[0]] if len(fires) else made[-1])
 
 
-def _unit_vectors(query: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+def paces(pace: str, uncertainty: Sequence[float | None]) -> list[float]:
+    """What the learning rate of each choice is multiplied by, so that steps go with the uncertainty that is left.
+
+    Parameters
+    ----------
+    pace : str
+        "uncertainty": the standard deviation at the query before the choice, relative to that before any, so that the
+        first choice has the full rate. "stop:ALPHA": 1 up to `stop_after`, then 0.
+    uncertainty : sequence of float
+        `Neighbour.uncertainty` of each choice: the share of the variance that is left after it.
+
+    Returns
+    -------
+    list of float
+        Each from 0 to 1; 0 means no step.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such pace, or the strategy says no uncertainty.
+    """
+    alpha = parse_pace(pace)
+    known = [each for each in uncertainty if each is not None]
+    if len(known) < len(uncertainty):
+        raise ParameterError(f"pace={pace!r}: needs a strategy that says how uncertain the answer is: sift")
+    variance = [1.0, *known]
+    if alpha is None:
+        return [each**0.5 for each in variance[:-1]]
+    steps = stop_after(np.array(variance), alpha) if known else 0
+    return [float(n < steps) for n in range(len(known))]
+
+
+def parse_pace(pace: object) -> float | None:
+    """Return the number of "stop:ALPHA", None for "uncertainty"; ParameterError if it is neither."""
+    name, _, value = pace.partition(":") if isinstance(pace, str) else ("", "", "")
+    if pace == "uncertainty":
+        return None
+    if name != "stop":
+        raise ParameterError(f"pace={pace!r}: must be uncertainty or stop:ALPHA")
+    return float(number(f"pace={pace!r}: the number after the colon", value, least=1e-9))
+
+
+def unit_vectors(query: np.ndarray, candidates: np.ndarray) -> np.ndarray:
     """(pool + 1, d) float64: the candidates and then the query, each of length 1."""
     query, candidates = np.asarray(query, dtype=np.float64), np.asarray(candidates, dtype=np.float64)
     if query.ndim != 1 or candidates.ndim != 2 or candidates.shape[1] != len(query) or len(candidates) == 0:

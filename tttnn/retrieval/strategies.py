@@ -1,6 +1,8 @@
 """Which documents a text is adapted on, and in which order: the nearest ones, controls, and other selections.
 
-A `Selection` stands where a `Retriever` stands. Its name says the rule, some with a value after a colon.
+A `Selection` stands where a `Retriever` stands. Its name says the rule, some with a value after a colon. Another
+package brings a strategy as a `Rule` among its entry points of the group "tttnn.strategies", under a name that is free;
+its tests call `tttnn.retrieval.conformance.check_strategy`.
 """
 
 from __future__ import annotations
@@ -20,10 +22,15 @@ from tttnn.embedding import Embedder
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.index import Index
 from tttnn.parameters import names, number
+from tttnn.plugins import find_plugin, plugins
+from tttnn.retrieval.hull import hull
 from tttnn.retrieval.retriever import Neighbour, Neighbours, Retriever, Store
+from tttnn.retrieval.sift import NOISE, sift
 
 SHARDS = 30  # files of the Pile, and so shards of the published index
-POOL = 200  # candidates that SIFT chooses from, as its authors do
+POOL = 200  # candidates that SIFT and HullFT choose from, as their authors do
+NOISES = (1e-6, 1e6)  # least and largest of SIFT's
+GROUP = "tttnn.strategies"  # of the entry points of other packages
 
 Held = Callable[["Selection", np.ndarray], np.ndarray]  # numbers of documents -> whether each can be chosen
 
@@ -45,7 +52,8 @@ class Selection:
     ----------
     retriever : Retriever or Selection
     strategy : str
-        A name of `STRATEGIES`; those that take a value have it after a colon: ``"distinct:0.2"``.
+        A name of `STRATEGIES` or of another package's; those that take a value have it after a colon:
+        ``"distinct:0.2"``.
     seed : int
         Of whatever is drawn at random.
 
@@ -59,7 +67,7 @@ class Selection:
         self.retriever, self.strategy = retriever, strategy
         self.seed = number("seed", seed, least=0, whole=True)
         rule, self._value = find_strategy(strategy)
-        self._choose, self._most = rule.choose, rule.most
+        self._choose, self._most, self.uncertain = rule.choose, rule.most, rule.uncertain
         self.store: Store = retriever.store
         self.index: Index = retriever.index
         self.embedder: Embedder = retriever.embedder
@@ -69,8 +77,11 @@ class Selection:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its neighbours depend on besides the query, as JSON."""
-        return {**self.retriever.identity, "strategy": self.strategy, "seed": self.seed}
+        """What its neighbours depend on besides the query, as JSON; of another package's strategy its version, too."""
+        name = self.strategy.partition(":")[0]
+        plugin = None if name in STRATEGIES else find_plugin(GROUP, name, Rule)
+        brought = {"package": plugin.package} if plugin else {}
+        return {**self.retriever.identity, "strategy": self.strategy, "seed": self.seed, **brought}
 
     @property
     def fingerprint(self) -> str:
@@ -215,15 +226,48 @@ def _count(held: Held, selection: Selection) -> int:
     return int(held(selection, np.arange(len(selection))).sum())
 
 
-def _sift(selection: Selection, query: Query) -> Neighbours:
-    from tttnn.retrieval.sift import sift
+@dataclass(frozen=True)
+class _Pool:
+    """What SIFT and HullFT choose from: candidates, their vectors (pool, dimension), and the query's (dimension,)."""
 
+    found: Neighbours
+    vectors: np.ndarray
+    query: np.ndarray
+
+
+def _nearest_pool(selection: Selection, query: Query) -> _Pool:
     found = selection.retriever.neighbours(query.text, min(max(POOL, query.k), len(selection)))
     [vector] = selection.embedder.embed([query.text])  # (dimension,)
-    candidates = selection.index.vectors([neighbour.id for neighbour in found])  # (pool, dimension)
-    chosen, left = sift(vector, candidates, query.k)
-    picked = [replace(found[i], uncertainty=float(u)) for i, u in zip(chosen, left[1:], strict=True)]
-    return Neighbours(picked, found.answered)
+    return _Pool(found, selection.index.vectors([neighbour.id for neighbour in found]), vector)
+
+
+def _pool_of_both_signs(selection: Selection, query: Query) -> _Pool:
+    """Those of the largest absolute cosine among the nearest to the query and to its opposite."""
+    near = _nearest_pool(selection, query)
+    size = len(near.found)
+    known = {neighbour.id: neighbour for neighbour in near.found}
+    opposite = selection.index.search(-near.query[None], size)[1][0]  # (size,)
+    added = [int(number) for number in opposite if int(number) not in known]
+    vectors = np.concatenate([near.vectors, selection.index.vectors(added)])  # (pool, dimension)
+    cosines = np.abs(vectors @ near.query) / np.linalg.norm(vectors, axis=1)  # (pool,)
+    kept = np.argsort(-cosines, kind="stable")[:size]
+    distances = ((vectors - near.query) ** 2).sum(axis=1)  # (pool,)
+    ids = [*known, *added]
+    found = [known.get(ids[i]) or replace(selection.document(ids[i]), distance=float(distances[i])) for i in kept]
+    return _Pool(Neighbours(found, near.found.answered), vectors[kept], near.query)
+
+
+def _sift(pool: Callable[[Selection, Query], _Pool], selection: Selection, query: Query) -> Neighbours:
+    among = pool(selection, query)
+    chosen, left = sift(among.query, among.vectors, query.k, selection.value)
+    picked = [replace(among.found[i], uncertainty=float(u)) for i, u in zip(chosen, left[1:], strict=True)]
+    return Neighbours(picked, among.found.answered)
+
+
+def _hull(selection: Selection, query: Query) -> Neighbours:
+    among = _nearest_pool(selection, query)
+    chosen, _ = hull(among.query, among.vectors, query.k)
+    return Neighbours([among.found[i] for i in chosen], among.found.answered)
 
 
 @dataclass(frozen=True)
@@ -235,17 +279,27 @@ class Rule:
     about : str
         For tables.
     choose : callable
-        (Selection, Query) -> documents.
+        (Selection, Query) -> documents, in the order in which to train on them. It may ask the selection's retriever,
+        index, embedder and store, and draw from the query's `random`; it keeps nothing between queries.
     value : tuple of float, optional
         Least and largest value after the colon; None: it takes none.
     most : callable
         Selection -> how many documents it can choose at most, whatever the query.
+    default : float, optional
+        The value where none stands after the colon; None: one must.
+    repeats : bool
+        Whether it means to choose a document more than once.
+    uncertain : bool
+        Whether its documents have an `uncertainty`, from 0 to 1 and never rising: see `Neighbour`.
     """
 
     about: str
     choose: Callable[[Selection, Query], Sequence[Neighbour]]
     value: tuple[float, float] | None = None
     most: Callable[[Selection], int] = field(default_factory=lambda: len)  # as a default, Sphinx would list it twice
+    default: float | None = None
+    repeats: bool = False
+    uncertain: bool = False
 
     def parse(self, strategy: str, value: str) -> float:
         """Return the value of a strategy's name, if it is in range."""
@@ -262,10 +316,10 @@ STRATEGIES = {
     "nearest": Rule("nearest first, as published", _nearest),
     "farthest-first": Rule("the same documents, farthest first", _farthest_first),
     "shuffled": Rule("the same documents in random order", _shuffled),
-    "repeated": Rule("the nearest one, k times", _repeated),
+    "repeated": Rule("the nearest one, k times", _repeated, repeats=True),
     "random": Rule("random documents of the corpus", _random),
     "random-domain": Rule("random documents of the text's own domain", _random_domain),
-    "itself": Rule("the query itself, k times; with split_query the text's own first half", _itself),
+    "itself": Rule("the query itself, k times; with split_query the text's own first half", _itself, repeats=True),
     "distinct": Rule("the nearest with at most this share of the query's 50-byte windows in them", _distinct, (0, 1)),
     "other-units": Rule("the nearest from outside the text's own file, book or repository",
                         partial(_from_elsewhere, origin.unit)),
@@ -279,21 +333,36 @@ STRATEGIES = {
         f"the nearest, so many of {SHARDS} random shards being lost", partial(_nearest_of, _of_shards_left),
         (0, SHARDS - 1), partial(_count, _of_shards_left),
     ),
-    "sift": Rule(f"SIFT: informative and not redundant ones among the {POOL} nearest", _sift),
+    "sift": Rule(
+        f"SIFT: informative and not redundant ones among the {POOL} nearest", partial(_sift, _nearest_pool), NOISES,
+        default=NOISE, repeats=True, uncertain=True,
+    ),
+    "sift-absolute": Rule(
+        f"SIFT among the {POOL} of largest absolute cosine, as its authors preselect",
+        partial(_sift, _pool_of_both_signs), NOISES, default=NOISE, repeats=True, uncertain=True,
+    ),
+    "hullft": Rule(
+        f"HullFT: a mean of k of the {POOL} nearest, some repeated, that lies near the query", _hull, repeats=True
+    ),
 }  # fmt: skip
 
 
 def find_strategy(strategy: str) -> tuple[Rule, float | None]:
-    """Return the rule that a strategy's name stands for, and the value after its colon.
+    """Return the rule that a strategy's name stands for, and the value after its colon or the rule's default.
 
     Raises
     ------
     ParameterError
-        If there is no such strategy, or its value is missing, too much, or out of range.
+        If there is no such strategy, or its value is missing, too much, or out of range; if another package brings the
+        strategy and cannot be loaded, or brings a name that is taken.
     """
     name, _, value = strategy.partition(":")
-    [name] = names("strategy", [name or strategy], STRATEGIES)
-    rule = STRATEGIES[name]
+    plugin = find_plugin(GROUP, name, Rule, STRATEGIES)
+    if not plugin:
+        [name] = names("strategy", [name or strategy], [*STRATEGIES, *plugins(GROUP)])
+    rule = plugin.value if plugin else STRATEGIES[name]
+    if not value and rule.default is not None:
+        return rule, rule.default
     if bool(value) != (rule.value is not None):
         wanted = "needs a" if rule.value else "takes no"
         raise ParameterError(f"strategy={strategy!r}: {name} {wanted} value after a colon")
