@@ -48,8 +48,8 @@ LOCK = "lock"
 # From left to right as data flows; those of the first two lines serve all others.
 ROOMS = ("errors", "files", "operations", "parameters", "plugins", "device", "fetch", "hub", "provenance",
          "ray_cluster", "rows", "memory",
-         "corpus", "models", "embedding", "index", "retrieval", "scoring", "ttt", "methods", "conformance",
-         "experiment", "pretraining", "studies", "analysis", "report")  # fmt: skip
+         "corpus", "models", "embedding", "index", "retrieval", "scoring", "ttt", "methods", "together",
+         "conformance", "experiment", "pretraining", "studies", "analysis", "report")  # fmt: skip
 
 
 class BuildError(RuntimeError):

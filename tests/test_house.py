@@ -35,7 +35,7 @@ LINE = [
     ["index"],
     ["retrieval", "scoring"],
     ["ttt"],
-    ["methods"],
+    ["methods", "together"],
     ["conformance", "experiment", "pretraining"],
     ["studies"],
     ["analysis"],

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from transformers.pytorch_utils import Conv1D
 
 from tttnn.models import products
-from tttnn.models.layers import FastLayers
+from tttnn.models.layers import FastLayers, fast_layers
 from tttnn.models.products import product
 
 pytestmark = pytest.mark.usefixtures("onednn")
@@ -167,13 +167,35 @@ def test_where_onednn_is_missing_or_slower_products_are_torchs(calls, monkeypatc
     assert not calls
 
 
-def test_on_a_processor_with_the_widest_instructions_products_are_onednns(calls, monkeypatch):
+@pytest.mark.parametrize(
+    ("maker", "variable", "count"), [("AuthenticAMD", "1", 1), ("AuthenticAMD", "0", 0), ("GenuineIntel", "1", 0)]
+)
+def test_with_the_widest_instructions_products_are_onednns_but_on_its_own_maker_s_mkl_is_faster(
+    calls, monkeypatch, tmp_path, maker, variable, count
+):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nvendor_id\t: {maker}\n")
+    products.is_intel.cache_clear()
+    monkeypatch.setattr(products, "PROCESSOR", tmp_path / "cpuinfo")
+    monkeypatch.setenv(products.FAST_LAYERS_VARIABLE, variable)
     monkeypatch.setattr(products, "onednn_is_faster", RULE)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    product(randoms(5, INSIDE), randoms(OUTSIDE, INSIDE))
-    assert len(calls) == 1
+    try:
+        product(randoms(5, INSIDE), randoms(OUTSIDE, INSIDE))
+        assert len(calls) == count
+        assert isinstance(fast_layers(torch.device("cpu")), FastLayers) == (variable != "0")
+        assert not isinstance(fast_layers(torch.device("cuda")), FastLayers)
+    finally:
+        products.is_intel.cache_clear()
 
 
-def test_a_gpu_has_instructions_for_bfloat16_and_a_processor_may():
-    assert products.bfloat16_is_fast("cuda")
-    assert products.bfloat16_is_fast("cpu") == torch.ops.mkldnn._is_mkldnn_bf16_supported()
+@pytest.mark.parametrize(
+    ("library", "amx", "own", "fast"),
+    [(True, True, False, True), (True, False, True, True), (True, False, False, False), (False, True, True, False)],
+)
+def test_a_gpu_has_instructions_for_bfloat16_and_a_processor_may(monkeypatch, library, amx, own, fast):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: library)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: own)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert products.bfloat16_is_fast("cuda") and products.bfloat16_is_fast("cpu") == fast
+    assert products.has_amx() == amx

@@ -79,7 +79,7 @@ def test_tokenizer_prefix_and_retriever_are_part_of_what_rows_depend_on(ttt, tmp
         run(TTT(replace(ttt.lm, prefix_id=5), FixedRetriever(), SWITCHES), DOCUMENTS, [0, 1], tmp_path)
     with pytest.raises(RowsError, match="other model"):
         run(TTT(replace(ttt.lm, name="other"), FixedRetriever(), SWITCHES), DOCUMENTS, [0, 1], tmp_path)
-    known = identity(ttt)
+    known = identity(ttt.lm, ttt.retriever, ttt.switches)
     assert known["retriever"] == "fixed" and known["settings"]["max_length"] and known["switches"]["lora"] is None
     before = tokenizer_hash(ttt.lm.tokenizer)
     ttt.lm.tokenizer(["a", "bc"], padding=False, truncation=True, max_length=1)

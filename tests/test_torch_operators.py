@@ -14,7 +14,7 @@ import tttnn
 
 PACKAGE = Path(tttnn.__file__).parent
 # Those that are looked up with getattr, and done without if torch lacks them, are found by their text, too.
-USES = re.compile(r"""torch\.(ops\.aten\.\w+|_\w+)|getattr\(torch\.(ops\.\w+), "(\w+)"\)?""")
+USES = re.compile(r"""torch\.(ops\.aten\.\w+|_\w+)|getattr\(torch\.(ops\.\w+|cpu), "(\w+)"\)?""")
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
 
@@ -46,6 +46,10 @@ def test_each_has_a_test_here():
         "_softmax_backward_data",
         "ops.mkldnn._linear_pointwise",
         "ops.mkldnn._is_mkldnn_bf16_supported",
+        "cpu._is_avx512_bf16_supported",
+        "cpu._is_amx_tile_supported",
+        "_foreach_copy_",
+        "_foreach_zero_",
     }
     assert set(users()) == tested
 
@@ -65,6 +69,14 @@ def test_slope_of_softmax():
     assert torch.equal(found, at.grad)
 
 
+def test_all_at_once_copied_cast_and_cleared():
+    sources, targets = [numbers(3, 5), numbers(4)], [torch.ones(3, 5, dtype=torch.bfloat16), torch.ones(4)]
+    operator("_foreach_copy_")(targets, sources)
+    assert all(torch.equal(target, source.to(target.dtype)) for target, source in zip(targets, sources, strict=True))
+    operator("_foreach_zero_")(targets)
+    assert not any(target.any() for target in targets)
+
+
 @needs_onednn
 @pytest.mark.parametrize("bias", [None, numbers(4)])
 def test_product_through_onednn(bias):
@@ -74,5 +86,8 @@ def test_product_through_onednn(bias):
 
 
 @needs_onednn
-def test_whether_bfloat16_is_fast():
-    assert operator("ops.mkldnn._is_mkldnn_bf16_supported")() in (True, False)
+@pytest.mark.parametrize(
+    "name", ["ops.mkldnn._is_mkldnn_bf16_supported", "cpu._is_avx512_bf16_supported", "cpu._is_amx_tile_supported"]
+)
+def test_whether_bfloat16_is_fast(name):
+    assert operator(name)() in (True, False)

@@ -37,6 +37,9 @@ HeldOut = Annotated[
     float | None, typer.Option(help="Share of documents for val and for test each, where files name no split.")
 ]
 Embedder = Annotated[str, typer.Option(help="'lexical', 'lm:<model>', or a transformer's hub name or folder.")]
+EmbedderType = Annotated[
+    str, typer.Option(help="A transformer embedder computes in: float32, float16 or bfloat16; each has its own index.")
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads for torch.")]
 Device = Annotated[str, typer.Option(help="A torch device.")]
 Cluster = Annotated[
@@ -49,7 +52,7 @@ Ks = Annotated[str, typer.Option(help="Where to score, comma-separated.")]
 Split = Annotated[str, typer.Option(help="Split that the documents are drawn from.")]
 Rate = Annotated[float | None, typer.Option(help="AdamW learning rate; default: the model's own.")]
 MaxChunks = Annotated[int | None, typer.Option(help="Most gradient steps per neighbour; default: one for every chunk.")]
-Precision = Annotated[str, typer.Option(help="Of the gradient steps: float32 or bfloat16.")]
+Precision = Annotated[str, typer.Option(help="Of the gradient steps: float32, bfloat16, or on a GPU tf32.")]
 Prefix = Annotated[str | None, typer.Option(help="Token before a text: bos or eos; default: the model's own.")]
 Strategy = Annotated[str, typer.Option(help="Which neighbours, in which order: see tttnn.retrieval.strategies.")]
 Seed = Annotated[int, typer.Option(help="Draws documents, and whatever is random in strategy, dropout and adapters.")]
@@ -130,7 +133,9 @@ def build(
     corpus: Corpus = "wheels", embedder: Embedder = "lexical",
     text_key: TextKey = "text", domain_key: DomainKey = None,
     kind: Annotated[str, typer.Option(help="Kind of index; 'auto' chooses by the number of documents.")] = "auto",
-    skip_bad: SkipBad = False, device: Device = "cpu", cluster: Cluster = None, workers: Workers = 2,
+    skip_bad: SkipBad = False, device: Device = "cpu", embedder_type: EmbedderType = "float32",
+    batch_tokens: Annotated[int, typer.Option(help="Tokens that it embeds at once, padding included.")] = 8192,
+    cluster: Cluster = None, workers: Workers = 2,
 ) -> None:  # fmt: skip
     """Build the index of a corpus' train split, or open the one that is there; an interrupted build goes on."""
     from tttnn.corpus import open_corpus
@@ -139,7 +144,10 @@ def build(
 
     opened = open_corpus(corpus, skip_bad, text_key, domain_key)
     with connected(cluster, workers) if cluster else nullcontext():
-        retriever = open_retriever(opened, embedder, kind=kind, device=device, workers=workers if cluster else None)
+        retriever = open_retriever(
+            opened, embedder, kind=kind, device=device, workers=workers if cluster else None, dtype=embedder_type,
+            batch_tokens=batch_tokens,
+        )  # fmt: skip
     typer.echo(f"{len(retriever):,d} documents, {retriever.embedder.dimension} dimensions: {retriever.index.folder}")
 
 
@@ -224,7 +232,7 @@ def evaluate(
     k: Annotated[int, typer.Option(help="Neighbours to train on.")] = 20,
     learning_rate: Rate = None, max_chunks: MaxChunks = None, precision: Precision = "float32", prefix: Prefix = None,
     strategy: Strategy = "nearest", seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None,
-    device: Device = "cpu", as_json: AsJson = False,
+    device: Device = "cpu", embedder_type: EmbedderType = "float32", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Score one text before and after adapting on its k nearest neighbours."""
     from tttnn.corpus import open_corpus
@@ -238,9 +246,8 @@ def evaluate(
     switches = Switches(
         prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, seed=asked.seed
     )
-    ttt = _loop(
-        model, open_corpus(corpus, skip_bad, text_key, domain_key), embedder, switches, threads, device, asked.strategy
-    )
+    opened = open_corpus(corpus, skip_bad, text_key, domain_key)
+    ttt = _loop(model, opened, embedder, switches, threads, device, asked.strategy, embedder_type)
     result = ttt.evaluate(text, k)
     before, after = result.before.bits_per_byte, result.after.bits_per_byte
     said = f"bits/byte {before:.4f} -> {after:.4f} ({100 * result.ratio:.1f} %) after {k} neighbours"
@@ -275,8 +282,11 @@ def run(
     pace: Annotated[str | None, typer.Option(help="Rate by what is uncertain: uncertainty, stop:ALPHA.")] = None,
     seed: Seed = 1216, strategy: Strategy = "nearest",
     method: Annotated[str, typer.Option(help="What is done with them: see tttnn.methods.")] = "ttt",
-    skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu", cluster: Cluster = None,
-    workers: Workers = 2, as_json: AsJson = False,
+    skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
+    embedder_type: EmbedderType = "float32",
+    scoring: Annotated[str | None, typer.Option(help="Of the scores: tf32 on a GPU; default: float32.")] = None,
+    documents_at_once: Annotated[int, typer.Option(help="Adapted side by side, for a small model on a GPU.")] = 1,
+    cluster: Cluster = None, workers: Workers = 2, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Evaluate test documents of a corpus; resumable, rows end as Parquet."""
     from tttnn.corpus import open_corpus
@@ -284,7 +294,10 @@ def run(
     from tttnn.experiment import run_facts
     from tttnn.experiment.checks import METHOD, Asked
     from tttnn.experiment.ray_runner import run_on_cluster
+    from tttnn.experiment.runner import side_by_side
     from tttnn.ray_cluster import cluster as connected
+    from tttnn.ray_cluster import own_card
+    from tttnn.together import check_together
     from tttnn.ttt import Switches
 
     asked = Asked(ks, per_domain, seed, split, max_bytes, domains, method, strategy)
@@ -292,24 +305,29 @@ def run(
         prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout,
         keep_optimizer=keep_optimizer, split_query=split_query, context=context, config_context=config_context,
         vocabulary=vocabulary, precision=precision, weights=weights, ranks=ranks, lora=lora, train=train,
-        loss=loss, reuse=reuse, pace=pace, seed=asked.seed,
+        loss=loss, reuse=reuse, pace=pace, seed=asked.seed, scoring=scoring,
     )  # fmt: skip
+    at_once = check_together(switches, 1 if cluster else documents_at_once)
     out = asked.check_folder(out, switches)
     opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out or 0.1)
     documents = asked.draw(opened)
 
     def make() -> TTT:
-        return _loop(model, opened, embedder, switches, threads, device, strategy)
+        return _loop(model, opened, embedder, switches, threads, own_card(device), strategy, embedder_type)
 
-    ttt = make()
+    # On a cluster nothing is computed here, so the model takes no GPU from the workers.
+    ttt = _loop(
+        model, opened, embedder, switches, threads, device, strategy, embedder_type, "cpu" if cluster else device
+    )
     origin = run_facts(opened, ttt.need_retriever(), **asked.drawn)
     if cluster:
         with connected(cluster, workers):
-            rows = run_on_cluster(ttt, make, documents, asked.ks, out, origin, workers, method)
+            rows = run_on_cluster(ttt, make, documents, asked.ks, out, origin, workers, method, device)
     else:
         if method == METHOD:
             _announce(ttt, documents, asked.ks, out)
-        rows = run_documents(ttt, documents, asked.ks, out, origin, method=method)
+        evaluate = side_by_side(at_once) if at_once > 1 else None
+        rows = run_documents(ttt, documents, asked.ks, out, origin, evaluate, method)
     _report(rows, out, as_json=as_json)
 
 
@@ -529,17 +547,17 @@ def repair(
 
 def _loop(
     model: str, corpus: Any, embedder: str, switches: Switches, threads: int | None, device: str,
-    strategy: str = "nearest",
+    strategy: str = "nearest", embedder_type: str = "float32", model_device: str | None = None,
 ) -> TTT:  # fmt: skip
     """Open a model and then, as it may take hours at first use, the index."""
     from tttnn import TTT, load_model, open_retriever
     from tttnn.experiment.checks import check_model
     from tttnn.retrieval.strategies import Selection
 
-    lm = load_model(model, device, threads)
+    lm = load_model(model, model_device or device, threads)
     check_model(lm, switches)
     ttt = TTT(lm, None, switches)
-    retriever = open_retriever(corpus, embedder, device=device)
+    retriever = open_retriever(corpus, embedder, device=device, dtype=embedder_type)
     ttt.retriever = retriever if strategy == "nearest" else Selection(retriever, strategy, switches.seed)
     return ttt
 

@@ -202,6 +202,14 @@ def require(name: str, numbers: int, purpose: str, device: str | torch.device = 
         )
 
 
+def give_back(device: str | torch.device) -> None:
+    """Give a GPU's memory that torch holds and nothing uses back, so that what comes next finds it in one piece."""
+    if str(device) != "cpu":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
 _keeping = 0  # sessions under way
 
 

@@ -87,16 +87,45 @@ def _patiently(start: Callable[[], object], stop: Callable[[], None]) -> None:
     start()
 
 
-def start_workers(kind: type, arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+def gpus_for(device: str, processes: int = 1) -> int:
+    """Return how many GPUs a process of the cluster asks for: one, which is then its only one, or none on a CPU.
+
+    Raises
+    ------
+    ClusterError
+        If the cluster has fewer than so many processes at once need: they would wait for ever.
+    """
+    if own_card(device) == "cpu":
+        return 0
+    import ray
+
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if there < processes:
+        raise ClusterError(
+            f"device={device!r}: {processes} processes need a GPU each, and the cluster has {there}: give fewer "
+            "workers, or device=cpu"
+        )
+    return 1
+
+
+def own_card(device: str) -> str:
+    """Return the device's name in a process of the cluster, which sees no GPU but its own."""
+    return device.partition(":")[0]
+
+
+def start_workers(kind: type, arguments: Iterable[tuple[Any, ...]], device: str = "cpu") -> list[Any]:
     """Start an actor of class `kind` for each tuple of arguments, spread over the machines.
 
-    One that dies is started again, elsewhere if its machine is gone, and is given once more what it was doing. So
-    its methods must do no harm when they run twice.
+    On a GPU each has one for itself. One that dies is started again, elsewhere if its machine is gone, and is given
+    once more what it was doing. So its methods must do no harm when they run twice.
     """
     import ray
 
-    actor = ray.remote(max_restarts=-1, max_task_retries=RETRIES, scheduling_strategy="SPREAD")(kind)
-    return [actor.remote(*each) for each in arguments]
+    given = list(arguments)
+    gpus = gpus_for(device, len(given))
+    options = {"max_restarts": -1, "max_task_retries": RETRIES, "scheduling_strategy": "SPREAD", "num_gpus": gpus}
+    actor = ray.remote(**options)(kind)
+    return [actor.remote(*each) for each in given]
 
 
 def results(references: Any, timeout: float | None = None) -> Any:

@@ -161,6 +161,11 @@ class Scorer:
         self._words = len(re.split(r"\s+", text))
 
     @property
+    def windows(self) -> list[Window]:
+        """What the text is cut into."""
+        return self._windows
+
+    @property
     def work(self) -> tuple[int, int]:
         """Forward passes that one score takes, and tokens they put through the model (windows may overlap)."""
         return len(list(_equally_long(self._windows))), sum(len(window.inputs) for window in self._windows)

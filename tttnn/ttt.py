@@ -12,6 +12,8 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -21,10 +23,12 @@ from tttnn import operations
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.memory import ADAPTING, COPY, keeping_freed, require
 from tttnn.models import LanguageModel, mean_cross_entropy
+from tttnn.models.graphs import BucketedSteps, ahead
 from tttnn.models.lora import adapter_size, adapters, forked_rng
 from tttnn.models.model_registry import check_prefix, understand
 from tttnn.models.parts import check_part, find_part, frozen_but
-from tttnn.models.products import bfloat16_is_fast
+from tttnn.models.precision import WorkingCopies, tf32
+from tttnn.models.products import bfloat16_is_fast, has_amx
 from tttnn.parameters import number
 from tttnn.scoring import Score, Scorer
 
@@ -33,9 +37,12 @@ if TYPE_CHECKING:
     from tttnn.retrieval.strategies import Selection
 
 log = logging.getLogger(__name__)
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+WEIGHTS = "float32", "bfloat16"
 LOSSES = ("suffix", "suffix-query")
 HEAD = 4  # with the loss suffix-query, the query's head takes a fourth of a chunk at most
+DIFFERENT = ("dropout", "lora", "loss", "reuse", "pace")  # switches with which no step is like the one before
+Cut = tuple[Sequence[list[int] | Tensor], int, int, int]  # chunks of a neighbour, their tokens, skipped, beyond
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,14 @@ class Switches:
     vocabulary : int, optional
         Score over the first so many entries of the vocabulary (the report's R1-Qwen run: 50,257).
     precision : str
-        Of the matrix products of the gradient steps: "float32" or "bfloat16" (autocast). Weights, optimizer and
-        scores stay float32.
+        Of the matrix products of the gradient steps: "float32", "tf32" (float32 whose factors a GPU rounds to 10 bits
+        after the point), or "bfloat16" (autocast). Weights and optimizer stay float32.
+    scoring : str, optional
+        Of the matrix products of the scores: "tf32" on a GPU. None: float32.
+    buckets : bool, optional
+        Whether chunks are padded to a few lengths, which changes nothing but rounding, so that a GPU can repeat a
+        step as one CUDA graph: see `tttnn.models.graphs`. None: on a GPU, but not with dropout, lora, loss,
+        reuse or pace.
     weights : str
         "float32", or "bfloat16" for the quirk of a model that is loaded in its checkpoint's type: weights are rounded
         to it at the start and after each step, so that small steps are lost.
@@ -114,6 +127,8 @@ class Switches:
     split_query: bool = False
     vocabulary: int | None = None
     precision: str = "float32"
+    scoring: str | None = None
+    buckets: bool | None = None
     weights: str = "float32"
     lora: int | None = None
     train: str | None = None
@@ -126,9 +141,10 @@ class Switches:
         self._check_numbers()
         if self.config_context and self.context is not None:
             raise ParameterError(f"context={self.context} and config_context: give one of them")
-        for name in ("precision", "weights"):
-            if getattr(self, name) not in tuple(PRECISIONS):  # a tuple, as a list has no hash
-                raise ParameterError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(PRECISIONS)}")
+        for name, known in {"precision": tuple(PRECISIONS), "weights": WEIGHTS}.items():  # tuples: a list has no hash
+            if getattr(self, name) not in known:
+                raise ParameterError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(known)}")
+        self._check_speed()
         if self.ranks > 1 and not self.keep_optimizer:
             raise ParameterError(f"ranks={self.ranks}: must be 1, and more only with keep_optimizer")
         if not self.dropout < 1:
@@ -163,6 +179,17 @@ class Switches:
         for name in ("keep_optimizer", "config_context", "split_query"):  # the text "false" would count as true
             if not isinstance(value := getattr(self, name), bool):
                 raise ParameterError(f"{name}={value!r} ({type(value).__name__}): must be true or false")
+
+    def _check_speed(self) -> None:
+        if self.scoring not in (None, "tf32"):
+            raise ParameterError(f"scoring={self.scoring!r}: must be tf32, or left out for float32")
+        if not isinstance(self.buckets, bool | None):
+            raise ParameterError(f"buckets={self.buckets!r} ({type(self.buckets).__name__}): must be true or false")
+        if self.buckets and (other := [name for name in DIFFERENT if getattr(self, name)]):
+            raise ParameterError(
+                f"buckets and {other[0]}: a step that is repeated as it is has no new "
+                "random numbers and no new adapters; leave buckets out"
+            )
 
     def _check_part(self) -> None:
         check_part(self.train)
@@ -322,6 +349,8 @@ class TTT:
                 "precision=bfloat16: this processor has no instructions for it, so that a step takes many times as "
                 "long as in float32; leave precision at float32, or take another machine"
             )
+        elif self.switches.precision == "float32" and lm.device.type == "cpu" and has_amx():
+            log.info("this processor has AMX: with precision=bfloat16 the steps of a large model are far faster")
         rank, part = self.switches.lora, self.switches.train
         weights = find_part(lm.model, part) if part else list(lm.model.parameters())
         self._parameters = [] if rank else weights  # what a step changes; adapters come and go
@@ -329,6 +358,8 @@ class TTT:
         copied = 0 if rank or lm.has_copy else sum(p.numel() for p in lm.model.parameters())
         own = ADAPTING if rank else ADAPTING - COPY  # adapters are not copied, but are themselves new
         require(lm.name, own * trained + COPY * copied, "adapt it", lm.device)
+        self._buckets = self._new_buckets()
+        self._optimizer: torch.optim.AdamW | None = None
         self._kept: list[Tensor | None] = []  # the last gradient, with `reuse`
         self.forget()
 
@@ -357,7 +388,7 @@ class TTT:
         """
         k = number("k", k, least=1, whole=True)
         found = self.retrieve(text, k, meta)
-        steps = tuple(self.follow(found, sorted({0, k, *(ks or ())})))
+        steps = tuple(self.follow(found, sorted({0, k, *(ks or ())}), waiting=False))
         before, after = steps[0].score, steps[-1].score
         assert before is not None and after is not None  # both are asked for
         return Evaluation(before, after, steps, cast("Neighbours", found.neighbours))  # as k is at least 1
@@ -394,7 +425,7 @@ class TTT:
             raise ParameterError("neighbours need a retriever: TTT(lm, open_retriever(...)); adapt takes texts instead")
         return self.retriever
 
-    def follow(self, found: Retrieved, ks: Sequence[int]) -> Iterator[Step]:
+    def follow(self, found: Retrieved, ks: Sequence[int], waiting: bool = True) -> Iterator[Step]:
         """Adapt on what :meth:`retrieve` found, as :meth:`adapt` does, with all that the switches use of it."""
         paces: Sequence[float] = ()
         if self.switches.pace:
@@ -402,11 +433,11 @@ class TTT:
 
             paces = paces_of(self.switches.pace, [neighbour.uncertainty for neighbour in found.neighbours])
         query = found.query if self.switches.loss == "suffix-query" else ""
-        return self.adapt(found.scored, found.texts, ks, query=query, paces=paces)
+        return self.adapt(found.scored, found.texts, ks, query=query, paces=paces, waiting=waiting)
 
     def adapt(
         self, text: str, neighbours: Sequence[str], ks: Sequence[int] = (0, 1, 2, 5, 10, 20), *, query: str = "",
-        paces: Sequence[float] = (),
+        paces: Sequence[float] = (), waiting: bool = True,
     ) -> Iterator[Step]:  # fmt: skip
         """Train on the neighbours in the order given, and yield a step for each k from 0 to the largest of `ks`.
 
@@ -424,6 +455,9 @@ class TTT:
             What is known beforehand and shares nothing with `text`; for the loss "suffix-query" only.
         paces : sequence of float
             What each neighbour's learning rate is multiplied by; for the switch `pace` only, one for each of them.
+        waiting : bool
+            Whether each step is over when it is yielded, and the weights are its own. Otherwise a GPU is waited for
+            only where there is a score, and the steps before it come together with it.
 
         Raises
         ------
@@ -436,7 +470,7 @@ class TTT:
         """
         wanted = check_ks(ks, neighbours)
         lessons = self._lessons(neighbours[: max(wanted)], query, paces)
-        return self._steps(self.scorer(text), lessons, wanted, self._head(query))
+        return self._steps(self.scorer(text), lessons, wanted, self._head(query), waiting)
 
     def _lessons(self, neighbours: Sequence[str], query: str, paces: Sequence[float]) -> list[_Lesson]:
         if neighbours and bool(query) != (self.switches.loss == "suffix-query"):
@@ -471,11 +505,18 @@ class TTT:
         return self.lm.token_before(self.switches.prefix) if self.switches.prefix else self.lm.prefix_id
 
     def _steps(
-        self, scorer: Scorer, lessons: Sequence[_Lesson], wanted: set[int], given: list[int]
+        self, scorer: Scorer, lessons: Sequence[_Lesson], wanted: set[int], given: list[int], waiting: bool = True
     ) -> Iterator[Step]:  # fmt: skip
+        every = [_Lesson(""), *lessons]
+        cut = ahead if self.lm.device.type == "cuda" else map  # a processor has nobody to do it meanwhile
+        begun: list[_Begun] = []
         with self.session():
-            for k, lesson in enumerate([_Lesson(""), *lessons]):
-                yield self._step(k, lesson, scorer, wanted, given)
+            cuts = iter(cut(partial(self._cut, given=len(given)), every))
+            for k, lesson in enumerate(every):
+                begun.append(self._begin(k, lesson, cuts, scorer if k in wanted else None, given))
+                if waiting or begun[-1].score:
+                    yield from map(_Begun.finish, begun)
+                    begun.clear()
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
@@ -485,9 +526,13 @@ class TTT:
         ------
         RuntimeError
             If another one on the same model is open.
+        ParameterError
+            If TF32 is asked for on a processor.
         """
         if self.lm.adapting:
             raise RuntimeError(f"another loop on {self.lm.name} is unfinished: exhaust or close its iterator first")
+        if "tf32" in (self.switches.precision, self.switches.scoring) and self.lm.device.type == "cpu":
+            raise ParameterError("precision=tf32, scoring=tf32: only a GPU has it; leave them out on a processor")
         self.lm.adapting = True
         try:
             trained = self._with_adapters(rank) if (rank := self.switches.lora) else self._with_weights()
@@ -506,6 +551,8 @@ class TTT:
         try:
             with self.lm.restoring(), part:
                 self._round()
+                if self._copies:
+                    self._copies.renew()
                 yield
         finally:
             if not self.switches.keep_optimizer:
@@ -524,7 +571,11 @@ class TTT:
 
     def forget(self) -> None:
         """Begin with fresh AdamW moments, which a session does by itself unless `keep_optimizer`."""
-        self._optimizer = self._new_optimizer() if self._parameters else None
+        if self._buckets and self._optimizer:  # a graph goes on with the memory that it knows
+            moments = [each for state in self._optimizer.state.values() for each in state.values()]
+            torch._foreach_zero_(moments) if moments else None
+        else:
+            self._optimizer = self._new_optimizer() if self._parameters else None
 
     @property
     def optimizer(self) -> torch.optim.AdamW:
@@ -533,28 +584,33 @@ class TTT:
             raise RuntimeError("with lora there is an optimizer inside a session only")
         return self._optimizer
 
-    def _step(self, k: int, lesson: _Lesson, scorer: Scorer, wanted: set[int], given: list[int]) -> Step:
-        start = self._clock()
+    def _begin(
+        self, k: int, lesson: _Lesson, cuts: Iterator[Cut], scorer: Scorer | None, given: list[int]
+    ) -> _Begun:  # fmt: skip
+        start = self._mark()
         losses: Sequence[Tensor | float]
-        chunks, skipped, beyond = self.chunks(lesson.text, len(given)) if lesson.pace else ([], 0, 0)
+        chunks, tokens, skipped, beyond = next(cuts)
         if self._kept and len(chunks) == 1 and lesson.again % (self.switches.reuse or 1):
             losses, tokens = [self._step_again(lesson.pace)], 0
         else:
             self._kept = []
             with self._paced(lesson.pace):
                 losses = self.train(chunks, k, given)
-            tokens = sum(len(given) + len(chunk) for chunk in chunks)
-        trained = self._clock()
-        score = scorer() if k in wanted else None
-        seconds = self._clock() - trained
-        return Step(
-            k, score, tuple(map(float, losses)), tokens, skipped, beyond, trained - start, seconds,
-            self.operations(tokens), scorer.operations() if score else 0.0,
-        )  # fmt: skip
+        trained = self._mark()
+        with tf32(self.switches.scoring == "tf32"):
+            score = scorer() if scorer else None
+        spent = self.operations(tokens), scorer.operations() if scorer else 0.0
+        return _Begun(k, score, losses, tokens, skipped, beyond, (start, trained, self._mark()), spent)
 
     def operations(self, tokens: int) -> float:
-        """Floating-point operations of steps on so many tokens, inside a `session`; see `tttnn.operations`."""
+        """Floating-point operations of steps on so many tokens; see `tttnn.operations`."""
         return operations.training(self.lm.parameters, tokens, self._trained)
+
+    def _cut(self, lesson: _Lesson, given: int = 0) -> Cut:
+        """Chunks of a neighbour, where it can be on the GPU already."""
+        chunks, skipped, beyond = self.chunks(lesson.text, given) if lesson.pace else ([], 0, 0)
+        ready = [self._buckets.prepare(chunk) for chunk in chunks] if self._buckets else chunks
+        return ready, sum(given + len(chunk) for chunk in chunks), skipped, beyond
 
     @contextlib.contextmanager
     def _paced(self, pace: float) -> Iterator[None]:
@@ -587,11 +643,13 @@ class TTT:
         chunks = [chunk for chunk in taken if len(chunk) > 1]
         return chunks, len(taken) - len(chunks), len(every) - len(taken)
 
-    def train(self, chunks: Sequence[list[int]], k: int = 0, given: Sequence[int] = ()) -> list[Tensor]:
+    def train(self, chunks: Sequence[list[int] | Tensor], k: int = 0, given: Sequence[int] = ()) -> list[Tensor]:
         """Make one step on each chunk, inside a `session`, with the dropout of the k-th neighbour; see `update`.
 
         The tokens `given` go before each chunk and are not predicted.
         """
+        if self._buckets:
+            return [self._buckets(chunk) for chunk in chunks]
         with _dropout(self.lm.model, self.switches.dropout, self.switches.seed + k):
             return [self.update([*given, *chunk], self._known(len(chunk)) + len(given)) for chunk in chunks]
 
@@ -609,15 +667,26 @@ class TTT:
         Tensor of float32, shape ()
             The loss before the step, nats/token: a tensor, so that a GPU need not be waited for.
         """
+        if self._buckets and known == 1:
+            return self._buckets(chunk)
         ids = torch.tensor([chunk], device=self.lm.device)  # (1, tokens)
         # The last token predicts nothing, but products of 1,024 rows are faster than of 1,023. With dropout it stays
         # out, as its random numbers would shift all others from those of the archived runs.
-        seen = ids[:, :-1] if self.switches.dropout else ids
-        dtype = PRECISIONS[self.switches.precision]
-        with torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32):
-            hidden = self.lm.hidden(seen)[0, known - 1 :]  # (tokens or, with dropout, tokens - 1; width)
-        loss = mean_cross_entropy(hidden.float(), *self.lm.head, ids[0, known:], dtype)
-        loss.backward()
+        return self._learn(ids[:, :-1] if self.switches.dropout else ids, ids[0, known:], known=known)
+
+    def _learn(self, ids: Tensor, targets: Tensor, divisors: Tensor | None = None, known: int = 1) -> Tensor:
+        """Make one step on token ids, shape (1, n); see `mean_cross_entropy` for the rest."""
+        dtype, copies = PRECISIONS[self.switches.precision], self._copies
+        if divisors is not None:  # of a graph whose recording failed there may be some
+            self._drop_gradients()
+        autocast = torch.autocast(ids.device.type, dtype, enabled=dtype != torch.float32)
+        with tf32(self.switches.precision == "tf32"):
+            with autocast:
+                hidden = (copies or self.lm).hidden(ids)[0, known - 1 :]  # (n or, of tokens known, fewer; width)
+            loss = mean_cross_entropy(hidden.float(), *self.lm.head, targets, dtype, divisors)
+            loss.backward()
+        if copies:
+            copies.give_gradients()
         nn.utils.clip_grad_norm_(self._parameters, self.switches.clip)
         if self.switches.reuse:
             self._kept = [parameter.grad for parameter in self._parameters]
@@ -636,6 +705,28 @@ class TTT:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # at once: the next forward pass needs the room
         self._round()
+        if self._copies:
+            self._copies.renew()
+
+    def _drop_gradients(self) -> None:
+        for each in chain(self._parameters, self._copies.tensors if self._copies else ()):
+            each.grad = None
+
+    def _new_buckets(self) -> BucketedSteps | None:
+        """What pads chunks, where that is asked for; with it come copies of the weights for bfloat16."""
+        lm, switches = self.lm, self.switches
+        self._copies: WorkingCopies | None = None
+        on = lm.device.type == "cuda" and not any(getattr(switches, name) for name in DIFFERENT)
+        if not (on if switches.buckets is None else switches.buckets):
+            return None
+        if switches.precision == "bfloat16":
+            self._copies = WorkingCopies(lm.model, torch.bfloat16)
+        return BucketedSteps(self._learn, lm.device, switches.max_length or lm.settings.max_length, self._addresses)
+
+    def _addresses(self) -> tuple[int, ...]:
+        """Where all that a step changes is kept."""
+        moments = (each for state in self.optimizer.state.values() for each in state.values())
+        return tuple(each.data_ptr() for each in chain(self.lm.model.parameters(), moments))
 
     def _new_optimizer(self) -> torch.optim.AdamW:
         settings, switches = self.lm.settings, self.switches
@@ -645,6 +736,7 @@ class TTT:
             eps=switches.eps or settings.eps,
             weight_decay=switches.weight_decay,
             fused=True,
+            capturable=self._buckets is not None and self.lm.device.type == "cuda",
         )
 
     @torch.no_grad()
@@ -653,10 +745,44 @@ class TTT:
             for parameter in self._parameters:
                 parameter.copy_(parameter.to(PRECISIONS[self.switches.weights]))
 
-    def _clock(self) -> float:
-        if self.lm.device.type == "cuda":
-            torch.cuda.synchronize(self.lm.device)
-        return time.perf_counter()
+    def _mark(self) -> float | torch.cuda.Event:
+        """Return this moment: of a GPU, the one at which it has done all that it was asked for so far."""
+        if self.lm.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.lm.device))
+        return event
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A step that a GPU may still be busy with; see `Step`. Its marks: start, end of training, end."""
+
+    k: int
+    score: Score | None
+    losses: Sequence[Tensor | float]
+    tokens: int
+    skipped: int
+    beyond: int
+    marks: tuple[Any, Any, Any]
+    operations: tuple[float, float]
+
+    def finish(self) -> Step:
+        """Wait for it."""
+        tensors = [each for each in self.losses if isinstance(each, Tensor)]
+        whole = len(tensors) == len(self.losses) > 0  # all come at once
+        losses = tuple(torch.stack(tensors).tolist() if whole else map(float, self.losses))
+        start, trained, end = self.marks
+        seconds = _seconds(start, trained), _seconds(trained, end)
+        return Step(self.k, self.score, losses, self.tokens, self.skipped, self.beyond, *seconds, *self.operations)
+
+
+def _seconds(start: Any, end: Any) -> float:
+    """Seconds between two moments."""
+    if isinstance(start, float):
+        return end - start
+    end.synchronize()
+    return start.elapsed_time(end) / 1000  # of milliseconds
 
 
 def check_ks(ks: Sequence[int], neighbours: Sequence[str] | None = None) -> set[int]:

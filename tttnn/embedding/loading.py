@@ -13,6 +13,7 @@ from tttnn.files import expand
 from tttnn.models.model_registry import CHECKPOINTS, REGISTRY, find_entry
 
 LM_PREFIX = "lm:"
+BATCH_TOKENS = 8192  # padding included
 
 
 def load_embedder(
@@ -21,7 +22,7 @@ def load_embedder(
     folder: str | Path | None = None,
     device: str = "cpu",
     dtype: str = "float32",
-    batch_tokens: int = 8192,
+    batch_tokens: int = BATCH_TOKENS,
     prompt: str | None = None,
 ) -> Embedder:
     """Load an embedder, or fit the lexical one.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ from tttnn.embedding.sentence import Recipe, hub_folder, read_recipe
 from tttnn.files import expand
 from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
-from tttnn.models.layers import FastLayers
+from tttnn.models.graphs import ahead
+from tttnn.models.layers import fast_layers
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -114,6 +115,7 @@ class TransformerEmbedder:
         self._head = self._recipe.head.to(device).eval()
         self.max_length = _checked_length(max_length, self._recipe, longest_input(self._model, self._tokenizer))
         self.batch_tokens = batch_tokens
+        self._two_at_work = self._model.device.type != "cpu"  # which has to do all itself
         self.prompt = _checked_prompt(prompt, self._recipe)
         # Before the tokenizer is first used: a call writes its truncation into it.
         self.fingerprint = self._fingerprint(dtype)
@@ -127,7 +129,6 @@ class TransformerEmbedder:
             )
         self.dimension = self._pooled(torch.zeros(1, 1, self._model.config.hidden_size, device=device)).shape[1]
 
-    @torch.inference_mode()
     def embed(self, texts: Sequence[str], progress: bool = False) -> np.ndarray:
         """Embed texts in batches of similar length, so that little is padded.
 
@@ -149,12 +150,27 @@ class TransformerEmbedder:
             If a text is empty, no Unicode, or has no token beside prompt and special tokens, if the tokenizer knows
             no token of any of the texts, or if a vector is not finite.
         """
+        return self._embed_tokens(self._checked_tokens(texts), progress)
+
+    def embed_batches(self, batches: Iterable[Sequence[str]]) -> Iterator[np.ndarray]:
+        """Embed batches of texts as `embed` does; while a GPU computes, the next ones are cut into tokens."""
+        if not self._two_at_work:
+            yield from map(self.embed, batches)
+            return
+        for tokens in ahead(self._checked_tokens, batches):
+            yield self._embed_tokens(tokens)
+
+    def _checked_tokens(self, texts: Sequence[str]) -> list[list[int]]:
         check_texts(texts)
-        tokens = self._tokenize(texts)
+        return self._tokenize(texts)
+
+    @torch.inference_mode()
+    def _embed_tokens(self, texts: list[list[int]], progress: bool = False) -> np.ndarray:
+        """Token ids of texts -> their vectors, (n, dimension)."""
         vectors = np.empty((len(texts), self.dimension), dtype=np.float32)
         with tqdm(total=len(texts), desc="embedding", unit=" texts", disable=not progress) as bar:
-            for rows in _by_length([len(ids) for ids in tokens], self.batch_tokens):
-                vectors[rows] = self._embed_batch([tokens[row] for row in rows])
+            for rows in _by_length([len(ids) for ids in texts], self.batch_tokens):
+                vectors[rows] = self._embed_batch([texts[row] for row in rows])
                 bar.update(len(rows))
         if not (finite := np.isfinite(vectors).all(axis=1)).all():
             raise EmbeddingError(
@@ -219,7 +235,7 @@ class TransformerEmbedder:
         """Last hidden states (n, longest, width)."""
         # Only decoders keep a cache of keys and values, which nobody needs here.
         no_cache = {"use_cache": False} if hasattr(self._model.config, "use_cache") else {}
-        with FastLayers():
+        with fast_layers(ids.device):
             return self._model(input_ids=ids, attention_mask=mask, **no_cache).last_hidden_state
 
     def _pooled(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:

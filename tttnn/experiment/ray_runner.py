@@ -12,7 +12,7 @@ from tttnn.experiment.drawing import DrawnDocument
 from tttnn.experiment.record import identity
 from tttnn.experiment.runner import document_rows, run
 from tttnn.parameters import number
-from tttnn.provenance import device
+from tttnn.provenance import device as this_device
 from tttnn.ray_cluster import ClusterError, results, start_workers
 from tttnn.rows import Row, RowsError
 
@@ -31,6 +31,7 @@ def run_on_cluster(
     about: dict[str, Any] | None = None,
     workers: int = 2,
     method: str = METHOD,
+    device: str = "cpu",
 ) -> pd.DataFrame:
     """Evaluate documents on a cluster, inside `tttnn.ray_cluster.cluster`; otherwise as `tttnn.experiment.run` does.
 
@@ -40,6 +41,7 @@ def run_on_cluster(
     Parameters
     ----------
     ttt : TTT
+        Its model need not be on a GPU, as nothing is computed with it here.
     make : callable
         Opens the same once more, by name or path, in each worker: no model is sent anywhere. So each machine needs
         the model, the corpus and its index, in a shared TTTNN_HOME or as copies, which is checked by their hashes.
@@ -47,6 +49,8 @@ def run_on_cluster(
     documents, ks, folder, about, method
         See `tttnn.experiment.run`. The workers' devices are added to `about`.
     workers : int
+    device : str
+        Where `make` puts the model: on "cuda" each worker has a GPU for itself, and sees no other.
 
     Returns
     -------
@@ -65,7 +69,7 @@ def run_on_cluster(
         raise RowsError("keep_optimizer makes a document depend on those before it: run it on one machine")
     number("workers", workers, least=1, whole=True)
     check_run(ttt.lm, ttt.retriever, ttt.switches, ks, method)
-    evaluators = start_workers(_Evaluator, [(make, identity(ttt))] * workers)
+    evaluators = start_workers(_Evaluator, [(make, identity(ttt.lm, ttt.retriever, ttt.switches))] * workers, device)
     devices = results([evaluator.device.remote() for evaluator in evaluators])
     facts = {**(about or {}), "workers": devices}
     return run(ttt, documents, ks, folder, facts, partial(_hand_out, evaluators), method)
@@ -105,7 +109,7 @@ class _Evaluator:
     @cached_property
     def _ttt(self) -> TTT:
         ttt = self._make()
-        found = identity(ttt)
+        found = identity(ttt.lm, ttt.retriever, ttt.switches)
         other = sorted(name for name in found if found[name] != self._expected[name])
         if other:
             raise RowsError(f"a worker opened another {', '.join(other)} than this process: copy the same files there")
@@ -114,7 +118,7 @@ class _Evaluator:
     def device(self) -> str:
         """Open everything, and say on which device."""
         _ = self._ttt
-        return device()
+        return this_device()
 
     def rows(self, document: DrawnDocument, ks: Sequence[int], method: str) -> list[Row]:
         return document_rows(self._ttt, document, ks, method)

@@ -23,23 +23,28 @@ from tttnn.rows import RowJournal, RowsError, plain
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from tttnn.ttt import TTT
+    from tttnn.models import LanguageModel
+    from tttnn.retrieval import Retriever
+    from tttnn.retrieval.strategies import Selection
+    from tttnn.ttt import Switches
 
 RECORD = "run.json"
 SHOWN = 40  # characters of a value in a message
 
 
-def identity(ttt: TTT) -> dict[str, Any]:
-    """Return what rows depend on besides the documents: model, tokenizer, retriever, switches, settings."""
-    lm, retriever = ttt.lm, ttt.retriever
+def identity(lm: LanguageModel, retriever: Retriever | Selection | None, switches: Switches) -> dict[str, Any]:
+    """Return what rows depend on besides the documents: model, tokenizer, retriever, switches, settings.
+
+    No loop need be made for it, which would ask for the memory to adapt the model.
+    """
     return {
         "model": lm.name,
         "weights": lm.weight_hash(),
         "tokenizer": tokenizer_hash(lm.tokenizer),
-        "prefix_id": ttt.prefix_id,
+        "prefix_id": lm.token_before(switches.prefix) if switches.prefix else lm.prefix_id,
         # Scores at k = 0 alone need no retriever; one that is not ours may have a fingerprint only.
         "retriever": getattr(retriever, "identity", None) or getattr(retriever, "fingerprint", None),
-        "switches": asdict(ttt.switches),
+        "switches": asdict(switches),
         "settings": asdict(lm.settings),
     }
 

@@ -25,11 +25,13 @@ from tttnn.experiment.drawing import DrawnDocument
 from tttnn.experiment.record import asked_for, identity, recorded
 from tttnn.files import expand
 from tttnn.index import DamagedIndex
+from tttnn.memory import give_back
 from tttnn.methods import find_method
 from tttnn.provenance import commit, device, versions
 from tttnn.retrieval import corpus_fingerprint
 from tttnn.rows import Row, RowJournal, RowsError
 from tttnn.scoring import IllegalScore
+from tttnn.together import Together
 from tttnn.ttt import TTT, Retrieved, Step
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ def run(
         raise ParameterError("documents: there is none to evaluate")
     offline = find_method(method).offline(ttt.lm, ttt.retriever, ttt.switches)
     about = {**(about or {}), **({"offline": offline} if offline else {})}
-    settings = identity(ttt) | asked_for(about, method, places)
+    settings = identity(ttt.lm, ttt.retriever, ttt.switches) | asked_for(about, method, places)
     place = TemporaryDirectory() if folder is None else nullcontext(folder)
     with place as name, RowJournal(Path(expand(name))) as journal:
         todo = [document for key, document in by_key.items() if key not in journal]
@@ -164,8 +166,7 @@ def _key(ttt: TTT, document: DrawnDocument) -> tuple[str, str, int, str]:
 
 def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: str = METHOD) -> list[Row]:
     """Evaluate one document: a row for each k from 0 on, or one row with the reason why it could not be done."""
-    base = {"model": ttt.lm.name, "domain": document.domain, "document": document.number, "seed": ttt.switches.seed}
-    base |= origin_columns(document.meta)
+    base = _base(ttt, document)
     try:
         way = find_method(method)
         found = retrieve(ttt, document, max(ks) if way.uses_neighbours else 0)
@@ -175,6 +176,7 @@ def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: 
     except (RuntimeError, MemoryError) as error:
         if not _memory_is_full(error):
             raise
+        give_back(ttt.lm.device)
         return [base | {"k": 0, "failure": f"no memory for this document: {SMALLER}"}]
     return [base | _neighbour(step.k, document, found) | _row(step, found.seconds) for step in steps]
 
@@ -193,6 +195,48 @@ def _legal(steps: Iterator[Step], found: Retrieved) -> Iterator[Step]:
             raise IllegalScore(f"k={step.k}: a score over {step.score.bytes} bytes of a text of {size}")
         last = step.k
         yield step
+
+
+def side_by_side(at_once: int) -> Evaluate:
+    """Return what evaluates so many documents at once, for `run`: see `tttnn.together`.
+
+    A group with a document that cannot be done, or for which there is no memory, is done one by one.
+    """
+
+    def evaluate(
+        ttt: TTT, documents: Sequence[DrawnDocument], ks: Sequence[int], method: str
+    ) -> Iterator[tuple[DrawnDocument, list[Row]]]:
+        if method != METHOD:
+            raise ParameterError(
+                f"documents_at_once={at_once}, method={method!r}: only {METHOD!r} does several at once"
+            )
+        together = Together(ttt, at_once)
+        for first in range(0, len(documents), at_once):
+            group = documents[first : first + at_once]
+            yield from zip(group, _group_rows(together, ttt, group, ks), strict=True)
+
+    return evaluate
+
+
+def _group_rows(together: Together, ttt: TTT, group: Sequence[DrawnDocument], ks: Sequence[int]) -> Iterator[list[Row]]:
+    try:
+        found = [retrieve(ttt, document, max(ks)) for document in group]
+        stepped = together.adapt([(each.scored, each.texts) for each in found], ks)
+    except (DocumentError, RuntimeError, MemoryError) as error:
+        if not (isinstance(error, DocumentError) or _memory_is_full(error)):
+            raise
+        give_back(ttt.lm.device)
+        log.warning("%d documents are done one by one: %s", len(group), str(error).partition("\n")[0])
+        yield from (document_rows(ttt, document, ks) for document in group)
+        return
+    for document, near, steps in zip(group, found, stepped, strict=True):
+        yield [_base(ttt, document) | _neighbour(step.k, document, near) | _row(step, near.seconds) for step in steps]
+
+
+def _base(ttt: TTT, document: DrawnDocument) -> Row:
+    """What all rows of a document have in common."""
+    facts = {"model": ttt.lm.name, "domain": document.domain, "document": document.number, "seed": ttt.switches.seed}
+    return facts | origin_columns(document.meta)
 
 
 def _memory_is_full(error: RuntimeError | MemoryError) -> bool:

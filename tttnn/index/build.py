@@ -76,6 +76,8 @@ class BuildOptions:
     write : callable, optional
         By default one shard after another, as `write_shards` does; on a cluster
         `tttnn.index.ray_index.write_on_cluster`.
+    device : str
+        Where the vectors are made: on a cluster, a process that writes shards has a GPU for itself if that is one.
 
     Raises
     ------
@@ -87,6 +89,7 @@ class BuildOptions:
     seed: int = 1216
     threads: int = 1
     write: Writer | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.shard_rows < 1:

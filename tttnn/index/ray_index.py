@@ -24,7 +24,7 @@ from tttnn.index.faiss_runtime import load_faiss
 from tttnn.index.manifest import check_embedder, read_manifest, shard_name
 from tttnn.index.search import Answer, Index
 from tttnn.index.shard import Found, SearchSettings, Shard, merge
-from tttnn.ray_cluster import RETRIES, results, start_workers
+from tttnn.ray_cluster import RETRIES, gpus_for, results, start_workers
 
 
 class ClusterIndex(Index):
@@ -153,7 +153,9 @@ def write_on_cluster(folder: Path, known: int, batches: Batches, plan: BuildPlan
 
     if plan.count is None:
         raise ParameterError("count=None: on a cluster the number of vectors must be given")
-    task = ray.remote(num_cpus=plan.options.threads, max_retries=RETRIES, scheduling_strategy="SPREAD")(_write)
+    placed = {"num_cpus": plan.options.threads, "num_gpus": gpus_for(plan.options.device)}
+    # A process goes on to the next shard, also on a GPU, so that what it has loaded is loaded once.
+    task = ray.remote(**placed, max_calls=0, max_retries=RETRIES, scheduling_strategy="SPREAD")(_write)
     firsts = range(0, plan.count, plan.options.shard_rows)
     limits = (min(plan.options.shard_rows, plan.count - first) for first in firsts)
     shards = enumerate(zip(firsts, limits, strict=True), known)

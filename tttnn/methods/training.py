@@ -17,4 +17,4 @@ class Training(Method):
 
     def steps(self, ttt: TTT, found: Retrieved, ks: Sequence[int]) -> Iterator[Step]:
         """See `TTT.follow`."""
-        return ttt.follow(found, ks)
+        return ttt.follow(found, ks, waiting=False)

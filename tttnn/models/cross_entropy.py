@@ -71,8 +71,9 @@ class _MeanCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype
-    ) -> Tensor:
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype,
+        divisors: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         head, offset = weight.to(dtype), None if bias is None else bias.to(dtype)
         count, size = len(targets), _slice_rows(weight)
         columns = apart(head.T, count)  # (width or more, vocabulary)
@@ -82,29 +83,41 @@ class _MeanCrossEntropy(torch.autograd.Function):
         bias_gradient = None if bias is None else torch.zeros_like(bias)
         for i in range(0, len(hidden), size):
             part, wanted = hidden[i : i + size].to(dtype), targets[i : i + size, None]
+            share = count if divisors is None else divisors[i : i + size]
             logits = _logits(part, head, offset)  # (slice, vocabulary or more)
             predicting = logits[: len(wanted)]
-            total += (predicting.amax(1) - predicting.gather(1, wanted)[:, 0]).sum()
+            total += _shared(predicting.amax(1) - predicting.gather(1, wanted)[:, 0], share).sum()
             gradient = torch.softmax(logits, -1, out=logits)
             # The largest probability is 1 / sum(exp(logits - largest logit)), so the normalizer needs no other pass.
-            total -= predicting.amax(1).log().sum()
+            total -= _shared(predicting.amax(1).log(), share).sum()
             predicting.scatter_add_(1, wanted, gradient.new_full(wanted.shape, -1.0))
             gradient[len(wanted) :] = 0  # states that predict nothing
             gradient = gradient[:, : len(weight)].to(dtype)
             hidden_gradient[i : i + size] = product(gradient, columns)[:, : hidden.shape[1]]
             if weight_gradient is not None:
-                _add_products(weight_gradient, gradient, part / count, first=i == 0)
+                _add_products(weight_gradient, gradient, _divided(part, share), first=i == 0)
             if bias_gradient is not None:
-                bias_gradient += gradient.sum(0) / count
-        ctx.gradients = hidden_gradient.div_(count), weight_gradient, bias_gradient
-        return total / count
+                bias_gradient += gradient.sum(0) / count if divisors is None else _divided(gradient, share).sum(0)
+        hidden_gradient.div_(count if divisors is None else divisors[:, None])
+        ctx.gradients = hidden_gradient, weight_gradient, bias_gradient
+        return total / count if divisors is None else total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradients = [None if gradient is None else gradient.mul_(upstream) for gradient in ctx.gradients]
         del ctx.gradients  # they are given away: a second backward pass fails
-        return *gradients, None, None
+        return *gradients, None, None, None
+
+
+def _shared(nats: Tensor, share: int | Tensor) -> Tensor:
+    """Nats, each with its own divisor; with the same for all, the sum is divided in the end."""
+    return nats if isinstance(share, int) else nats / share
+
+
+def _divided(rows: Tensor, share: int | Tensor) -> Tensor:
+    """Rows, shape (n, any), by one number or each by its own, rounded once."""
+    return rows / share if isinstance(share, int) else (rows.float() / share[:, None]).to(rows.dtype)
 
 
 def _slice_rows(weight: Tensor) -> int:
@@ -126,8 +139,9 @@ def _add_products(total: Tensor, gradient: Tensor, hidden: Tensor, first: bool) 
 
 
 def mean_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype = torch.float32
-) -> Tensor:
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, dtype: torch.dtype = torch.float32,
+    divisors: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Mean negative log-likelihood of the targets, differentiable once in hidden states and head.
 
     The gradients are ready when it returns, and the backward pass gives them away: a second one fails.
@@ -143,10 +157,13 @@ def mean_cross_entropy(
     targets : Tensor of int64, shape (n,)
     dtype : torch.dtype
         Precision of the matrix products; softmax and the sums over slices stay in float32.
+    divisors : Tensor of float32, shape (n,), optional
+        What each target's nats are divided by before they are added up: their number for all that count, infinity for
+        those that only fill up a row. There are as many states then. Default: the number of targets, for all.
 
     Returns
     -------
     Tensor of float32, shape ()
         Nats per token.
     """
-    return _MeanCrossEntropy.apply(hidden, weight, bias, targets, dtype)
+    return _MeanCrossEntropy.apply(hidden, weight, bias, targets, dtype, divisors)

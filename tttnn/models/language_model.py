@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
 from tttnn.models.adapter_folders import base_of, merge
 from tttnn.models.gguf import find_gguf, prepare
-from tttnn.models.layers import FastLayers
+from tttnn.models.graphs import RecordedForward
+from tttnn.models.layers import fast_layers
 from tttnn.models.loading import LOADING_ERRORS, ModelError, cause, is_path, load
 from tttnn.models.model_registry import (
     CHECKPOINTS,
@@ -113,8 +115,22 @@ class LanguageModel:
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Last hidden states, (batch, tokens) -> (batch, tokens, width)."""
-        with FastLayers() if self.device.type == "cpu" else contextlib.nullcontext():
-            return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        if self.device.type == "cpu":
+            with fast_layers(self.device):
+                return self._hidden(ids)
+        if torch.is_grad_enabled() or torch.cuda.is_current_stream_capturing():
+            return self._hidden(ids)
+        return self._recorded(ids)
+
+    def _hidden(self, ids: Tensor) -> Tensor:
+        return self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+
+    @cached_property
+    def _recorded(self) -> RecordedForward:
+        return RecordedForward(self._hidden, self.device, self.positions, self._addresses)
+
+    def _addresses(self) -> tuple[int, ...]:
+        return tuple(parameter.data_ptr() for parameter in self.model.parameters())
 
     @property
     def head(self) -> tuple[Tensor, Tensor | None]:
@@ -212,8 +228,7 @@ def _are_alike(tensors: list[Tensor], others: list[Tensor]) -> bool:
 
 @torch.no_grad()
 def _copy_all(sources: list[Tensor], targets: list[Tensor]) -> None:
-    for source, target in zip(sources, targets, strict=True):
-        target.copy_(source)
+    torch._foreach_copy_(targets, sources)  # on a GPU a few kernels for all
 
 
 def load_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,7 +12,12 @@ from torch.overrides import TorchFunctionMode
 
 from tttnn.models.activation import gelu_tanh
 from tttnn.models.attention import causal_attention, in_blocks
-from tttnn.models.products import linear, on_cpu, through_onednn
+from tttnn.models.products import layers_are_fast, linear, on_cpu, through_onednn
+
+
+def fast_layers(device: torch.device) -> AbstractContextManager[object]:
+    """Enter `FastLayers` where they are of use: on a CPU, unless ``TTTNN_FAST_LAYERS=0``."""
+    return FastLayers() if device.type == "cpu" and layers_are_fast() else nullcontext()
 
 
 class FastLayers(TorchFunctionMode):

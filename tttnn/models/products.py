@@ -1,14 +1,20 @@
 """Matrix products of a model on a CPU, through oneDNN where it is the faster library.
 
-Torch sends float32 products to MKL, which on processors of other makers than its own leaves their widest instructions
-(AVX-512) unused; oneDNN, which torch ships as well, does not mind the maker, and is twice as fast on such a processor.
-On one without those instructions MKL is the faster one. Elsewhere (a GPU, another dtype, a build of torch without
-oneDNN) products stay torch's own, too.
+Torch sends float32 products to MKL, which on processors of other makers than its own, Intel, leaves their widest
+instructions (AVX-512) unused; oneDNN, which torch ships as well, does not mind the maker, and is twice as fast on such
+a processor. On Intel's MKL is a tenth faster (bench/loop.py measures both), and on one without those instructions, too.
+Elsewhere (a GPU, another dtype, a build of torch without oneDNN) products stay torch's own, too.
+
+``TTTNN_FAST_LAYERS=0`` leaves all to torch: products, and what `tttnn.models.layers` computes another way.
 """
 
 from __future__ import annotations
 
 import math
+import os
+import platform
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +25,9 @@ from torch import Tensor
 # layout and back, which costs half of the gain.
 _ONEDNN: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
+FAST_LAYERS_VARIABLE = "TTTNN_FAST_LAYERS"
+PROCESSOR = Path("/proc/cpuinfo")
+INTEL = "GenuineIntel"
 PAGE = 1024  # numbers of a memory page
 ALIKE = 768  # rows of a weight that begin at the same place of a page: as many slow a product down
 ROWS = 768  # of inputs: of fewer, copying the weight costs what it brings
@@ -116,7 +125,22 @@ def onednn_is_faster() -> bool:
 
     A rule, because timing both would need a quiet processor. `bench/loop.py` times them.
     """
-    return _ONEDNN is not None and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    wide = _ONEDNN is not None and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return wide and not is_intel() and layers_are_fast()
+
+
+def layers_are_fast() -> bool:
+    """Whether anything is to be computed in another way than torch's own; see this module's variable."""
+    return os.environ.get(FAST_LAYERS_VARIABLE) != "0"
+
+
+@cache
+def is_intel() -> bool:
+    """Whether the processor is of the maker whose library MKL is."""
+    try:
+        return INTEL in PROCESSOR.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # no Linux
+        return INTEL in platform.processor()
 
 
 def on_cpu(*tensors: Tensor) -> bool:
@@ -126,6 +150,20 @@ def on_cpu(*tensors: Tensor) -> bool:
 
 
 def bfloat16_is_fast(device: str | torch.device) -> bool:
-    """Whether a device has instructions for bfloat16; without them products take many times as long as in float32."""
+    """Whether a device has instructions for bfloat16; without them products take many times as long as in float32.
+
+    Of x86 processors those with AMX have them, where they are several times as fast as float32, and some with AVX-512.
+    """
+    if torch.device(device).type != "cpu":
+        return True
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return torch.device(device).type != "cpu" or (supported is not None and supported())
+    if supported is None or not supported():
+        return False
+    own = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # oneDNN goes without, slowly
+    return has_amx() or own is None or own() or platform.machine().lower() not in ("x86_64", "amd64")
+
+
+def has_amx() -> bool:
+    """Whether the processor has Intel's AMX, a unit for matrix products of bfloat16."""
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return supported is not None and bool(supported())

@@ -8,6 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from tttnn.device import find_device, use_threads
 from tttnn.files import expand, sha256_file, sole_writer, write_json, writing
 from tttnn.models.cross_entropy import mean_cross_entropy
+from tttnn.models.layers import fast_layers
 from tttnn.pretraining.card import export
 from tttnn.pretraining.checkpoint import read_checkpoint, save_checkpoint
 from tttnn.pretraining.data import Windows, cache_tokens, end_of_text, locate, make_tokenizer
@@ -270,7 +272,8 @@ class Run:
     def _loss(self, trunk: Callable[..., Any], inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood of the targets, both (micro, context), in nats."""
         dtype = matmul_dtype(self.settings.precision, self.device)
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
+        layers = nullcontext() if self.settings.compile else fast_layers(inputs.device)
+        with layers, torch.autocast(inputs.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             hidden = trunk(input_ids=inputs).last_hidden_state  # (micro, context, width)
         head = self.model.get_output_embeddings().weight
         return mean_cross_entropy(hidden.float().flatten(0, 1), head, None, targets.flatten(), dtype)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, SupportsIndex, overload
 
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from tttnn.corpus import Corpus, CorpusError, Document, open_corpus
 from tttnn.embedding import Embedder, EmbeddingError, LexicalEmbedder, load_embedder
 from tttnn.embedding.lexical import LexicalSettings
+from tttnn.embedding.loading import BATCH_TOKENS
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.files import StorageError, home, read_json, sole_writer, write_json
 from tttnn.index import Index, IndexMismatch, build_index
@@ -28,6 +29,7 @@ from tttnn.index.kinds import check_kind
 from tttnn.index.manifest import MANIFEST
 from tttnn.index.ray_index import ClusterIndex, write_on_cluster
 from tttnn.parameters import number
+from tttnn.ray_cluster import own_card
 
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 1 << 23  # the texts held in memory while an index is built
@@ -249,6 +251,8 @@ def open_retriever(
     device: str = "cpu",
     allow_missing: bool = False,
     workers: int | None = None,
+    dtype: str = "float32",
+    batch_tokens: int = BATCH_TOKENS,
 ) -> Retriever:
     """Open a retriever over a corpus; what it needs is built on first use, below ``home()/indexes``.
 
@@ -277,7 +281,10 @@ def open_retriever(
     workers : int, optional
         Embed, build and search with so many processes of a Ray cluster, inside `tttnn.ray_cluster.cluster`. An index
         that they build has at least as many shards. Each machine must see the corpus and ``home()`` under the same
-        paths.
+        paths. With a GPU as `device` each process that embeds has one for itself.
+    dtype, batch_tokens
+        What a transformer embedder computes in, and how many tokens at once: see `tttnn.embedding.load_embedder`. A
+        `dtype` makes an index of its own.
 
     Raises
     ------
@@ -299,7 +306,7 @@ def open_retriever(
         workers = int(number("workers", workers, least=1, whole=True))
     corpus = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
     corpus.files(split)  # names the splits there are
-    opened = _open_unless_lexical(embedder, device)
+    opened = _open_unless_lexical(embedder, device, dtype, batch_tokens)
     fingerprint = corpus_fingerprint(corpus)
     name, key = _name_and_key(opened)
     folder = retriever_folder(corpus, split, name, fingerprint, key)
@@ -315,9 +322,10 @@ def open_retriever(
             batches, spread = _stored_vectors(folder, opened) or partial(_embed, store, opened), {}
             if workers:
                 assert isinstance(embedder, (str, Path))  # as is checked above
-                batches = partial(_embed_there, corpus, split, folder, embedder, device, opened.fingerprint)
+                how = str(embedder), str(folder / "embedder"), own_card(device), dtype, batch_tokens
+                batches = partial(_embed_there, corpus, split, folder, how, opened.fingerprint)
                 shard_rows = min(SHARD_ROWS, -(-len(store) // workers))
-                spread = {"options": BuildOptions(shard_rows, write=write_on_cluster)}
+                spread = {"options": BuildOptions(shard_rows, write=write_on_cluster, device=device)}
             build_index(
                 place, batches, kind=kind, embedder=opened, corpus_fingerprint=fingerprint, count=len(store), **spread
             )
@@ -329,11 +337,15 @@ def open_retriever(
     return Retriever(store, index, opened, allow_missing, split)
 
 
-def _open_unless_lexical(embedder: str | Path | Embedder, device: str) -> Embedder | None:
+def _open_unless_lexical(
+    embedder: str | Path | Embedder, device: str, dtype: str = "float32", batch_tokens: int = BATCH_TOKENS
+) -> Embedder | None:
     """Open an embedder by name or folder; None for the lexical one, which is fitted on what is to be found."""
     if not isinstance(embedder, (str, Path)):
         return embedder
-    return None if embedder == LexicalEmbedder.name else load_embedder(embedder, device=device)
+    if embedder == LexicalEmbedder.name and dtype == "float32":
+        return None
+    return load_embedder(embedder, device=device, dtype=dtype, batch_tokens=batch_tokens)
 
 
 def _stored_vectors(folder: Path, embedder: Embedder) -> Callable[[int], Iterator[np.ndarray]] | None:
@@ -406,16 +418,24 @@ def _texts(store: Store) -> Iterator[str]:
 
 def _embed(store: Store, embedder: Embedder, start: int) -> Iterator[np.ndarray]:
     """Vectors of the documents from `start` on, in order, some at a time: arrays (n, dimension)."""
-    return (embedder.embed(texts) for texts in _text_batches(store, start))
+    batches = _text_batches(store, start)
+    many = getattr(embedder, "embed_batches", None)
+    return many(batches) if many else map(embedder.embed, batches)
+
+
+@lru_cache(1)
+def _load_there(name: str, folder: str, device: str, dtype: str, batch_tokens: int) -> Embedder:
+    """Load an embedder once for all shards that a worker writes."""
+    return load_embedder(name, folder=folder, device=device, dtype=dtype, batch_tokens=batch_tokens)
 
 
 def _embed_there(
-    corpus: Corpus, split: str, folder: Path, embedder: str | Path, device: str, fingerprint: str, start: int
+    corpus: Corpus, split: str, folder: Path, how: tuple[str, str, str, str, int], fingerprint: str, start: int
 ) -> Iterator[np.ndarray]:
     """What `_embed` gives, in a worker of a cluster: all is opened by its path or name."""
-    opened = load_embedder(embedder, folder=folder / "embedder", device=device)
+    opened = _load_there(*how)
     if opened.fingerprint != fingerprint:
-        raise IndexMismatch(f"embedder '{embedder}' is another one in this worker: copy the same files there")
+        raise IndexMismatch(f"embedder '{how[0]}' is another one in this worker: copy the same files there")
     stored = _stored_vectors(folder, opened)
     return stored(start) if stored else _embed(corpus.store(split, folder / "texts"), opened, start)
 

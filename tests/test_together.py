@@ -1,0 +1,60 @@
+"""Documents side by side have the numbers that each has alone."""
+
+from dataclasses import replace
+
+import pytest
+from tiny import NEIGHBOURS, TEXT
+
+from tttnn.errors import DocumentError, ParameterError
+from tttnn.together import Together
+from tttnn.ttt import TTT, Switches
+
+FAST = Switches(learning_rate=1e-2, max_length=32, max_chunks=2)
+DOCUMENTS = [(TEXT, NEIGHBOURS), (TEXT[:60], [NEIGHBOURS[1], "a", "bc"]), ("x = 1\n" * 9, NEIGHBOURS[2:])]
+KS = (0, 1, 2)
+
+
+def facts(steps):
+    return [(step.k, step.tokens, step.skipped, step.beyond) for step in steps]
+
+
+def scores(steps):
+    return [step.score.bits_per_byte if step.score else None for step in steps]
+
+
+def test_documents_at_once_are_as_each_alone(lm):
+    ttt = TTT(lm, switches=FAST)
+    before, together = lm.weight_hash(), Together(ttt, 4)
+    for group in (DOCUMENTS, DOCUMENTS[:1]):  # the second in the memory of the first
+        for found, (text, neighbours) in zip(together.adapt(group, KS), group, strict=True):
+            alone = list(ttt.adapt(text, neighbours, KS))
+            assert facts(found) == facts(alone)
+            assert scores(found) == pytest.approx(scores(alone), abs=5e-5)
+            for ours, wanted in zip(found, alone, strict=True):
+                assert ours.losses == pytest.approx(wanted.losses, abs=5e-5)
+    assert lm.weight_hash() == before
+
+
+def test_in_bfloat16_they_are_near(gpt2):
+    ttt = TTT(gpt2, switches=replace(FAST, precision="bfloat16"))
+    [found] = Together(ttt, 1).adapt(DOCUMENTS[:1], KS)
+    assert scores(found) == pytest.approx(scores(ttt.adapt(*DOCUMENTS[0], KS)), rel=5e-3)
+
+
+def test_windows_of_long_texts_are_added_up(gpt2):
+    ttt = TTT(gpt2, switches=Switches(max_length=32, context=16, learning_rate=1e-2))
+    [found] = Together(ttt, 1).adapt([(TEXT, NEIGHBOURS)], [0, 1])
+    assert scores(found) == pytest.approx(scores(ttt.adapt(TEXT, NEIGHBOURS, [0, 1])), abs=5e-5)
+
+
+def test_what_needs_a_document_for_itself_is_refused(gpt2):
+    for switches in (Switches(dropout=0.1), Switches(train="norms"), Switches(weights="bfloat16")):
+        with pytest.raises(ParameterError, match="documents_at_once=2 and"):
+            Together(TTT(gpt2, switches=switches), 2)
+    with pytest.raises(ParameterError, match="documents_at_once=0"):
+        Together(TTT(gpt2), 0)
+
+
+def test_a_document_without_text_is_named(gpt2):
+    with pytest.raises(DocumentError, match="empty text"):
+        Together(TTT(gpt2, switches=FAST), 2).adapt([("", NEIGHBOURS)], [1])
