@@ -76,13 +76,22 @@ def test_more_time_means_more_of_everything():
     plans = [make_plan(costs(), sizes, 20, seconds) for seconds in (60, 300, 1500, 8000)]
     assert [plan.k for plan in plans] == sorted(plan.k for plan in plans) and plans[-1].k == 20
     work = [plan.documents * plan.k * (plan.max_chunks or 4) for plan in plans]
-    assert work == sorted(work) and plans[-1].max_chunks is None and plans[-1].max_bytes is None
+    assert work == sorted(work) and plans[-1].max_chunks == 48 and plans[-1].max_bytes is None
+    assert make_plan(costs(), sizes, 20, 1e6).max_chunks is None
 
 
 def test_short_documents_are_a_last_resort():
     sizes = [(size, size // 4) for size in (1000, 40_000, 400_000)] * 10
     assert make_plan(costs(), sizes, 20, 20_000).max_bytes is None
     assert make_plan(costs(), sizes, 20, 150).max_bytes < 40_000
+
+
+def test_a_giant_neighbour_does_not_take_all_the_time():
+    """Those that were looked at have one chunk each, and another one has ten thousand."""
+    sizes, found = [(8000, 2000)] * 60, costs(1024, steps=1)
+    plan = make_plan(found, sizes, 5, 600)
+    giant = found.document(NEAREST, 2000, 5, None) + 5 * found.rates.training(plan.max_chunks, plan.max_chunks * 1024)
+    assert 4 < plan.max_chunks < 10_000 and giant < 0.2 * 600
 
 
 def test_too_few_seconds_are_refused_with_how_many_it_takes():

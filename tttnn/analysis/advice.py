@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SMALL = 0.02  # a gain below this is called small
 MOST_OF_IT = 0.9  # of the best gain, with which fewer neighbours will do
 ALL = "all documents"
-DOUBLINGS = 2.0  # of the steps that were made: a curve is followed no further than that
+DOUBLINGS = 3.0  # of the steps that were made: a curve is followed no further than that
 SIMPLER = {
     "dynamic-128-rate-1.0": "dynamic evaluation: steps on the text itself",
     "in-context-0.5": "neighbours in the context, no steps",
@@ -142,13 +142,18 @@ def advise(trial: Trial) -> Advice:
     found = _curve(near)
     rates = _against(rows, list(RATES), k)
     return Advice(
-        verdict=_verdict(ratio, len(pairs), simpler), ratio=ratio, full=full_run(near, trial), k=k,
+        verdict=_verdict(ratio, len(pairs), simpler), ratio=ratio, full=full_run(near, k, _wanted(trial)), k=k,
         documents=len(pairs),
         failures=int((near["failure"] != "").sum()), before=_bits(pairs["before"], size["bytes"]),
         after=_bits(pairs["after"], size["bytes"]), deflate=float(8 * size["deflated"] / size["bytes"]), curve=found,
         domains=_domains(trial, k), simpler=simpler, origin=_origin(rows, k), copied=_copied(near, k), rates=rates,
         cost=_cost(trial, near, k), best_k=_enough_neighbours(found), learning_rate=_rate(trial, rates),
     )  # fmt: skip
+
+
+def _wanted(trial: Trial) -> int:
+    """Neighbours of a full run."""
+    return most_neighbours(trial.request.k, trial.facts.get("indexed"))
 
 
 def pooled(rows: pd.DataFrame) -> pd.DataFrame:
@@ -178,33 +183,32 @@ def _verdict(ratio: Interval, documents: int, simpler: pd.DataFrame) -> str:
     return YES if ratio.value <= 1 - SMALL else SMALL_YES
 
 
-def full_run(near: pd.DataFrame, trial: Trial) -> Interval:
+def full_run(near: pd.DataFrame, k: int, wanted: int) -> Interval:
     """After / before of a full run, and where it should be found: from the trial's interval to that of more steps.
 
     A trial that is short of time makes fewer steps: of fewer neighbours, or on the first chunks of each. What twice the
-    steps bring is taken from the curve, as what its last part brought for each doubling. Where nothing was left out,
-    this is the trial's own interval.
+    steps bring is taken from the curve, as what its last part brought for each doubling, up to eight times the steps.
+    Where nothing was left out, this is the trial's own interval.
 
     Parameters
     ----------
     near : DataFrame
         Rows of the nearest neighbours.
-    trial : Trial
-        Its plan, and the neighbours asked for.
+    k, wanted : int
+        Neighbours of the trial and of a full run.
     """
-    k, wanted = trial.plan.k, most_neighbours(trial.request.k, trial.facts.get("indexed"))
-    ks = sorted(near.loc[near["nats"].notna() & (near["k"] <= k), "k"].unique())
-    earlier = int(ks[-2])
-    wide = near[near["nats"].notna()].pivot(index=["domain", "document"], columns="k", values="nats")
-    nats = wide[list(dict.fromkeys([0, earlier, k]))].dropna().to_numpy(float)
+    scored = near[near["nats"].notna() & (near["k"] <= k)]
+    earlier = int(scored.loc[scored["k"] < k, "k"].max())
+    wide = scored.pivot(index=["domain", "document"], columns="k", values="nats")
+    nats = wide[[0, earlier, k]].dropna().to_numpy(float)
     done = near.loc[near["k"] <= k, ["steps", "beyond"]].sum()
-    doublings = np.log2(max(1.0, wanted / k * (1 + done["beyond"] / max(done["steps"], 1))))
-    further = min(DOUBLINGS, float(doublings)) / math.log2((1 + k) / (1 + earlier))
+    doublings = math.log2(max(1.0, wanted / k * (1 + done["beyond"] / max(done["steps"], 1))))
+    further = min(DOUBLINGS, doublings) / math.log2((1 + k) / (1 + earlier))
 
     def logarithm(sums: np.ndarray) -> np.ndarray:
-        return np.log(sums[..., -1] / sums[..., 0]) + further * np.log(sums[..., -1] / sums[..., -2])
+        return np.log(sums[..., 2] / sums[..., 0]) + further * np.log(sums[..., 2] / sums[..., 1])
 
-    there, beyond = few_ratio(nats[:, 0], nats[:, -1]), exponential(jackknife(nats, logarithm))
+    there, beyond = few_ratio(nats[:, 0], nats[:, 2]), exponential(jackknife(nats, logarithm))
     return Interval(beyond.value, min(there.low, beyond.low), max(there.high, beyond.high))
 
 
@@ -269,7 +273,10 @@ def _domains(trial: Trial, k: int) -> pd.DataFrame:
     made = []
     for name, part in done.groupby("domain"):
         size = part["bytes"].sum()
-        ratio, full = few_ratio(part["before"], part["after"]), full_run(near[near["domain"] == name], trial)
+        ratio, full = (
+            few_ratio(part["before"], part["after"]),
+            full_run(near[near["domain"] == name], k, _wanted(trial)),
+        )
         made.append({
             "domain": name, "documents": len(part), "before": _bits(part["before"], size),
             "after": _bits(part["after"], size), "deflate": float(8 * part["deflated"].sum() / size),

@@ -13,7 +13,7 @@ from tttnn.report.charts import compared_chart, gain_curve_chart
 from tttnn.report.one_page import Markup, code, fold, page, section
 from tttnn.report.shaded import compare, token_texts
 from tttnn.report.tables import Table, table
-from tttnn.studies.trial_plan import LEAST
+from tttnn.studies.trial_plan import LEAST, most_neighbours
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,7 +68,20 @@ def lead(trial: Trial, advice: Advice) -> str:
         f"{OPENING[advice.verdict]}: after training on {_neighbours(advice.k)}, {trial.facts['model']} needs "
         f"{100 * advice.ratio.value:.1f} % of its bits{span} on {documents} of {trial.facts['corpus']}."
     )
-    return f"{answer} {_caution(advice)}".strip()
+    return " ".join(filter(None, [answer, _further(trial, advice), _caution(advice)]))
+
+
+def _further(trial: Trial, advice: Advice) -> str:
+    """Where a full run should end, if the trial had no time for all of its steps."""
+    if advice.verdict == TOO_FEW or advice.full == advice.ratio or not math.isfinite(advice.full.high):
+        return ""
+    k = most_neighbours(trial.request.k, trial.facts["indexed"])
+    left = [f"on {_neighbours(k)}"] if k > advice.k else []
+    left += ["on all of their text"] if trial.plan.max_chunks else []
+    return (
+        f"A full run, {' and '.join(left)}, should end between {100 * advice.full.low:.0f} and "
+        f"{100 * advice.full.high:.0f} %."
+    )
 
 
 def _neighbours(k: int) -> str:
@@ -126,7 +139,35 @@ def _bits(trial: Trial, advice: Advice) -> list[Any]:
         f"{advice.before:.3f} bits per byte before, {advice.after:.3f} after; deflate, which knows no language, needs "
         f"{advice.deflate:.3f} for the same documents.{failed}"
     )
-    return [text, domains_figure(trial, advice)]
+    return [text, domains_figure(trial, advice), *([domains_table(advice)] if len(advice.domains) > 1 else [])]
+
+
+def domains_table(advice: Advice) -> Table:
+    """Each domain by itself: what was measured, and where a full run should end."""
+    found = advice.domains.sort_values("documents", ascending=False).head(MOST_DOMAINS)
+    shown = found.assign(
+        after_before=_percent(found, "ratio", "low", "high"), full_run=_percent(found, "", "full_low", "full_high")
+    )
+    more = len(advice.domains) - len(found)
+    caption = (
+        f"Each domain by itself{f', of the {more} others none has more documents' if more else ''}. An interval needs "
+        f"{LEAST} documents; a full run has all neighbours and all of their text."
+    )
+    columns = ["domain", "documents", "deflate", "before", "after", "after_before", "full_run"]
+    units = {"deflate": "bits/byte", "before": "bits/byte", "after": "bits/byte", "after_before": "%, 95 % interval",
+             "full_run": "%"}  # fmt: skip
+    bits = dict.fromkeys(("deflate", "before", "after"), ".3f")
+    return table(shown[columns], caption, units, bits)
+
+
+def _percent(found: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
+    """Ratios in percent with their interval, or the interval alone, where there are documents enough for one."""
+    texts = []
+    for row in found.to_dict("records"):
+        span = f"{100 * row[low]:.1f} to {100 * row[high]:.1f}" if row["documents"] >= LEAST else ""
+        mean = f"{100 * row[value]:.1f}" if value else ""
+        texts.append(f"{mean} ({span})" if mean and span else mean or span or "–")
+    return texts
 
 
 def _curve(advice: Advice) -> list[Any]:
@@ -297,8 +338,10 @@ def _limits(trial: Trial, advice: Advice) -> list[Any]:
         f"{facts['indexed']:,} documents in the index{part}.",
         *facts["corpus_facts"],
         f"A model of {facts['parameters'] / 1e6:,.1f} M weights; seen in its pre-training: {facts['saw_domains']}.",
-        "Intervals are over documents: they say what other documents of the same kind would give, not other corpora, "
-        "models, learning rates or embedders.",
+        "An interval says where all documents of this kind would be, measured in the same way: 19 of 20 such trials "
+        "are to hold them. It knows nothing of other corpora, models, learning rates or embedders.",
+        "What a full run brings is read off the last part of the curve: each doubling of the steps is taken to bring "
+        "what the last one brought.",
         "Bits per byte measure how well text is predicted. Whether answers to questions get better was not measured.",
     ]
     return [Markup("<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>")]

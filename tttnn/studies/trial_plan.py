@@ -27,13 +27,14 @@ RATES = ("rate-2", "rate-0.25")
 SEGMENT = 128  # tokens between two steps of dynamic evaluation
 PLACES = (0, 1, 2, 5, 10, 20)  # where a curve is scored
 PART = 4  # of an index, at most one part in so many is trained on
-MOST_CHUNKS = (None, 4, 2, 1)  # of a neighbour, the most expensive first
+MOST_CHUNKS = (4, 2, 1)  # of a neighbour, if all of them take too long
 LIMITS = (None, 32_000, 16_000, 8_000, 4_000, 2_000, 1_000)  # bytes of a document
 LEAST = 4  # documents, below which no interval is believed
 FEW = 8  # documents, up to which before and after come before what they are compared with
 ENOUGH = 12  # documents, before more neighbours are better than more documents
 MOST = 60  # documents; an interval hardly gains from more
 LARGEST = 0.25  # of the time for the nearest neighbours that one document may take
+NO_LIMIT = 1000  # chunks of a neighbour: no document is so long
 NEAREST_SHARE = 0.5  # of the time: the nearest neighbours; then the comparisons
 SCARCE_SHARE = 0.8  # the same where that is too short for enough documents: before and after come first
 COMPARED_SHARE = 0.4
@@ -197,7 +198,8 @@ def make_plan(
         If not one document fits.
     """
     fewest = min(k, PLACES[3])
-    rungs = [(k, most, True) for most in MOST_CHUNKS] + [(fewer, 1, True) for fewer in (10, 5) if fewer < k]
+    most = [_all_chunks(costs, k, NEAREST_SHARE * seconds), *MOST_CHUNKS]
+    rungs = [(k, each, True) for each in most] + [(fewer, 1, True) for fewer in (10, 5) if fewer < k]
     tries = [(rung, max(ENOUGH, min(LEAST * domains, MOST)), MOST, NEAREST_SHARE) for rung in rungs]
     tries += [(rung, LEAST, FEW, SCARCE_SHARE) for rung in (rungs[-1], (fewest, 1, False))]
     for limit in LIMITS:
@@ -207,6 +209,13 @@ def make_plan(
             if len(kept) >= wanted and (found := _fitting(costs, kept[:most], rung, share * seconds)) >= wanted:
                 return _plan(costs, kept[:found], rung, limit, seconds, variants)
     return _least_plan(costs, sizes, fewest, seconds, variants)
+
+
+def _all_chunks(costs: Costs, k: int, seconds: float) -> int | None:
+    """All chunks of a neighbour, but of a giant one no more than keep its document from taking most of the time."""
+    step = max(costs.rates.training(1.0, float(costs.chunk)), 1e-9)
+    most = int(LARGEST * seconds / (k * step))
+    return None if most > NO_LIMIT else max(most, MOST_CHUNKS[0])
 
 
 def _fitting(costs: Costs, tokens: Sequence[int], rung: Rung, seconds: float) -> int:
