@@ -34,6 +34,7 @@ from tttnn.studies.trial import Request, Trial, run_trial
 from tttnn.studies.trial_plan import (
     COMPARED,
     ENOUGH,
+    FEW,
     KEPT,
     LEAST,
     NEAREST,
@@ -92,6 +93,21 @@ def test_a_giant_neighbour_does_not_take_all_the_time():
     plan = make_plan(found, sizes, 5, 600)
     giant = found.document(NEAREST, 2000, 5, None) + 5 * found.rates.training(plan.max_chunks, plan.max_chunks * 1024)
     assert 4 < plan.max_chunks < 10_000 and giant < 0.2 * 600
+
+
+def test_a_large_model_on_a_slow_machine_gets_documents_enough_for_an_interval():
+    """Six seconds a step and ten a window, as SmolLM2 beside other work: before and after come first."""
+    slow = costs(rates=Rates(0.0, 0.006, 0.0, 0.01, 0.0))
+    sizes = [(4 * size, size) for size in np.random.default_rng(0).integers(200, 3000, 20).tolist()]
+    plan = make_plan(slow, sizes, 20, 500)
+    assert LEAST <= plan.documents <= FEW and not plan.curve and plan.compared < plan.documents
+    assert plan.max_bytes is None or plan.max_bytes >= 4000
+
+
+def test_a_corpus_of_many_domains_gets_documents_of_each():
+    sizes = [(8000, 2000)] * 60
+    few, many = (make_plan(costs(), sizes, 20, 1500, domains=count) for count in (1, 7))
+    assert few.documents < 7 * LEAST <= many.documents and many.max_chunks < few.max_chunks
 
 
 def test_too_few_seconds_are_refused_with_how_many_it_takes():
