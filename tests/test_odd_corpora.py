@@ -143,8 +143,6 @@ def saved(folder: Path) -> Path:
 PAGES = {
     "markdown": texts,
     "three levels of folders": lambda f: texts(f, "a/b{}/c/text.txt"),
-    "sources": lambda f: texts(f, "m{}.py"),
-    "no suffix": lambda f: texts(f, "README{}"),
     "web pages": lambda f: texts(f, "{}.html", [f"<html><script>alert({n})</script>{t}" for n, t in enumerate(TEXTS)]),
     "json lines": lambda f: write(f / "a.jsonl", lines()),
     "array": lambda f: write(f / "a.json", json.dumps(RECORDS, indent=2)),
@@ -154,7 +152,6 @@ PAGES = {
         f / "a.csv", cells(rows=[["text"], *([f"{text}\n\"so\", {n}"] for n, text in enumerate(TEXTS))])
     ),
     "parquet": lambda f: write(f / "a.parquet", PARQUET),
-    "arrow": lambda f: write(f / "a.arrow", ARROW),
     "a dataset saved on disk": saved,
     "csv, zstandard": lambda f: write(f / "a.csv.zst", cells()),
     "markdown, gzip": lambda f: texts(f, "{}.md.gz"),

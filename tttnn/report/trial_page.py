@@ -45,7 +45,7 @@ def trial_page(trial: Trial, advice: Advice) -> str:
         section("What it costs", *_cost(trial, advice)),
         section("Where the gain comes from", *_origin(advice)),
         section("What simpler things bring on the same documents", *_simpler(advice)),
-        section("What to use", settings_table(trial, advice), "To evaluate the whole test part so:",
+        section("What to use", settings_table(trial, advice), f"To evaluate the whole test part so{_instead(trial)}:",
                 code(full_command(trial, advice))),
         section("What this was measured on, and what it does not cover", *_limits(trial, advice)),
         *_views(trial),
@@ -76,12 +76,20 @@ def _further(trial: Trial, advice: Advice) -> str:
     if advice.verdict == TOO_FEW or advice.full == advice.ratio or not math.isfinite(advice.full.high):
         return ""
     k = most_neighbours(trial.request.k, trial.facts["indexed"])
-    left = [f"on {_neighbours(k)}"] if k > advice.k else []
-    left += ["on all of their text"] if trial.plan.max_chunks else []
+    left = [_neighbours(k)] if k > advice.k else []
+    left += ["all of their text"] if trial.plan.max_chunks else []
     return (
-        f"A full run, {' and '.join(left)}, should end between {100 * advice.full.low:.0f} and "
+        f"A full run, on {' and '.join(left)}, should end between {100 * advice.full.low:.0f} and "
         f"{100 * advice.full.high:.0f} %."
     )
+
+
+def _instead(trial: Trial) -> str:
+    """What to change in the command for all neighbours and all of their text."""
+    k, plan = most_neighbours(trial.request.k, trial.facts["indexed"]), trial.plan
+    changes = [f"with --ks 0,{k}"] if k > plan.k else []
+    changes += ["without --max-chunks"] if plan.max_chunks else []
+    return f" (for a full run {' and '.join(changes)})" if changes else ""
 
 
 def _neighbours(k: int) -> str:
@@ -146,15 +154,16 @@ def domains_table(advice: Advice) -> Table:
     """Each domain by itself: what was measured, and where a full run should end."""
     found = advice.domains.sort_values("documents", ascending=False).head(MOST_DOMAINS)
     shown = found.assign(
-        after_before=_percent(found, "ratio", "low", "high"), full_run=_percent(found, "", "full_low", "full_high")
+        **{"after / before": _percent(found, "ratio", "low", "high")},
+        full_run=_percent(found, "", "full_low", "full_high"),
     )
     more = len(advice.domains) - len(found)
     caption = (
         f"Each domain by itself{f', of the {more} others none has more documents' if more else ''}. An interval needs "
         f"{LEAST} documents; a full run has all neighbours and all of their text."
     )
-    columns = ["domain", "documents", "deflate", "before", "after", "after_before", "full_run"]
-    units = {"deflate": "bits/byte", "before": "bits/byte", "after": "bits/byte", "after_before": "%, 95 % interval",
+    columns = ["domain", "documents", "deflate", "before", "after", "after / before", "full_run"]
+    units = {"deflate": "bits/byte", "before": "bits/byte", "after": "bits/byte", "after / before": "%, 95 % interval",
              "full_run": "%"}  # fmt: skip
     bits = dict.fromkeys(("deflate", "before", "after"), ".3f")
     return table(shown[columns], caption, units, bits)
@@ -171,7 +180,9 @@ def _percent(found: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
 
 
 def _curve(advice: Advice) -> list[Any]:
-    if advice.best_k:
+    if len(advice.curve) < 3:
+        text = f"Each score takes long, so there was none between 0 and {advice.k}; more minutes make the curve."
+    elif advice.best_k:
         text = f"Nine tenths of the best gain, or more, are there at k = {advice.best_k}, of the places scored."
     else:
         text = "No number of neighbours brought a gain."
@@ -225,7 +236,8 @@ def origin_table(advice: Advice) -> Table | None:
     found = advice.origin
     if found.empty:
         return None
-    shown = found.assign(share=found["share"].round(2) + 0.0, gain=_points(found, "points"))
+    share = found["share"].where(found["documents"] >= LEAST)  # of one document it would say nothing
+    shown = found.assign(share=share.round(2) + 0.0, gain=_points(found, "points"))
     shown = shown.rename(columns={"part": "what is added", "share": "share_of_the_gain"})
     columns = ["what is added", "documents", "gain", "share_of_the_gain"]
     caption = "The gain, taken apart: each line is what it adds to those above it, in points of after / before."
@@ -279,9 +291,10 @@ def settings_table(trial: Trial, advice: Advice) -> Table:
         f"{float(row.way.removeprefix('rate-')):g} times that: {row.ratio:.1%} against {row.ratio_nearest:.1%}"
         for row in advice.rates.itertuples()
     )
-    most = ", and the most that were tried" if advice.best_k == advice.k else ""
+    why = "fewest neighbours with nine tenths of the best gain"
+    why += ", and the most that were tried" if advice.best_k == advice.k else ""
     rows = [
-        ("k", str(advice.best_k), "fewest neighbours with nine tenths of the best gain" + most),
+        ("k", str(advice.best_k), why if plan.curve else "what the time allowed; fewer were not tried"),
         ("learning rate", f"{advice.learning_rate:g}",
          f"tried: {facts['learning_rate']:g}; {tried or 'no other'}; another is taken if it is surely better"),
         ("precision of steps", facts["precision"], "bfloat16 for a large model where the processor is made for it"),
