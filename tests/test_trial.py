@@ -179,7 +179,7 @@ def test_the_budget_holds_also_on_a_machine_that_turns_out_slower(place, home, t
 def test_a_trial_answers_on_one_page_that_needs_no_network(place, home, tmp_path):
     asked = request(place)
     said = []
-    trial = run_trial(asked, open_corpus(asked.corpus), tmp_path / "out", Budget(60), said.append)
+    trial = run_trial(asked, open_corpus(asked.corpus), tmp_path / "out", Budget(600), said.append)
     advice = advise(trial)
     page = trial_page(trial, advice)
     assert "so the plan is 18 documents" in said[0] and "left: nearest, 18 documents to do" in said[1]

@@ -198,8 +198,8 @@ def make_plan(
         If not one document fits.
     """
     fewest = min(k, PLACES[3])
-    most = [_all_chunks(costs, k, NEAREST_SHARE * seconds), *MOST_CHUNKS]
-    rungs = [(k, each, True) for each in most] + [(fewer, 1, True) for fewer in (10, 5) if fewer < k]
+    chunks = [_all_chunks(costs, k, NEAREST_SHARE * seconds), *MOST_CHUNKS]
+    rungs = [(k, each, True) for each in chunks] + [(fewer, 1, True) for fewer in (10, 5) if fewer < k]
     tries = [(rung, max(ENOUGH, min(LEAST * domains, MOST)), MOST, NEAREST_SHARE) for rung in rungs]
     tries += [(rung, LEAST, FEW, SCARCE_SHARE) for rung in (rungs[-1], (fewest, 1, False))]
     for limit in LIMITS:
