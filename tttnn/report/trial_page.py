@@ -123,7 +123,8 @@ def domains_figure(trial: Trial, advice: Advice) -> Figure:
     }])  # fmt: skip
     rows = whole if len(named) < 2 else pd.concat([whole, named[whole.columns]], ignore_index=True)
     alt = (
-        f"Bits per byte of {advice.documents} document{'s' * (advice.documents != 1)}: {advice.before:.3f} before and {advice.after:.3f} after "
+        f"Bits per byte of {advice.documents} document{'s' * (advice.documents != 1)}: "
+        f"{advice.before:.3f} before and {advice.after:.3f} after "
         f"{_neighbours(advice.k)}; deflate {advice.deflate:.3f}."
     )
     return compared_chart(
