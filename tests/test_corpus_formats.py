@@ -77,12 +77,21 @@ def as_parquet(records: list) -> bytes:
     return file.getvalue()
 
 
+def as_arrow(records: list, writer) -> bytes:
+    file, table = io.BytesIO(), pa.Table.from_pylist(records)
+    with writer(file, table.schema) as opened:
+        opened.write_table(table)
+    return file.getvalue()
+
+
 TABLES = {
     "a.jsonl": as_lines(RECORDS),
     "a.NDJSON": as_lines(RECORDS),
     "a.json": json.dumps(RECORDS, indent=1),
     "b.json": as_lines(RECORDS),
     "a.parquet": as_parquet(RECORDS),
+    "a.arrow": as_arrow(RECORDS, pa.ipc.new_stream),
+    "b.arrow": as_arrow(RECORDS, pa.ipc.new_file),
     "a.csv": as_cells(RECORDS, ","),
     "a.tsv": as_cells(RECORDS, "\t"),
 }
@@ -529,23 +538,45 @@ def test_any_folder_gives_a_corpus_or_one_sentence(tmp_path_factory, files, skip
 # Datasets
 
 
-def test_a_dataset_saved_on_disk(tmp_path):
+def test_a_dataset_saved_on_disk(tmp_path, monkeypatch):
     datasets = pytest.importorskip("datasets")
     rows = datasets.Dataset.from_list([{**record, "vector": [0.1]} for record in RECORDS])
     rows.save_to_disk(tmp_path / "alone")
     datasets.DatasetDict(
         train=rows.select(range(15)), validation=rows.select(range(15, 18)), test=rows.select([18, 19])
     ).save_to_disk(tmp_path / "three")
+    rows.select(range(0, 20, 2)).save_to_disk(tmp_path / "chosen", num_shards=2)
+    monkeypatch.setitem(sys.modules, "datasets", None)  # what it wrote is read without it
     keys = {"text_key": "content", "domain_key": "meta.source"}
+    assert all_texts(open_corpus(tmp_path / "chosen", **keys)) == sorted(TEXTS[::2])
     corpus = open_corpus(tmp_path / "alone", **keys)
     assert all_texts(corpus) == sorted(TEXTS)
     assert set(corpus.domains) <= {"site0", "site1"}
     three = open_corpus(tmp_path / "three", **keys)
     assert texts_of(three) == {"train": TEXTS[:15], "val": TEXTS[15:18], "test": TEXTS[18:]}
     with pytest.raises(
-        BadDocument, match=r"alone, train, row 1: 'text' is not there; its keys are content, meta: give"
+        BadDocument, match=r"alone/data-.*.arrow, row 1: 'text' is not there; its keys are content, meta: give"
     ):
         open_corpus(tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"state.json": "{}"}, "was saved by the library datasets, but not whole: '_data_files'; save it again"),
+        ({"dataset_dict.json": '{"splits": ["train"]}'}, "not whole: .*No such file"),
+        ({"dataset_dict.json": "[]"}, "not whole"),
+        ({"state.json": '{"_data_files": [{"filename": "a.arrow"}]}'}, "not whole: .*No such file"),
+        ({"state.json": '{"_data_files": [{"filename": "../../a"}]}'}, r"state.json: names .* not in that folder"),
+        ({"state.json": '{"_data_files": [{"filename": "a.arrow"}]}', "a.arrow": "no"}, "after row 0: not Arrow"),
+        ({"state.json": '{"_indices_data_files": [1]}'}, "a choice of rows: save it again after flatten_indices"),
+    ],
+)
+def test_a_dataset_that_was_not_saved_whole(tmp_path, files, message):
+    for name, content in files.items():
+        write(tmp_path / name, content)
+    with pytest.raises(CorpusError, match=message):
+        open_corpus(tmp_path)
 
 
 def test_a_dataset_of_the_hub_is_imported_by_name(monkeypatch):
@@ -569,21 +600,21 @@ def test_a_dataset_of_the_hub_is_imported_by_name(monkeypatch):
     [
         ("hf:", "hf:: name a dataset as hf:owner/name"),
         ("hf:a b", "hf:a b: name a dataset"),
-        ("hf:nobody/nothing", "nobody/nothing cannot be read as a dataset: "),
+        ("hf:nobody/nothing", "nobody/nothing is not on this machine, and the Hugging Face hub cannot be reached: .* "
+                              "save it with save_to_disk, and give that folder as the corpus"),
     ],
-)
-def test_no_such_dataset(name, message):
-    pytest.importorskip("datasets")
+)  # fmt: skip
+def test_no_such_dataset(name, message, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(CorpusError, match=message):
         open_corpus(name)
 
 
-def test_without_the_library_the_line_that_installs_it_is_said(tmp_path, monkeypatch):
-    write(tmp_path / "state.json", "{}")
+def test_without_the_library_the_line_that_installs_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    for source in (tmp_path, "hf:owner/name"):
-        with pytest.raises(CorpusError, match=r"library datasets, which is not installed: pip install 'datasets>=4'"):
-            open_corpus(source)
+    with pytest.raises(CorpusError, match=r"library datasets, which is not installed: pip install 'datasets>=4'"):
+        open_corpus("hf:owner/name")
 
 
 # Command line

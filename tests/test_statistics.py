@@ -5,8 +5,20 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from tttnn.analysis.statistics import before_after, bootstrap_ratio, coverage, curve, early_share, resampled_sums
+from tttnn.analysis.archive import archived
+from tttnn.analysis.statistics import (
+    before_after,
+    bootstrap_ratio,
+    coverage,
+    curve,
+    early_share,
+    ends,
+    few_ratio,
+    jackknife,
+    resampled_sums,
+)
 
 
 def rows(before, after, sizes):
@@ -79,6 +91,44 @@ def test_intervals_of_few_documents_hold_the_ratio_less_often_than_they_say():
     few, many = (coverage(values, drawn, trials=300, resamples=300) for drawn in (5, 60))
     assert few < 0.92 < many + 0.02
     assert coverage(np.ones((20, 2)), 5, trials=5, resamples=5) == 1, "no spread, no miss"
+
+
+def test_the_jackknife_of_a_mean_is_students_interval():
+    values = np.random.default_rng(0).normal(3, 1, 7)
+    found = jackknife(np.stack([np.ones(7), values], axis=1), lambda sums: sums[..., 1] / sums[..., 0])
+    low, high = stats.t.interval(0.95, 6, values.mean(), stats.sem(values))
+    assert (found.value, found.low, found.high) == pytest.approx((values.mean(), low, high))
+
+
+def test_one_long_document_widens_the_interval():
+    ratios = np.array([0.7, 0.8, 0.75, 0.85, 0.9, 0.7])
+    even, long = np.full(6, 100.0), np.array([1000.0, 20, 20, 20, 20, 20])
+    first, second = few_ratio(even, even * ratios), few_ratio(long, long * ratios)
+    assert first.value == pytest.approx(ratios.mean()) and second.high - second.low > first.high - first.low
+
+
+def test_what_has_no_interval_has_missing_ends():
+    for before, after in (([10.0], [8.0]), ([10.0, 10.0], [8.0, math.inf])):
+        found = few_ratio(np.array(before), np.array(after))
+        assert math.isnan(found.low) and math.isnan(found.high)
+    with pytest.raises(ValueError, match="no document"):
+        few_ratio(np.array([]), np.array([]))
+
+
+def test_intervals_of_three_to_ten_archived_documents_hold_what_thirty_give():
+    """Documents drawn from archived rows: the interval of few documents holds the ratio of all of a domain's."""
+    generator, held = np.random.default_rng(0), {"few": [], "resampled": []}
+    pairs = ends(archived("seven-domains", "gpt2-xs-general").rows, 20)
+    for count in (3, 4, 6, 10):
+        for _, part in pairs.groupby("domain"):
+            values = part[["before", "after"]].to_numpy()
+            truth = values[:, 1].sum() / values[:, 0].sum()
+            for _ in range(40):
+                before, after = values[generator.integers(len(values), size=count)].T
+                resampled = bootstrap_ratio(after, before, resamples=200)
+                for name, found in (("few", few_ratio(before, after)), ("resampled", resampled)):
+                    held[name].append(found.low <= truth <= found.high)
+    assert 0.91 < np.mean(held["few"]) < 0.97 and np.mean(held["resampled"]) < 0.85
 
 
 def test_the_first_few_bring_a_share_of_the_summed_gain():

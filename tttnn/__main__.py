@@ -656,7 +656,8 @@ def main() -> None:
     except (TTTNNError, OSError) as error:
         if os.environ.get("TTTNN_DEBUG") == "1":
             raise
-        typer.echo(f"error: {error}", err=True)
+        said = str(error).replace("\n", "\\n")  # of a file's name, say: a sentence has one line
+        typer.echo(f"error: {said}", err=True)
         sys.exit(getattr(error, "status", BAD_INPUT if isinstance(error, FileNotFoundError) else FAILED))
     except (KeyboardInterrupt, SystemExit) as end:  # typer turns the first into the second
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:

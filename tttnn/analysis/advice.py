@@ -1,7 +1,7 @@
 """Whether adapting on neighbours is worth it for someone's own documents: the rows of a trial, made an answer.
 
-All ratios are of pooled bits (sum of nats after / sum before), with intervals over resampled documents; what is
-compared is compared on the same documents, in pairs.
+All ratios are of pooled bits (sum of nats after / sum before). Their 95 % intervals are those of `jackknife`, made for
+a handful of documents of unequal length; what is compared is compared on the same documents, in pairs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import numpy as np
 
 from tttnn.analysis.archive import archived, archived_models
 from tttnn.analysis.controls import copying
-from tttnn.analysis.statistics import Interval, before_after, bootstrap_ratio, curve, ends, interval, resampled_sums
-from tttnn.analysis.variant_effects import effects
+from tttnn.analysis.statistics import Interval, curve, ends, exponential, few_ratio, jackknife
 from tttnn.rows import RowsError
-from tttnn.studies.trial_plan import LEAST, NEAREST, RATES
+from tttnn.studies.trial_plan import LEAST, NEAREST, RATES, most_neighbours
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 SMALL = 0.02  # a gain below this is called small
 MOST_OF_IT = 0.9  # of the best gain, with which fewer neighbours will do
 ALL = "all documents"
+DOUBLINGS = 3.0  # of the steps that were made: a curve is followed no further than that
 SIMPLER = {
     "dynamic-128-rate-1.0": "dynamic evaluation: steps on the text itself",
     "in-context-0.5": "neighbours in the context, no steps",
@@ -52,7 +52,9 @@ class Advice:
         YES, SMALL_YES (a gain below SMALL), SIMPLER_YES (a gain that something simpler clearly exceeds), NO (it does
         harm), UNCLEAR (the interval holds 1), or TOO_FEW (documents for an interval).
     ratio : Interval
-        Pooled bits after / before, at k.
+        Pooled bits after / before, at k: where those of all documents of this kind are, with these settings.
+    full : Interval
+        The same for a full run, with the neighbours and chunks that the trial had no time for: see `full_run`.
     k, documents, failures : int
         Neighbours, documents scored, and those that could not be.
     before, after, deflate : float
@@ -60,7 +62,7 @@ class Advice:
     curve : DataFrame
         Columns k, bits_per_byte, ratio, low, high.
     domains : DataFrame
-        Of `before_after`, with a column deflate.
+        Columns domain, documents, before, after, deflate (bits/byte), ratio, low, high, full_low, full_high.
     simpler : DataFrame
         Columns way, documents, ratio, ratio_nearest, difference, low, high (above 0: neighbours are better).
     origin : DataFrame
@@ -80,6 +82,7 @@ class Advice:
 
     verdict: str
     ratio: Interval
+    full: Interval
     k: int
     documents: int
     failures: int
@@ -134,17 +137,23 @@ def advise(trial: Trial) -> Advice:
         )
     sizes = trial.documents.assign(document=_names(trial.documents), domain=ALL)
     size = sizes.merge(pairs, on=["domain", "document"])[["bytes", "deflated"]].sum()
-    ratio = bootstrap_ratio(pairs["after"], pairs["before"])
+    ratio = few_ratio(pairs["before"], pairs["after"])
     simpler = _against(_with_longest(rows, k), list(SIMPLER), k)
     found = _curve(near)
     rates = _against(rows, list(RATES), k)
     return Advice(
-        verdict=_verdict(ratio, len(pairs), simpler), ratio=ratio, k=k, documents=len(pairs),
+        verdict=_verdict(ratio, len(pairs), simpler), ratio=ratio, full=full_run(near, k, _wanted(trial)), k=k,
+        documents=len(pairs),
         failures=int((near["failure"] != "").sum()), before=_bits(pairs["before"], size["bytes"]),
         after=_bits(pairs["after"], size["bytes"]), deflate=float(8 * size["deflated"] / size["bytes"]), curve=found,
         domains=_domains(trial, k), simpler=simpler, origin=_origin(rows, k), copied=_copied(near, k), rates=rates,
         cost=_cost(trial, near, k), best_k=_enough_neighbours(found), learning_rate=_rate(trial, rates),
     )  # fmt: skip
+
+
+def _wanted(trial: Trial) -> int:
+    """Neighbours of a full run."""
+    return most_neighbours(trial.request.k, trial.facts.get("indexed"))
 
 
 def pooled(rows: pd.DataFrame) -> pd.DataFrame:
@@ -163,8 +172,10 @@ def _bits(nats: pd.Series, size: float) -> float:
 def _verdict(ratio: Interval, documents: int, simpler: pd.DataFrame) -> str:
     if documents < LEAST:
         return TOO_FEW
-    if ratio.low > 1:
+    if ratio.low > 1 or math.isinf(ratio.value):
         return NO
+    if math.isnan(ratio.low):
+        return UNCLEAR
     if ratio.high >= 1:
         return UNCLEAR
     if len(simpler) and (simpler["high"] < 0).any():
@@ -172,16 +183,54 @@ def _verdict(ratio: Interval, documents: int, simpler: pd.DataFrame) -> str:
     return YES if ratio.value <= 1 - SMALL else SMALL_YES
 
 
+def full_run(near: pd.DataFrame, k: int, wanted: int) -> Interval:
+    """After / before of a full run, and where it should be found: from the trial's interval to that of more steps.
+
+    A trial that is short of time makes fewer steps: of fewer neighbours, or on the first chunks of each. What twice the
+    steps bring is taken from the curve, as what its last part brought for each doubling, up to eight times the steps.
+    Where nothing was left out, this is the trial's own interval.
+
+    Parameters
+    ----------
+    near : DataFrame
+        Rows of the nearest neighbours.
+    k, wanted : int
+        Neighbours of the trial and of a full run.
+    """
+    scored = near[near["nats"].notna() & (near["k"] <= k)]
+    earlier = int(scored.loc[scored["k"] < k, "k"].max())
+    wide = scored.pivot(index=["domain", "document"], columns="k", values="nats")
+    nats = wide[[0, earlier, k]].dropna().to_numpy(float)
+    done = near.loc[near["k"] <= k, ["steps", "beyond"]].sum()
+    doublings = math.log2(max(1.0, wanted / k * (1 + done["beyond"] / max(done["steps"], 1))))
+    further = min(DOUBLINGS, doublings) / math.log2((1 + k) / (1 + earlier))
+
+    def logarithm(sums: np.ndarray) -> np.ndarray:
+        return np.log(sums[..., 2] / sums[..., 0]) + further * np.log(sums[..., 2] / sums[..., 1])
+
+    there, beyond = few_ratio(nats[:, 0], nats[:, 2]), exponential(jackknife(nats, logarithm))
+    return Interval(beyond.value, min(there.low, beyond.low), max(there.high, beyond.high))
+
+
 def _against(rows: pd.DataFrame, ways: Sequence[str], k: int) -> pd.DataFrame:
     """Each way beside the nearest neighbours, on the documents that both have."""
     import pandas as pd
 
-    columns = ["way", "documents", "ratio", "ratio_nearest", "difference", "low", "high"]
-    there = [way for way in ways if _shared(rows, [NEAREST, way], k)]
-    if not there:
-        return pd.DataFrame(columns=columns)
-    found = effects(rows, dict.fromkeys(there, NEAREST), k)
-    return found.rename(columns={"variant": "way", "ratio_against": "ratio_nearest"})[columns]
+    names = ["way", "documents", "ratio", "ratio_nearest", "difference", "low", "high"]
+    made = []
+    near = ends(rows[rows["variant"] == NEAREST], k).set_index("document")
+    for way in ways:
+        other = ends(rows[rows["variant"] == way], k).set_index("document")
+        shared = other.index.intersection(near.index)
+        if not len(shared):
+            continue
+        columns = [each.loc[shared, name] for each in (other, near) for name in ("before", "after")]
+        both = np.stack(columns, axis=1)  # (documents, 4)
+        before, after, near_before, near_after = both.sum(0).tolist()
+        found = jackknife(both, lambda sums: sums[..., 1] / sums[..., 0] - sums[..., 3] / sums[..., 2])
+        span = found.value, found.low, found.high
+        made.append([way, len(both), after / before, near_after / near_before, *span])
+    return pd.DataFrame(made, columns=names)
 
 
 def _shared(rows: pd.DataFrame, ways: Sequence[str], k: int) -> list[str]:
@@ -205,7 +254,7 @@ def _curve(near: pd.DataFrame) -> pd.DataFrame:
     """Pooled values at each scored k, of the documents scored everywhere."""
     table = curve(near).sort_values("k")[["k", "bits_per_byte", "ratio"]]
     spans = [ends(near, int(k)) if k else None for k in table["k"]]
-    found = [Interval(1, 1, 1) if span is None else bootstrap_ratio(span["after"], span["before"]) for span in spans]
+    found = [Interval(1, 1, 1) if span is None else few_ratio(span["before"], span["after"]) for span in spans]
     return table.assign(low=[each.low for each in found], high=[each.high for each in found]).reset_index(drop=True)
 
 
@@ -216,11 +265,24 @@ def _enough_neighbours(table: pd.DataFrame) -> int:
 
 
 def _domains(trial: Trial, k: int) -> pd.DataFrame:
+    """Each domain by itself."""
+    import pandas as pd
+
     near = trial.rows[trial.rows["variant"] == NEAREST]
-    found = before_after(near, k)
-    done = ends(near, k)[["domain", "document"]].merge(trial.documents, on=["domain", "document"])
-    sums = done.groupby("domain")[["bytes", "deflated"]].sum()
-    return found.assign(deflate=found["domain"].map(8 * sums["deflated"] / sums["bytes"]))
+    done = ends(near, k).merge(trial.documents, on=["domain", "document"])
+    made = []
+    for name, part in done.groupby("domain"):
+        size = part["bytes"].sum()
+        ratio, full = (
+            few_ratio(part["before"], part["after"]),
+            full_run(near[near["domain"] == name], k, _wanted(trial)),
+        )
+        made.append({
+            "domain": name, "documents": len(part), "before": _bits(part["before"], size),
+            "after": _bits(part["after"], size), "deflate": float(8 * part["deflated"].sum() / size),
+            "ratio": ratio.value, "low": ratio.low, "high": ratio.high, "full_low": full.low, "full_high": full.high,
+        })  # fmt: skip
+    return pd.DataFrame(made)
 
 
 def _origin(rows: pd.DataFrame, k: int) -> pd.DataFrame:
@@ -235,13 +297,11 @@ def _origin(rows: pd.DataFrame, k: int) -> pd.DataFrame:
     part = rows[rows["document"].isin(shared)]
     columns = [ends(part[part["variant"] == way], k).set_index("document").loc[shared] for way in order]
     values = np.stack([columns[-1]["before"], *(each["after"] for each in columns)], axis=1)  # (documents, 1 + ways)
-    sums = resampled_sums([values])[:, 0]
-    ratios = sums / sums[:, :1]  # the first is 1
     names = [*(_PARTS[way] for way in order[:-1]), _LAST[order[-2]]]
-    whole = 1 - ratios[0, -1]
+    whole = 1 - values[:, -1].sum() / values[:, 0].sum()
     made = []
     for n, name in enumerate(names):
-        found = interval(ratios[:, n] - ratios[:, n + 1])
+        found = jackknife(values[:, [0, n, n + 1]], lambda sums: (sums[..., 1] - sums[..., 2]) / sums[..., 0])
         share = found.value / whole if whole > 0 else math.nan
         made.append({"part": name, "documents": len(shared), "share": share, "points": found.value, "low": found.low,
                      "high": found.high})  # fmt: skip

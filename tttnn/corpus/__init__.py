@@ -35,10 +35,10 @@ def open_corpus(
 
     A folder in the Pile's layout is read in place. Anything else is imported once below `tttnn.files.home`, and
     again when its files change: a folder of texts (each file a document, the first folder level its domain), or of
-    JSON, JSON Lines, CSV, TSV or Parquet tables; one such file; a dataset saved with ``datasets``; or ``hf:owner/name``
-    of the Hugging Face hub. Files may end with ``.gz`` or ``.zst``. Where folders or tables are named train and val,
-    validation or test, these are the splits; a val or test part that is missing is drawn, less near-copies of training
-    documents. What is not read is logged, and listed with the reason in `Corpus.ignored`.
+    JSON, JSON Lines, CSV, TSV, Parquet or Arrow tables; one such file; a dataset saved with ``datasets``; or
+    ``hf:owner/name`` of the Hugging Face hub. Files may end with ``.gz`` or ``.zst``. Where folders or tables are named
+    train and val, validation or test, these are the splits; a val or test part that is missing is drawn, less
+    near-copies of training documents. What is not read is logged, and listed with the reason in `Corpus.ignored`.
 
     Parameters
     ----------

@@ -28,11 +28,15 @@ from tttnn.corpus.jsonl import (
 )
 from tttnn.errors import first_line
 
-TABLES = {".jsonl": "lines", ".ndjson": "lines", ".json": "json", ".parquet": "parquet", ".csv": ",", ".tsv": "\t"}
+TABLES = {
+    ".jsonl": "lines", ".ndjson": "lines", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": ",",
+    ".tsv": "\t",
+}  # fmt: skip
 LARGEST_TEXT = 1 << 24  # bytes of a file that is one document
 LARGEST_ARRAY = 1 << 30  # bytes of JSON that must be parsed at once
 LONGEST_FACT = 200  # characters of a column that is kept beside the text
-BATCH = 256  # rows of a Parquet file read at a time
+BATCH = 256  # rows of a Parquet or Arrow file read at a time
+ARROW_FILE = b"ARROW1"  # how Arrow's file format begins; its stream, which `datasets` saves, begins otherwise
 NOT_TEXT = {**OTHER_KINDS, b"%PDF": ("a PDF", "convert it (pdftotext)")}
 NOT_WRITTEN = {".ipynb", ".lock", ".map", ".svg"}  # text by its bytes, but nobody's prose or source
 
@@ -69,7 +73,7 @@ def kind_of(path: Path) -> str | None:
 
 
 def read_table(path: Path, keys: Keys) -> Iterator[Entry]:
-    """Read the entries of a JSON, JSON Lines, CSV or Parquet file, compressed or not, one after the other.
+    """Read the entries of a JSON, JSON Lines, CSV, Parquet or Arrow file, compressed or not, one after the other.
 
     Raises
     ------
@@ -81,6 +85,8 @@ def read_table(path: Path, keys: Keys) -> Iterator[Entry]:
         return _lines(path)
     if kind == "json":
         return _json(path)
+    if kind == "arrow":
+        return _arrow(path, keys)
     return _parquet(path, keys) if kind == "parquet" else _cells(path, str(kind))
 
 
@@ -256,6 +262,27 @@ def _parquet(path: Path, keys: Keys) -> Iterator[Entry]:
                     yield Entry(path, f"row {number}", row)
     except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         raise CorpusError(f"{path}, after row {number}: not Parquet, or damaged: {first_line(error)}") from error
+
+
+def _arrow(path: Path, keys: Keys) -> Iterator[Entry]:
+    import pyarrow as pa
+
+    number = 0
+    try:
+        packed = path.suffix in COMPRESSED
+        with pa.BufferReader(b"".join(read_blocks(path))) if packed else pa.memory_map(str(path)) as source:
+            is_file = source.read(len(ARROW_FILE)) == ARROW_FILE
+            source.seek(0)
+            reader = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+            chosen = columns_to_read(reader.schema, keys) or reader.schema.names
+            batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+            for batch in batches:
+                for start in range(0, batch.num_rows, BATCH):
+                    for row in batch.select(chosen).slice(start, BATCH).to_pylist():
+                        number += 1
+                        yield Entry(path, f"row {number}", row)
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        raise CorpusError(f"{path}, after row {number}: not Arrow, or damaged: {first_line(error)}") from error
 
 
 def _whole(path: Path, most: int) -> bytes | None:

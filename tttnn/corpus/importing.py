@@ -25,9 +25,9 @@ from tttnn.corpus.folder import CURE, MANIFEST, Corpus
 from tttnn.corpus.formats import Entry, Keys, columns_to_read, encode, read_table, read_text, to_document
 from tttnn.corpus.held_out import SPLITS, TEST, TRAIN, draw, near_copies, rank, sketch
 from tttnn.corpus.jsonl import BadDocument, CorpusError, Document
-from tttnn.corpus.survey import SPLIT_NAMES, Part, Seen, Survey, is_saved_dataset, some, survey, walk
+from tttnn.corpus.survey import DICT, SPLIT_NAMES, STATE, Part, Seen, Survey, is_saved_dataset, some, survey, walk
 from tttnn.errors import first_line
-from tttnn.files import home, sole_writer, storing, write_json, writing_folder
+from tttnn.files import home, read_json, sole_writer, storing, write_json, writing_folder
 
 VERSION = 1  # of what is written; another one is imported again
 HUB = "hf:"  # before the name of a dataset
@@ -116,9 +116,29 @@ def _letters(name: str) -> str:
 
 def _disk_parts(path: Path, seen: list[Seen], name: str, reading: Reading) -> Survey:
     if path.is_dir() and is_saved_dataset(path):
-        datasets = _datasets(f"{path} was saved with the library datasets")
-        return Survey(_dataset_parts(_loaded(datasets.load_from_disk, path), path, name), [])
+        return Survey(list(_saved_parts(path, name)), [])
     return survey(path, seen, reading.keys, name, reading.skip_bad)
+
+
+def _saved_parts(path: Path, name: str) -> Iterator[Part]:
+    """The Arrow files of a dataset that ``save_to_disk`` wrote, by its own lists of splits and files."""
+    try:
+        splits = read_json(path / DICT)["splits"] if (path / DICT).is_file() else []
+        for split in splits or ["train"]:
+            folder = path / split if splits else path
+            state = read_json(folder / STATE)
+            if state.get("_indices_data_files"):
+                raise CorpusError(f"{folder} holds a choice of rows: save it again after flatten_indices()")
+            for file in (folder / each["filename"] for each in state["_data_files"]):
+                if not file.resolve().is_relative_to(path.resolve()):
+                    raise CorpusError(f"{folder / STATE}: names {str(file)!r}, which is not in that folder")
+                named = SPLIT_NAMES.get(split.lower()) if len(splits) > 1 else None
+                yield Part(str(file.relative_to(path)), file, True, file.stat().st_size, named, name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = first_line(error) or type(error).__name__
+        raise CorpusError(
+            f"{path} was saved with the library datasets, but not whole: {said}; save it again"
+        ) from error
 
 
 def _hub_parts(source: str) -> Survey:
@@ -145,6 +165,11 @@ def _loaded(load: Any, place: str | Path) -> dict[str, Any]:
 
     try:
         found = load(str(place))
+    except ConnectionError as error:
+        raise CorpusError(
+            f"{place} is not on this machine, and the Hugging Face hub cannot be reached: where there is a network, "
+            f"save it with save_to_disk, and give that folder as the corpus"
+        ) from error
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         raise CorpusError(f"{place} cannot be read as a dataset: {first_line(error)}") from error
     return {"train": found} if isinstance(found, Dataset) else dict(found)

@@ -27,7 +27,7 @@ BY_STEM = re.compile(
 SUFFIXES = re.compile(rf"({'|'.join(TABLES).replace('.', r'[.]')})([.]gz|[.]zst)?$", re.IGNORECASE)
 TOOL_FOLDERS = {"node_modules", "__pycache__"}
 RESULTS = ("run.json", "trial.json")  # one of them lies in a folder of this program's results
-SAVED = ("dataset_dict.json", "state.json")  # by which a dataset saved with `datasets` is known
+DICT, STATE = SAVED = ("dataset_dict.json", "state.json")  # by which a dataset saved with `datasets` is known
 
 
 class Seen(NamedTuple):

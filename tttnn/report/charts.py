@@ -79,7 +79,7 @@ def gain_curve_chart(curve: pd.DataFrame, name: str, alt_text: str) -> Figure:
 
     data = curve[["k", "bits_per_byte", "ratio", "low", "high"]]
     percent, above = alt.Axis(format="%", tickCount=5), alt.Scale(zero=False)
-    x = alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(tickMinStep=1, format="d"))
+    x = alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(values=data["k"].tolist(), format="d"))
     y = alt.Y("ratio:Q", title="bits after / before", axis=percent, scale=above)
     band = (
         alt.Chart(data).mark_area(opacity=0.2, color=PALETTE[0]).encode(x=x, y=alt.Y("low:Q", scale=above), y2="high:Q")

@@ -13,7 +13,7 @@ from tttnn.report.charts import compared_chart, gain_curve_chart
 from tttnn.report.one_page import Markup, code, fold, page, section
 from tttnn.report.shaded import compare, token_texts
 from tttnn.report.tables import Table, table
-from tttnn.studies.trial_plan import LEAST
+from tttnn.studies.trial_plan import LEAST, most_neighbours
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,7 +45,7 @@ def trial_page(trial: Trial, advice: Advice) -> str:
         section("What it costs", *_cost(trial, advice)),
         section("Where the gain comes from", *_origin(advice)),
         section("What simpler things bring on the same documents", *_simpler(advice)),
-        section("What to use", settings_table(trial, advice), "To evaluate the whole test part so:",
+        section("What to use", settings_table(trial, advice), f"To evaluate the whole test part so{_instead(trial)}:",
                 code(full_command(trial, advice))),
         section("What this was measured on, and what it does not cover", *_limits(trial, advice)),
         *_views(trial),
@@ -68,7 +68,28 @@ def lead(trial: Trial, advice: Advice) -> str:
         f"{OPENING[advice.verdict]}: after training on {_neighbours(advice.k)}, {trial.facts['model']} needs "
         f"{100 * advice.ratio.value:.1f} % of its bits{span} on {documents} of {trial.facts['corpus']}."
     )
-    return f"{answer} {_caution(advice)}".strip()
+    return " ".join(filter(None, [answer, _further(trial, advice), _caution(advice)]))
+
+
+def _further(trial: Trial, advice: Advice) -> str:
+    """Where a full run should end, if the trial had no time for all of its steps."""
+    if advice.verdict == TOO_FEW or advice.full == advice.ratio or not math.isfinite(advice.full.high):
+        return ""
+    k = most_neighbours(trial.request.k, trial.facts["indexed"])
+    left = [_neighbours(k)] if k > advice.k else []
+    left += ["all of their text"] if trial.plan.max_chunks else []
+    return (
+        f"A full run, on {' and '.join(left)}, should end between {100 * advice.full.low:.0f} and "
+        f"{100 * advice.full.high:.0f} %."
+    )
+
+
+def _instead(trial: Trial) -> str:
+    """What to change in the command for all neighbours and all of their text."""
+    k, plan = most_neighbours(trial.request.k, trial.facts["indexed"]), trial.plan
+    changes = [f"with --ks 0,{k}"] if k > plan.k else []
+    changes += ["without --max-chunks"] if plan.max_chunks else []
+    return f" (for a full run {' and '.join(changes)})" if changes else ""
 
 
 def _neighbours(k: int) -> str:
@@ -102,7 +123,8 @@ def domains_figure(trial: Trial, advice: Advice) -> Figure:
     }])  # fmt: skip
     rows = whole if len(named) < 2 else pd.concat([whole, named[whole.columns]], ignore_index=True)
     alt = (
-        f"Bits per byte of {advice.documents} documents: {advice.before:.3f} before and {advice.after:.3f} after "
+        f"Bits per byte of {advice.documents} document{'s' * (advice.documents != 1)}: "
+        f"{advice.before:.3f} before and {advice.after:.3f} after "
         f"{_neighbours(advice.k)}; deflate {advice.deflate:.3f}."
     )
     return compared_chart(
@@ -126,11 +148,42 @@ def _bits(trial: Trial, advice: Advice) -> list[Any]:
         f"{advice.before:.3f} bits per byte before, {advice.after:.3f} after; deflate, which knows no language, needs "
         f"{advice.deflate:.3f} for the same documents.{failed}"
     )
-    return [text, domains_figure(trial, advice)]
+    return [text, domains_figure(trial, advice), *([domains_table(advice)] if len(advice.domains) > 1 else [])]
+
+
+def domains_table(advice: Advice) -> Table:
+    """Each domain by itself: what was measured, and where a full run should end."""
+    found = advice.domains.sort_values("documents", ascending=False).head(MOST_DOMAINS)
+    shown = found.assign(
+        **{"after / before": _percent(found, "ratio", "low", "high")},
+        full_run=_percent(found, "", "full_low", "full_high"),
+    )
+    more = len(advice.domains) - len(found)
+    caption = (
+        f"Each domain by itself{f', of the {more} others none has more documents' if more else ''}. An interval needs "
+        f"{LEAST} documents; a full run has all neighbours and all of their text."
+    )
+    columns = ["domain", "documents", "deflate", "before", "after", "after / before", "full_run"]
+    units = {"deflate": "bits/byte", "before": "bits/byte", "after": "bits/byte", "after / before": "%, 95 % interval",
+             "full_run": "%"}  # fmt: skip
+    bits = dict.fromkeys(("deflate", "before", "after"), ".3f")
+    return table(shown[columns], caption, units, bits)
+
+
+def _percent(found: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
+    """Ratios in percent with their interval, or the interval alone, where there are documents enough for one."""
+    texts = []
+    for row in found.to_dict("records"):
+        span = f"{100 * row[low]:.1f} to {100 * row[high]:.1f}" if row["documents"] >= LEAST else ""
+        mean = f"{100 * row[value]:.1f}" if value else ""
+        texts.append(f"{mean} ({span})" if mean and span else mean or span or "–")
+    return texts
 
 
 def _curve(advice: Advice) -> list[Any]:
-    if advice.best_k:
+    if len(advice.curve) < 3:
+        text = f"Each score takes long, so there was none between 0 and {advice.k}; more minutes make the curve."
+    elif advice.best_k:
         text = f"Nine tenths of the best gain, or more, are there at k = {advice.best_k}, of the places scored."
     else:
         text = "No number of neighbours brought a gain."
@@ -184,7 +237,8 @@ def origin_table(advice: Advice) -> Table | None:
     found = advice.origin
     if found.empty:
         return None
-    shown = found.assign(share=found["share"].round(2) + 0.0, gain=_points(found, "points"))
+    share = found["share"].where(found["documents"] >= LEAST)  # of one document it would say nothing
+    shown = found.assign(share=share.round(2) + 0.0, gain=_points(found, "points"))
     shown = shown.rename(columns={"part": "what is added", "share": "share_of_the_gain"})
     columns = ["what is added", "documents", "gain", "share_of_the_gain"]
     caption = "The gain, taken apart: each line is what it adds to those above it, in points of after / before."
@@ -238,9 +292,10 @@ def settings_table(trial: Trial, advice: Advice) -> Table:
         f"{float(row.way.removeprefix('rate-')):g} times that: {row.ratio:.1%} against {row.ratio_nearest:.1%}"
         for row in advice.rates.itertuples()
     )
-    most = ", and the most that were tried" if advice.best_k == advice.k else ""
+    why = "fewest neighbours with nine tenths of the best gain"
+    why += ", and the most that were tried" if advice.best_k == advice.k else ""
     rows = [
-        ("k", str(advice.best_k), "fewest neighbours with nine tenths of the best gain" + most),
+        ("k", str(advice.best_k), why if plan.curve else "what the time allowed; fewer were not tried"),
         ("learning rate", f"{advice.learning_rate:g}",
          f"tried: {facts['learning_rate']:g}; {tried or 'no other'}; another is taken if it is surely better"),
         ("precision of steps", facts["precision"], "bfloat16 for a large model where the processor is made for it"),
@@ -297,8 +352,10 @@ def _limits(trial: Trial, advice: Advice) -> list[Any]:
         f"{facts['indexed']:,} documents in the index{part}.",
         *facts["corpus_facts"],
         f"A model of {facts['parameters'] / 1e6:,.1f} M weights; seen in its pre-training: {facts['saw_domains']}.",
-        "Intervals are over documents: they say what other documents of the same kind would give, not other corpora, "
-        "models, learning rates or embedders.",
+        "An interval says where all documents of this kind would be, measured in the same way: 19 of 20 such trials "
+        "are to hold them. It knows nothing of other corpora, models, learning rates or embedders.",
+        "What a full run brings is read off the last part of the curve: each doubling of the steps is taken to bring "
+        "what the last one brought.",
         "Bits per byte measure how well text is predicted. Whether answers to questions get better was not measured.",
     ]
     return [Markup("<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in items) + "</ul>")]

@@ -47,7 +47,7 @@ TIMED = ["train_seconds", "evaluation_seconds", "retrieval_seconds"]  # as resul
 SECONDS = [*TIMED, "session_seconds", "seconds"]
 PARTS = (8, 2, 1)  # chunks and windows of an eighth, a half and the whole of the longest are timed
 FEW = 3  # documents for a first estimate
-LOOKED_AT = (4, 1)  # parts of a chunk and a window at a first look
+LOOKED_AT = (8, 2)  # parts of a chunk and a window at a first look
 BATCH = 4  # windows of the longest batch timed
 MOST_TURNS = 9
 SESSIONS = 3  # timed
@@ -115,7 +115,7 @@ def calibrate(ttt: TTT, seconds: float = 20.0) -> Rates:
 def first_look(ttt: TTT) -> Rates:
     """Time a gradient step and a score of two lengths, each once after a warm-up: the least for an estimate.
 
-    It takes a tenth of the time of :func:`calibrate`. What a document takes beside its steps is not timed.
+    It takes a twentieth of the time of :func:`calibrate`. What a document takes beside its steps is not timed.
 
     Parameters
     ----------

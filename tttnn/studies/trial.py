@@ -8,10 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +20,10 @@ import numpy as np
 from tttnn.corpus import Corpus, Document, open_corpus, write_jsonl
 from tttnn.corpus.deflate import deflated
 from tttnn.corpus.origin import unit
-from tttnn.corpus.overlap import seen_shares
 from tttnn.embedding import LexicalEmbedder, load_embedder
 from tttnn.errors import ParameterError
-from tttnn.experiment import DrawnDocument, retrieve, run, run_facts
+from tttnn.experiment import DrawnDocument, run_facts
 from tttnn.experiment.checks import LARGEST_SEED, check_writable
-from tttnn.experiment.runner import Evaluate, document_rows
-from tttnn.experiment.variants import VARIANTS, Variant, changed
 from tttnn.files import expand, read_json, sole_writer, write_json, writing_folder
 from tttnn.models import load_model
 from tttnn.models.model_registry import find_entry
@@ -35,31 +31,30 @@ from tttnn.models.products import bfloat16_is_fast
 from tttnn.parameters import number
 from tttnn.provenance import commit, device, versions
 from tttnn.retrieval import Retriever, is_built, open_retriever
-from tttnn.rows import Row, RowsError, plain
+from tttnn.rows import RowsError
 from tttnn.studies.cost import count_work, first_look
 from tttnn.studies.trial_plan import (
     COMPARED,
     ENOUGH,
-    KEPT,
-    LEAST,
     MOST,
-    NEAREST,
-    RATES,
+    PART,
     SEGMENT,
     Budget,
     Costs,
     Plan,
+    Say,
+    duration,
     make_plan,
-    places,
+    most_neighbours,
 )
+from tttnn.studies.trial_work import Work
 from tttnn.ttt import TTT, Switches
 
 if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
-RECORD, SAMPLE, VIEWS = "trial.json", "corpus", "tokens.json"
-WAYS = VARIANTS | {"longest-context": Variant(switches={"config_context": True})}
+RECORD, SAMPLE = "trial.json", "corpus"
 INDEX_SHARE = 0.3  # of all time that an index may take; beyond it, a part of the documents is indexed
 READING_SHARE = 0.05  # of all time that counting a corpus, or reading what is not taken of it, may take
 READ = 2e7  # bytes a second, a careful guess
@@ -68,12 +63,8 @@ LOOKED_AT = 3  # documents whose neighbours are counted
 SAMPLED = 64  # texts that an embedder is timed on
 HELD_OUT, MOST_HELD_OUT = 0.1, 0.25  # shares for test, of many documents and of few
 LARGE = 5e7  # weights, from which steps are made in bfloat16 where a device has instructions for it
-PART = 4  # of an index, at most one part in so many is trained on
-SHOWN = 600  # tokens of a document in a view
-SHOWN_CHARACTERS = 1500  # of a neighbour
 
 log = logging.getLogger(__name__)
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -177,23 +168,6 @@ class Trial:
     tokenizer: PreTrainedTokenizerBase
 
 
-@dataclass
-class _Pace:
-    """How documents really take, against what was expected of them."""
-
-    expected: dict[str, float] = field(default_factory=dict)
-    taken: dict[str, float] = field(default_factory=dict)
-
-    def factor(self, variant: str) -> float:
-        names = [variant] if variant in self.taken else list(self.taken)
-        expected = sum(self.expected[name] for name in names)
-        return sum(self.taken[name] for name in names) / expected if expected else 1.0
-
-    def add(self, variant: str, expected: float, taken: float) -> None:
-        self.expected[variant] = self.expected.get(variant, 0.0) + expected
-        self.taken[variant] = self.taken.get(variant, 0.0) + taken
-
-
 def run_trial(
     request: Request, corpus: Corpus, out: str | Path, budget: Budget | None = None, say: Say = log.info
 ) -> Trial:
@@ -234,13 +208,13 @@ def run_trial(
         ways = _ways(ttt, retriever, drawn)
         costs = _costs(ttt, retriever, drawn, request.k)
         if "plan" not in known:
-            k = min(request.k, max(1, len(retriever) // PART))
-            known["plan"] = asdict(make_plan(costs, sizes, k, budget.left, ways))
+            k = most_neighbours(request.k, len(retriever))
+            known["plan"] = asdict(make_plan(costs, sizes, k, budget.left, ways, len({each.domain for each in drawn})))
             write_json(out / RECORD, known)
         plan = Plan(**known["plan"])
         say(_summary(plan, costs, lm.name, used, budget, out))
         ttt = TTT(lm, retriever, replace(ttt.switches, max_chunks=plan.max_chunks))
-        work = _Work(ttt, plan, costs, drawn, sizes, out, budget, say)
+        work = Work(ttt, plan, costs, drawn, sizes, out, budget, say)
         work.about = run_facts(used, retriever, split=request.split, seed=request.seed, max_bytes=None)
         rows = work.all(ways)
         views = work.views(rows)
@@ -268,7 +242,7 @@ def _affordable(request: Request, corpus: Corpus, out: Path, budget: Budget, say
         needed = _text_bytes(corpus, "train") * _seconds_per_byte(corpus, request, budget.clock)
         share = INDEX_SHARE * budget.seconds / max(needed, 1e-9)
         if share < 1:
-            say(f"an index of all documents would take {_minutes(needed)}, so {share:.0%} of them are indexed")
+            say(f"an index of all documents would take {duration(needed)}, so {share:.0%} of them are indexed")
             with writing_folder(place) as partial:
                 write_jsonl(partial / "train.jsonl", _some(corpus, share, request.seed, budget))
                 drawn = _drawn(corpus, request)
@@ -337,7 +311,7 @@ def _ways(ttt: TTT, retriever: Retriever, drawn: Sequence[DrawnDocument]) -> lis
 
 def _costs(ttt: TTT, retriever: Retriever, drawn: Sequence[DrawnDocument], k: int) -> Costs:
     """Time a step, and look at the neighbours of a few documents."""
-    k = min(k, max(1, len(retriever) // PART))
+    k = most_neighbours(k, len(retriever))
     work = count_work(ttt, drawn[:LOOKED_AT], k)
     found = work[work["k"] > 0]
     settings = ttt.lm.settings
@@ -355,140 +329,9 @@ def _summary(plan: Plan, costs: Costs, model: str, corpus: Corpus, budget: Budge
     return (
         f"{model} on {corpus.name}: a step of {costs.chunk:,} tokens takes {step:.2f} s here, so the plan is "
         f"{plan.documents} documents{limit}, {plan.k} neighbours each, {chunks} a neighbour; the first {plan.compared} "
-        f"also in other ways. About {_minutes(plan.seconds + budget.spent)} of {_minutes(budget.seconds)}; more "
+        f"also in other ways. About {duration(plan.seconds + budget.spent)} of {duration(budget.seconds)}; more "
         f"documents follow if time is left. Rows and page: {out}"
     )
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
-@dataclass
-class _Work:
-    """The documents of a trial, evaluated in one way after another until their time is over."""
-
-    ttt: TTT
-    plan: Plan
-    costs: Costs
-    drawn: Sequence[DrawnDocument]
-    sizes: Sequence[tuple[int, int]]
-    out: Path
-    budget: Budget
-    say: Say
-    about: dict[str, Any] = field(default_factory=dict)
-    pace: _Pace = field(default_factory=_Pace)
-
-    def __post_init__(self) -> None:
-        limit = self.plan.max_bytes or math.inf
-        order = sorted(range(len(self.sizes)), key=lambda n: self.sizes[n][0] > limit)  # longer ones if time is left
-        self.tokens = {id(self.drawn[n]): self.sizes[n][1] for n in order}
-        self.drawn = [self.drawn[n] for n in order]
-
-    def all(self, ways: Sequence[str]) -> pd.DataFrame:
-        """Rows of everything that fits."""
-        import pandas as pd
-
-        begin, left = self.budget.spent, max(self.budget.left, 0.0)
-        planned = self.drawn[: self.plan.documents]
-        near = self.one(NEAREST, planned, begin + 0.55 * left)
-        if _count(near) < min(len(planned), LEAST):  # slower than expected: these come first
-            near = self.one(NEAREST, planned, begin + 0.85 * left)
-        done = planned[: _count(near)]
-        turns = [(way, done, 0.55 + 0.33 * n / len(ways)) for n, way in enumerate(ways, start=1)]
-        turns += [(way, done, 0.9 + 0.02 * n) for n, way in enumerate(RATES)]
-        found = {}
-        for way, documents, share in [*turns, (NEAREST, self.drawn, 0.95)]:
-            found[way] = self.one(way, documents, begin + share * left).assign(variant=way)
-        return pd.concat([rows for rows in found.values() if len(rows)], ignore_index=True)
-
-    def one(self, way: str, documents: Sequence[DrawnDocument], last: float) -> pd.DataFrame:
-        """Rows of the first documents in one way, as many as are done when `last` seconds are spent."""
-        variant = WAYS[way]
-        ks = {NEAREST: places(self.plan.k), "longest-context": [0]}.get(way, [0, self.plan.k])
-        return run(
-            changed(self.ttt, variant), documents, ks, self.out / way / self.ttt.lm.name,
-            {**self.about, "variant": way}, self._until(way, last), variant.method,
-        )  # fmt: skip
-
-    def expected(self, way: str, document: DrawnDocument) -> float:
-        """Seconds of a document."""
-        plan = self.plan
-        return self.costs.document(way, self.tokens[id(document)], plan.k, plan.max_chunks)
-
-    def _until(self, way: str, last: float) -> Evaluate:
-        def evaluate(
-            ttt: TTT, documents: Sequence[DrawnDocument], ks: Sequence[int], method: str
-        ) -> Iterator[tuple[DrawnDocument, list[Row]]]:
-            for place, document in enumerate(documents):
-                expected, start = self.expected(way, document), self.budget.spent
-                first = way == NEAREST and not place and not self.pace.taken
-                if start + expected * self.pace.factor(way) > last and not first:
-                    return
-                if not place:
-                    left = _minutes(max(self.budget.seconds - self.budget.spent, 0))
-                    self.say(f"{left} left: {way}, {len(documents)} documents to do")
-                rows = document_rows(ttt, document, ks, method)
-                self.pace.add(way, expected, self.budget.spent - start)
-                yield document, rows
-
-        return evaluate
-
-    def views(self, rows: pd.DataFrame) -> list[dict[str, Any]]:
-        """Tokens of the documents that gain and lose most, of those that there is time for; kept in the folder."""
-        path = self.out / VIEWS
-        if path.exists():
-            return list(read_json(path))
-        room = (self.budget.left + KEPT * self.budget.seconds / 2) / 2
-        near = rows[(rows["variant"] == NEAREST) & rows["nats"].notna()]
-        wide = near.pivot(index=["domain", "document"], columns="k", values="nats")
-        fits = {
-            (each.domain, each.number): each for each in self.drawn
-            if self.expected(NEAREST, each) * self.pace.factor(NEAREST) < room
-        }  # fmt: skip
-        ratio = (wide[self.plan.k] / wide[0]).dropna() if self.plan.k in wide else wide.iloc[:0, 0]
-        ratio = ratio[[key in fits and math.isfinite(value) for key, value in ratio.items()]]
-        if ratio.empty:
-            return []
-        chosen = dict.fromkeys([ratio.idxmin(), ratio.idxmax()])
-        views = [token_view(self.ttt, fits[key], self.plan.k) for key in chosen]
-        write_json(path, plain(views))
-        return views
-
-
-def _count(rows: pd.DataFrame) -> int:
-    """How many documents there are."""
-    return len(rows[["domain", "document"]].drop_duplicates())
-
-
-def token_view(ttt: TTT, document: DrawnDocument, k: int) -> dict[str, Any]:
-    """What each token of a document costs before and after k neighbours, and the nearest of these.
-
-    Returns
-    -------
-    dict
-        JSON values: domain, document, ratio (of nats), tokens (of all), text, before and after (nats of
-        the first SHOWN tokens), neighbours (text, overlap, source of the three nearest).
-    """
-    found = retrieve(ttt, document, k)
-    scorer = ttt.scorer(found.scored)
-    before = after = scorer.token_nats()
-    for step in ttt.adapt(found.scored, found.texts, [k]):
-        if step.k == k:
-            after = scorer.token_nats()  # before the weights go back
-    nearest = list(found.neighbours)[:3]
-    return {
-        "domain": document.domain, "document": document.number, "ratio": float(after.sum() / before.sum()),
-        "tokens": len(scorer.tokens), "text": found.scored, "before": before[:SHOWN].tolist(),
-        "after": after[:SHOWN].tolist(), "model": ttt.lm.name, "k": k,
-        "neighbours": [
-            {
-                "text": each.text[:SHOWN_CHARACTERS], "source": unit(each.meta),
-                "overlap": float(seen_shares([found.query], [each.text])[0]),
-            }
-            for each in nearest
-        ],
-    }  # fmt: skip
 
 
 def _facts(ttt: TTT, corpus: Corpus, used: Corpus, request: Request, budget: Budget) -> dict[str, Any]:

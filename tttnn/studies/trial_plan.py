@@ -26,15 +26,22 @@ COMPARED = ("random-domain", "other-units", "dynamic-128-rate-1.0", "in-context-
 RATES = ("rate-2", "rate-0.25")
 SEGMENT = 128  # tokens between two steps of dynamic evaluation
 PLACES = (0, 1, 2, 5, 10, 20)  # where a curve is scored
-MOST_CHUNKS = (None, 4, 1)  # of a neighbour, the most expensive first
+PART = 4  # of an index, at most one part in so many is trained on
+MOST_CHUNKS = (4, 2, 1)  # of a neighbour, if all of them take too long
 LIMITS = (None, 32_000, 16_000, 8_000, 4_000, 2_000, 1_000)  # bytes of a document
-LEAST = 6  # documents, below which no interval is believed
+LEAST = 4  # documents, below which no interval is believed
+FEW = 8  # documents, up to which before and after come before what they are compared with
 ENOUGH = 12  # documents, before more neighbours are better than more documents
 MOST = 60  # documents; an interval hardly gains from more
 LARGEST = 0.25  # of the time for the nearest neighbours that one document may take
+NO_LIMIT = 1000  # chunks of a neighbour: no document is so long
 NEAREST_SHARE = 0.5  # of the time: the nearest neighbours; then the comparisons
+SCARCE_SHARE = 0.8  # the same where that is too short for enough documents: before and after come first
 COMPARED_SHARE = 0.4
 KEPT = 0.06  # of all time, for what comes after the last document: tokens, intervals, charts
+
+
+Say = Callable[[str], None]
 
 
 @dataclass
@@ -101,8 +108,8 @@ class Costs:
         """Seconds of one score of a document."""
         return self.rates.scoring(math.ceil(tokens / self.context), tokens)
 
-    def document(self, variant: str, tokens: int, k: int, most: int | None) -> float:
-        """Seconds of a document of so many tokens."""
+    def document(self, variant: str, tokens: int, k: int, most: int | None, curve: bool = True) -> float:
+        """Seconds of a document of so many tokens, scored on the way to k neighbours or only at the end."""
         once = self.score(tokens)
         if variant.startswith("dynamic"):
             segments = math.ceil(tokens / SEGMENT)
@@ -112,8 +119,11 @@ class Costs:
             return self.retrieval + 4 * once
         if variant == "longest-context":
             return 3 * once
-        scores = len(places(k)) if variant == NEAREST else 2
+        scores = len(places(k, curve)) if variant == NEAREST else 2
         return self.retrieval + scores * once + k * self.neighbour(most)
+
+
+Rung = tuple[int, int | None, bool]  # neighbours, most steps on each, whether there is a curve
 
 
 @dataclass(frozen=True)
@@ -134,6 +144,8 @@ class Plan:
         Of these, the first so many are evaluated in other ways, too.
     seconds : float
         Expected.
+    curve : bool
+        Whether documents are scored on the way to k, too: with a large model a score takes as long as a step.
     """
 
     k: int
@@ -142,17 +154,29 @@ class Plan:
     documents: int
     compared: int
     seconds: float
+    curve: bool = True
 
 
-def places(k: int) -> list[int]:
-    """Where documents are scored on the way to k neighbours."""
-    return sorted({each for each in PLACES if each < k} | {k})
+def places(k: int, curve: bool = True) -> list[int]:
+    """Where documents are scored: on the way to k neighbours, or only before them and at the end."""
+    return sorted({each for each in PLACES if each < k} | {k}) if curve else [0, k]
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def most_neighbours(k: int, indexed: int | None) -> int:
+    """The neighbours to train on where so many documents are indexed: k, or a part of a small index."""
+    return k if indexed is None else min(k, max(1, indexed // PART))
 
 
 def make_plan(
-    costs: Costs, sizes: Sequence[tuple[int, int]], k: int, seconds: float, variants: Sequence[str] = COMPARED
-) -> Plan:
-    """Choose what fits: all neighbours and chunks first, then fewer, then shorter documents only.
+    costs: Costs, sizes: Sequence[tuple[int, int]], k: int, seconds: float, variants: Sequence[str] = COMPARED,
+    domains: int = 1,
+) -> Plan:  # fmt: skip
+    """Choose what fits: all neighbours and chunks first, then fewer, then fewer documents, then short ones.
 
     Parameters
     ----------
@@ -165,27 +189,38 @@ def make_plan(
         For all documents.
     variants : sequence of str
         What the gain is to be compared with.
+    domains : int
+        Of the documents: each is to have an answer, too.
 
     Raises
     ------
     ParameterError
         If not one document fits.
     """
-    rungs = [(k, most) for most in MOST_CHUNKS] + [(fewer, 1) for fewer in (10, 5) if fewer < k]
-    enough = min(ENOUGH, len(sizes))
+    fewest = min(k, PLACES[3])
+    chunks = [_all_chunks(costs, k, NEAREST_SHARE * seconds), *MOST_CHUNKS]
+    rungs = [(k, each, True) for each in chunks] + [(fewer, 1, True) for fewer in (10, 5) if fewer < k]
+    tries = [(rung, max(ENOUGH, min(LEAST * domains, MOST)), MOST, NEAREST_SHARE) for rung in rungs]
+    tries += [(rung, LEAST, FEW, SCARCE_SHARE) for rung in (rungs[-1], (fewest, 1, False))]
     for limit in LIMITS:
         kept = [tokens for size, tokens in sizes if limit is None or size <= limit]
-        if len(kept) < enough and limit is not None:
-            break
-        for rung in rungs:
-            if (found := _fitting(costs, kept, *rung, NEAREST_SHARE * seconds)) >= enough:
+        for rung, enough, most, share in tries:
+            wanted = min(enough, len(sizes))
+            if len(kept) >= wanted and (found := _fitting(costs, kept[:most], rung, share * seconds)) >= wanted:
                 return _plan(costs, kept[:found], rung, limit, seconds, variants)
-    return _least_plan(costs, sizes, min(k, PLACES[3]), seconds, variants)
+    return _least_plan(costs, sizes, fewest, seconds, variants)
 
 
-def _fitting(costs: Costs, tokens: Sequence[int], k: int, most: int | None, seconds: float) -> int:
+def _all_chunks(costs: Costs, k: int, seconds: float) -> int | None:
+    """All chunks of a neighbour, but of a giant one no more than keep its document from taking most of the time."""
+    step = max(costs.rates.training(1.0, float(costs.chunk)), 1e-9)
+    most = int(LARGEST * seconds / (k * step))
+    return None if most > NO_LIMIT else max(most, MOST_CHUNKS[0])
+
+
+def _fitting(costs: Costs, tokens: Sequence[int], rung: Rung, seconds: float) -> int:
     """How many of the documents fit, from the first one on; none if one of them would take most of the time."""
-    each = [costs.document(NEAREST, count, k, most) for count in tokens]
+    each = [costs.document(NEAREST, count, *rung) for count in tokens]
     if len(each) > 1 and max(each) > LARGEST * seconds and len(each) > ENOUGH // 2:
         return 0
     return _count(each, seconds)
@@ -201,13 +236,13 @@ def _least_plan(
     """The shortest documents, where time is too short for a fair choice: with as many neighbours as let in three."""
     shortest = sorted(sizes)
     for fewer in [each for each in reversed(PLACES) if 0 < each <= k] or [k]:
-        each = [costs.document(NEAREST, tokens, fewer, 1) for _, tokens in shortest]
-        found = _count(each, NEAREST_SHARE * seconds)
+        each = [costs.document(NEAREST, tokens, fewer, 1, False) for _, tokens in shortest]
+        found = _count(each, SCARCE_SHARE * seconds)
         if found >= min(3, len(sizes)) or (found and fewer == 1):
             largest = shortest[found - 1][0]
             kept = [tokens for size, tokens in sizes if size <= largest][:found]
-            return _plan(costs, kept, (fewer, 1), None if found == len(sizes) else largest, seconds, variants)
-    more = math.ceil((each[0] / NEAREST_SHARE - seconds) / (1 - KEPT) / 6) / 10
+            return _plan(costs, kept, (fewer, 1, False), None if found == len(sizes) else largest, seconds, variants)
+    more = math.ceil((each[0] / SCARCE_SHARE - seconds) / (1 - KEPT) / 6) / 10
     raise ParameterError(
         f"minutes: {max(seconds, 0):.0f} s are left for documents, and the shortest takes about {each[0]:.1f} s with "
         f"one neighbour on this machine: give at least {more:g} minutes more, or a smaller model"
@@ -215,12 +250,14 @@ def _least_plan(
 
 
 def _plan(
-    costs: Costs, tokens: Sequence[int], rung: tuple[int, int | None], limit: int | None, seconds: float,
-    variants: Sequence[str],
-) -> Plan:  # fmt: skip
+    costs: Costs, tokens: Sequence[int], rung: Rung, limit: int | None, seconds: float, variants: Sequence[str]
+) -> Plan:
     def cost(names: Iterable[str], count: int) -> float:
         return sum(costs.document(name, count, *rung) for name in names)
 
-    compared = _count([cost(variants, count) for count in tokens], COMPARED_SHARE * seconds)
-    whole = sum(cost([NEAREST], count) for count in tokens) + sum(cost(variants, count) for count in tokens[:compared])
-    return Plan(*rung, limit, len(tokens), compared, whole)
+    near = sum(cost([NEAREST], count) for count in tokens)
+    left = min(COMPARED_SHARE * seconds, (NEAREST_SHARE + COMPARED_SHARE) * seconds - near)
+    compared = _count([cost(variants, count) for count in tokens], max(left, 0.0))
+    k, chunks, has_curve = rung
+    whole = near + sum(cost(variants, count) for count in tokens[:compared])
+    return Plan(k, chunks, limit, len(tokens), compared, whole, has_curve)
