@@ -482,6 +482,7 @@ def render(build: Path) -> None:
     if run.returncode != 0:
         raise BuildError(f"{run.stdout}\nJupyter Book found warnings or errors; they are listed above")
     write_cards(output / "_build" / "html")
+    write_texts(output / "_build" / "html")
     write_downloads(build / "src" / "notebooks", output / "_build" / "html" / "_sources" / "notebooks")
     shutil.rmtree(build / "html", ignore_errors=True)
     (output / "_build" / "html").rename(build / "html")
@@ -511,6 +512,23 @@ def write_cards(pages: Path) -> None:
             cards[figure["id"]] = figure.figcaption.get_text(" ", strip=True).rstrip("#")
     text = f"window.tttnnCards = {json.dumps(cards, ensure_ascii=False, indent=0)};\n"
     (pages / "_static" / "cards-data.js").write_text(text, encoding="utf-8")
+
+
+def write_texts(pages: Path) -> None:
+    """Collect the prose of every page by section, for what the search shows below a hit if the book is on a disk."""
+    texts = {}
+    for path in sorted(pages.rglob("*.html")):
+        article = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").find("article")
+        sections = article.find_all("section", id=True) if article else []
+        found = {section["id"]: [] for section in sections}
+        for part in article.find_all(["h1", "h2", "h3", "p", "li", "dd"]) if sections else []:
+            if (home := part.find_parent("section", id=True)) and not part.find_parent(["p", "li", "dd"]):
+                found[home["id"]].append(part.get_text(" ", strip=True).rstrip("#"))
+        if sections:
+            name = path.relative_to(pages).with_suffix("").as_posix()
+            texts[name] = [[section, " ".join(" ".join(lines).split())] for section, lines in found.items() if lines]
+    text = f"window.tttnnTexts = {json.dumps(texts, ensure_ascii=False, indent=0)};\n"
+    (pages / "_static" / "search-data.js").write_text(text, encoding="utf-8")
 
 
 def shown(path: Path) -> str:

@@ -5,6 +5,8 @@
   const INK = { light: ["#1f2328", "#c8ccd1"], dark: ["#e6e6e6", "#4b5158"] };
   const NARROW = 500; /* pixels: a phone; panels stand one below the other there */
   const ENTRY = 150; /* pixels that an entry of a legend takes */
+  const LETTER = 6.5; /* pixels that a letter of an axis' title takes */
+  const LEAST = 120; /* pixels that a panel has at least */
   const views = {};
   const widths = {};
   const printed = matchMedia("print");
@@ -39,8 +41,43 @@
   function fitted(spec, width) {
     const legend = spec.config.legend;
     legend.columns = Math.max(1, Math.min(legend.columns || 4, Math.floor(width / ENTRY)));
-    if (spec.columns && width < NARROW) spec.columns = 1;
+    if (width < NARROW) parts(spec).forEach(part => stack(part, width));
     return spec;
+  }
+
+  /* A specification and all charts within it. */
+  function parts(spec) {
+    const within = [spec.spec, ...(spec.layer || []), ...(spec.hconcat || []), ...(spec.vconcat || []), ...(spec.concat || [])];
+    return [spec, ...within.filter(Boolean).flatMap(parts)];
+  }
+
+  /* On a phone panels stand one below the other, and titles of axes take several lines. */
+  function stack(part, width) {
+    if (part.columns) part.columns = 1;
+    if (part.hconcat) { part.vconcat = part.hconcat; delete part.hconcat; }
+    const { x, y, facet } = part.encoding || {};
+    if (facet?.columns) facet.columns = 1;
+    if (x?.title) x.title = lines(x.title, (width - 110) / LETTER);
+    if (y?.title && part.height > 0) y.title = lines(y.title, part.height / LETTER);
+  }
+
+  function lines(text, letters) {
+    const found = [""];
+    for (const word of [text].flat().join(" ").split(" ")) {
+      const last = found[found.length - 1];
+      if (last && last.length + word.length >= letters) found.push(word);
+      else found[found.length - 1] = last ? last + " " + word : word;
+    }
+    return found;
+  }
+
+  /* Charts whose panels have a width of their own fill a narrow column; a smaller picture would have smaller letters. */
+  function filled(spec, chart) {
+    const spare = chart.clientWidth - Number(chart.querySelector("svg").getAttribute("width"));
+    const sized = parts(spec).filter(part => part.width > 0);
+    if (chart.clientWidth >= NARROW || Math.abs(spare) < 2 || !sized.length) return false;
+    for (const part of sized) part.width = Math.max(LEAST, part.width + spare);
+    return true;
   }
 
   /* Whether a letter of the legend lies outside the picture: how wide names are is known once they are drawn. */
@@ -55,6 +92,7 @@
     widths[chart.id] = chart.clientWidth;
     const spec = fitted(JSON.parse(data.textContent), chart.clientWidth);
     await embed(chart, spec);
+    if (filled(spec, chart)) await embed(chart, spec);
     while (cut(chart) && spec.config.legend.columns > 1) {
       spec.config.legend.columns -= 1;
       await embed(chart, spec);

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import html
-import numbers
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from tttnn.report.formats import format_value, readable
 
 if TYPE_CHECKING:
     import pandas as pd
 
+NUMBERED = "tab-"  # how the name of a table begins that the book numbers
 DENSE = 6  # columns; a table of more is set in smaller type
 
 
@@ -59,6 +61,7 @@ def table(
     caption: str = "",
     units: Mapping[str, str] | None = None,
     formats: Mapping[str, str] | None = None,
+    quoted: Collection[str] = (),
 ) -> Table:
     """Format `frame` for readers.
 
@@ -72,39 +75,29 @@ def table(
         Column name to unit, put in brackets after the heading, for example ``{"before": "bits/byte"}``.
     formats
         Column name to a format such as ``".3f"`` or ``".1%"``; default: integers with thousands
-        separators, other numbers with four significant digits, missing values as an en dash.
+        separators, other numbers with at most four significant digits, missing values as an en dash.
+    quoted
+        Columns with the text of documents, of which nothing is changed.
 
     Raises
     ------
     KeyError
-        If `units` or `formats` names a column that `frame` does not have.
+        If `units`, `formats` or `quoted` names a column that `frame` does not have.
     """
     import pandas as pd
 
     units, formats = units or {}, formats or {}
-    if unknown := (units.keys() | formats.keys()) - set(frame.columns):
+    if unknown := {*units, *formats, *quoted} - set(frame.columns):
         raise KeyError(f"no such column: {sorted(unknown)}; the table has {list(frame.columns)}")
     numeric = {column for column in frame.columns if pd.api.types.is_numeric_dtype(frame[column])}
     words = {column: str(column).replace("_", " ") for column in frame.columns}
     heading = {column: f"{word} ({units[column]})" if column in units else word for column, word in words.items()}
     cells = {
-        heading[column]: [format_value(value, formats.get(column)) for value in frame[column]]
+        heading[column]: [str(value) if column in quoted else format_value(value, formats.get(column))
+                          for value in frame[column]]
         for column in frame.columns
-    }
-    return Table(pd.DataFrame(cells), caption, frozenset(heading[column] for column in numeric))
-
-
-def format_value(value: Any, spec: str | None = None) -> str:
-    """Return `value` as readers expect it: ``12,345``, ``0.5123``, ``–`` for a missing value."""
-    if value is None or (isinstance(value, numbers.Real) and value != value):
-        return "–"
-    if spec is not None:
-        return format(value, spec)
-    if isinstance(value, (bool, str)) or not isinstance(value, numbers.Real):
-        return str(value)
-    if isinstance(value, numbers.Integral):
-        return f"{int(value):,}"
-    return f"{float(value):,.0f}" if abs(float(value)) >= 1_000 else f"{float(value):#.4g}".rstrip(".")
+    }  # fmt: skip
+    return Table(pd.DataFrame(cells), readable(caption), frozenset(heading[column] for column in numeric))
 
 
 def glue_text(name: str, value: Any, spec: str | None = None) -> None:
