@@ -101,7 +101,8 @@ def test_no_two_of_a_kind_look_alike():
     for first, last in kinds:
         looks = [LOOKS[name] for name in names[names.index(first) : names.index(last) + 1]]
         assert len(looks) > 5 and len(set(looks)) == len(looks)
-    assert {colour for colour, _ in LOOKS.values()} == set(PALETTE) and {shape for _, shape in LOOKS.values()} <= set(SHAPES)
+    own_colours, own_shapes = (set(each) for each in zip(*LOOKS.values(), strict=True))
+    assert own_colours == set(PALETTE) and own_shapes <= set(SHAPES)
 
 
 def test_compared_models_have_a_row_for_each_domain_and_a_colour_for_each_model():

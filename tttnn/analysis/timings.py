@@ -91,7 +91,8 @@ def per_neighbour(rows: pd.DataFrame) -> pd.DataFrame:
     stepped = rows[rows["k"] > 0]
     both = stepped.assign(both=stepped["train_seconds"] + stepped["evaluation_seconds"])
     wanted = {
-        "published loop, with scoring": ("reference", "both"), "published loop, training": ("reference", "train_seconds"),
+        "published loop, with scoring": ("reference", "both"),
+        "published loop, training": ("reference", "train_seconds"),
         "our loop, training": ("ours", "train_seconds"),
     }  # fmt: skip
     parts = []

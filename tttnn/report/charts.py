@@ -310,9 +310,10 @@ def ratio_curves_chart(curves: pd.DataFrame, name: str, alt_text: str) -> Figure
         y=alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)),
         color=hue, strokeDash=alt.StrokeDash("origin:N", **dash),
     )  # fmt: skip
+    tooltip = _tips("domain", "model", k=COUNT, ratio=".1%")
     points = alt.Chart().mark_point(size=40, filled=True).encode(
-        x="k:Q", y="ratio:Q", color=hue, shape=shape, tooltip=_tips("domain", "model", k=COUNT, ratio=".1%")
-    )
+        x="k:Q", y="ratio:Q", color=hue, shape=shape, tooltip=tooltip
+    )  # fmt: skip
     layers = alt.layer(lines, points, data=curves[columns])
     chart = _panels(layers.properties(width=520 // panels, height=230), domains, panels)
     return figure(chart, name, alt_text, curves[columns].rename(columns=UNITS))
