@@ -23,7 +23,7 @@ FENCE = re.compile(
 )
 CAPTION = re.compile(r'<p class="tttnn-caption">(.*?)</p>', re.DOTALL)
 MARKUP = re.compile(r"([\\`*_{}\[\]<>|$~#])")
-COMMIT = re.compile(r'<th scope="row">commit</th><td>([^<]+)</td>')
+FACT = re.compile(r'<th scope="row">([^<]+)</th><td>([^<]+)</td>')
 CHAPTER = re.compile(r"\]\((\w+)\)")
 CITE = """
 :::{{admonition}} Cite this chapter
@@ -65,7 +65,7 @@ def with_origins(notebook: NotebookNode, name: str, commit: str) -> NotebookNode
         What it ran at, unless the chapter itself says so under Provenance.
     """
     dressed = copy.deepcopy(notebook)
-    commit = _ran_at(dressed) or commit
+    commit = ran(dressed).get("commit", commit)
     _name_tables(dressed, name)
     for cell in dressed.cells:
         if not figure_name(cell):
@@ -80,6 +80,15 @@ def with_origins(notebook: NotebookNode, name: str, commit: str) -> NotebookNode
     year = datetime.now(UTC).year
     dressed.cells.append(new_markdown_cell(CITE.format(**facts, year=year), id="cell-cite"))
     return dressed
+
+
+def ran(notebook: NotebookNode) -> dict[str, str]:
+    """Return what a chapter's provenance says of its last execution, such as commit, date, device and wall time."""
+    pages = (
+        output.get("data", {}).get("text/html", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    )
+    found = [FACT.findall(page) for page in pages if "tttnn-provenance" in page]
+    return {name: html.unescape(value) for name, value in found[-1]} if found else {}
 
 
 def for_download(notebook: NotebookNode, name: str) -> NotebookNode:
@@ -126,14 +135,6 @@ def _name_tables(notebook: NotebookNode, name: str) -> None:
             own = figure_name(cell) or f"{NUMBERED}{name}-{number}"
             figure = {"name": own, "caption": caption, "caption_before": True}
             cell.metadata["mystnb"] = {**cell.metadata.get("mystnb", {}), "figure": figure}
-
-
-def _ran_at(notebook: NotebookNode) -> str:
-    """Return the commit that a chapter's provenance names."""
-    pages = (
-        output.get("data", {}).get("text/html", "") for cell in notebook.cells for output in cell.get("outputs", [])
-    )
-    return next((found[1] for page in pages if (found := COMMIT.search(page))), "")
 
 
 def _redo(notebook: NotebookNode, name: str) -> str:
