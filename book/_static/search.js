@@ -1,9 +1,18 @@
-/* Below a hit the search shows where the word stands, and reads the page for that: which browsers forbid for a book on
-   a disk. There the texts of the pages come in a script, which only this page loads. */
+/* The order of hits, and what is shown below them. There the search quotes the page and fetches it for that, which
+   browsers forbid for a book on a disk: then the texts of the pages come in a script, which only this page loads. */
 (function () {
   "use strict";
+  const API = 30;
   const data = new URL("search-data.js", document.currentScript.src);
-  if (location.protocol !== "file:" || DOCUMENTATION_OPTIONS.pagename !== "search") return;
+  if (DOCUMENTATION_OPTIONS.pagename !== "search") return;
+
+  /* Sphinx's own weights, but chapters come before the pages of the API, which have every word. */
+  window.Scorer = {
+    objNameMatch: 11, objPartialMatch: 6, objPrio: { 0: 15, 1: 5, 2: -5 }, objPrioDefault: 0,
+    title: 15, partialTitle: 7, term: 5, partialTerm: 2,
+    score: ([page, , , , score]) => score - (page.startsWith("book/generated/api") ? API : 0),
+  };
+  if (location.protocol !== "file:") return;
 
   const texts = new Promise(function (resolve) {
     const script = document.createElement("script");
