@@ -144,6 +144,11 @@ def test_table_has_units_escapes_text_and_aligns_numbers():
     assert "1.23" in repr(shown) and "0x" not in repr(shown)
 
 
+def test_long_words_of_a_table_may_break():
+    page = table(pd.DataFrame({"path": ["real/nearest <3f9c41b0aa2e4d1c8b7f>"], "short": ["gpt2-xs-general"]})).html()
+    assert "real/<wbr>nearest &lt;3f9c41b0aa2e4<wbr>d1c8b7f&gt;" in page and "<td>gpt2-xs-general</td>" in page
+
+
 def test_table_refuses_unknown_columns():
     with pytest.raises(KeyError, match="bofore"):
         table(ROWS, units={"bofore": "s"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NUMBERED = "tab-"  # how the name of a table begins that the book numbers
+BREAK = "\u200b"  # where a line may end; no reader sees it
 DENSE = 6  # columns; a table of more is set in smaller type
 
 
@@ -53,7 +55,13 @@ class Table:
     def _cell(self, tag: str, column: Any, text: str) -> str:
         number = ' class="number"' if column in self.numeric else ""
         scope = ' scope="col"' if tag == "th" else ""
-        return f"<{tag}{scope}{number}>{html.escape(text)}</{tag}>"
+        return f"<{tag}{scope}{number}>{html.escape(_breakable(text)).replace(BREAK, '<wbr>')}</{tag}>"
+
+
+def _breakable(text: str) -> str:
+    """Let long words, such as paths and hashes, break where the column ends: the longest decides how narrow it gets."""
+    parts = re.sub(r"(?<=[/_=@])(?=\w)", BREAK, text)
+    return re.sub(rf"([^\s{BREAK}]{{14}})(?=[^\s{BREAK}]{{4}})", rf"\1{BREAK}", parts)
 
 
 def table(
