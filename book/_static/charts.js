@@ -6,6 +6,7 @@
   const NARROW = 500; /* pixels: a phone; panels stand one below the other there */
   const ENTRY = 150; /* pixels that an entry of a legend takes */
   const LETTER = 6.5; /* pixels that a letter of an axis' title takes */
+  const NAME = 18; /* letters of a name on a phone, then it takes another line */
   const LEAST = 120; /* pixels that a panel has at least */
   const views = {};
   const widths = {};
@@ -57,8 +58,14 @@
     if (part.hconcat) { part.vconcat = part.hconcat; delete part.hconcat; }
     const { x, y, facet } = part.encoding || {};
     if (facet?.columns) facet.columns = 1;
-    if (x?.title) x.title = lines(x.title, (width - 110) / LETTER);
+    if (x?.title) {
+      x.title = lines(x.title, width / LETTER - 4);
+      x.axis = { ...x.axis, titleAnchor: "end" }; /* it may begin below the labels of the other axis */
+    }
     if (y?.title && part.height > 0) y.title = lines(y.title, part.height / LETTER);
+    if (y?.type === "nominal") {
+      y.axis = { ...y.axis, labelExpr: `split(replace(datum.label, regexp('(.{9,${NAME}}) ', 'g'), '$1\\n'), '\\n')` };
+    }
   }
 
   function lines(text, letters) {
@@ -71,13 +78,18 @@
     return found;
   }
 
-  /* Charts whose panels have a width of their own fill a narrow column; a smaller picture would have smaller letters. */
+  /* Panels of a width of their own fill a narrow column, and no column is too narrow for them: a picture that is made
+     smaller has smaller letters. */
   function filled(spec, chart) {
-    const spare = chart.clientWidth - Number(chart.querySelector("svg").getAttribute("width"));
-    const sized = parts(spec).filter(part => part.width > 0);
-    if (chart.clientWidth >= NARROW || Math.abs(spare) < 2 || !sized.length) return false;
-    for (const part of sized) part.width = Math.max(LEAST, part.width + spare);
+    const room = spare(chart), sized = parts(spec).filter(part => part.width > 0);
+    if (!sized.length || room > -2 && (room < 2 || chart.clientWidth >= NARROW)) return false;
+    for (const part of sized) part.width = Math.max(LEAST, part.width + room);
     return true;
+  }
+
+  /* Pixels of the column that the picture leaves; below zero: that it has too many. */
+  function spare(chart) {
+    return chart.clientWidth - Number(chart.querySelector("svg").getAttribute("width"));
   }
 
   /* Whether a letter of the legend lies outside the picture: how wide names are is known once they are drawn. */
@@ -93,10 +105,11 @@
     const spec = fitted(JSON.parse(data.textContent), chart.clientWidth);
     await embed(chart, spec);
     if (filled(spec, chart)) await embed(chart, spec);
-    while (cut(chart) && spec.config.legend.columns > 1) {
+    while ((cut(chart) || spare(chart) < -1) && spec.config.legend.columns > 1) {
       spec.config.legend.columns -= 1;
       await embed(chart, spec);
     }
+    if (filled(spec, chart)) await embed(chart, spec);
   }
 
   async function embed(chart, spec) {

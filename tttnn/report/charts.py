@@ -67,7 +67,29 @@ def _looks(field: str, names: Sequence[str], title: str | None = None) -> tuple[
     import altair as alt
 
     colour, shape = (alt.Scale(domain=list(names), range=each(names)) for each in (colours, shapes))
-    return alt.Color(f"{field}:N", scale=colour, title=title), alt.Shape(f"{field}:N", scale=shape, title=title)
+    legend = alt.Legend(symbolOpacity=1)  # also where the marks let others through
+    return (
+        alt.Color(f"{field}:N", scale=colour, title=title, legend=legend),
+        alt.Shape(f"{field}:N", scale=shape, title=title),
+    )
+
+
+def _named_rules(marks: Mapping[float, str], shown: pd.Series) -> list[alt.Chart]:
+    """Lines at values that mean something, each with its name beside it: on the side where the picture goes on."""
+    import altair as alt
+    import pandas as pd
+
+    middle = (min(shown.min(), *marks) + max(shown.max(), *marks)) / 2 if marks else 0.0
+    layers = [alt.Chart(pd.DataFrame({"at": list(marks)})).mark_rule(strokeDash=[4, 4]).encode(x="at:Q")]
+    for line, (at, meaning) in enumerate(marks.items()):
+        side = {"align": "right", "dx": -4} if at > middle else {"align": "left", "dx": 4}
+        name = alt.Chart(pd.DataFrame({"at": [at], "meaning": [meaning]}))
+        layers.append(
+            name.mark_text(baseline="top", fontSize=11, **side).encode(
+                x="at:Q", y=alt.value(2 + 12 * line), text="meaning:N"
+            )
+        )
+    return layers
 
 
 def _panels(chart: alt.LayerChart, domains: Sequence[str], columns: int) -> alt.FacetChart:
@@ -97,7 +119,7 @@ def curve_chart(curve: pd.DataFrame, name: str, alt_text: str, by: str = "domain
 def _curve_panel(curve: pd.DataFrame, column: str, by: str) -> alt.Chart:
     import altair as alt
 
-    legend = alt.Legend() if column == next(iter(CURVE_ROWS)) else None
+    legend = alt.Legend(symbolType="stroke", symbolSize=200) if column == next(iter(CURVE_ROWS)) else None
     names = sorted(curve[by].unique())
     data = curve[[by, "k", column]].dropna()
     return alt.Chart(data).mark_line().encode(
@@ -350,8 +372,7 @@ def interval_chart(
         "yOffset": alt.YOffset("series:N", sort=series, scale=alt.Scale(paddingOuter=0.4)),
     }
     axis = alt.Axis(format=number, tickCount=5, labelFlush=False, labelOverlap=True)
-    room = 6 * max(map(len, marks.values()), default=0)  # pixels
-    x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(zero=False, padding=room))  # for the rules' names
+    x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(zero=False, padding=8))
     bars = alt.Chart().transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=0.6).encode(
         x="low:Q", x2="high:Q", color=hue, **place
     )  # fmt: skip
@@ -361,13 +382,9 @@ def interval_chart(
         x=x, color=hue, shape=shape, **place,
         tooltip=_tips("domain", "series", "interval", titles=SERIES | {"value": title}, value=_finer(number)),
     )  # fmt: skip
-    lines = pd.DataFrame({"at": list(marks), "meaning": list(marks.values())})
-    rules = alt.Chart(lines).mark_rule(strokeDash=[4, 4]).encode(x="at:Q")
-    names = alt.Chart(lines).mark_text(align="left", dx=4, baseline="top", fontSize=11).encode(
-        x="at:Q", y=alt.value(2), text="meaning:N"
-    )  # fmt: skip
+    rules = _named_rules(marks, pd.concat([data[column].dropna() for column in ("value", "low", "high")]))
     rows = {"step": max(34, 12 * len(series)), "for": "position"}
-    chart = alt.layer(rules, names, bars, points, data=data).properties(height=rows)
+    chart = alt.layer(*rules, bars, points, data=data).properties(height=rows)
     if panels:
         order = data[panels].drop_duplicates().tolist()
         facet = alt.Facet(f"{panels}:N", sort=order, title=None)
@@ -396,7 +413,7 @@ def compared_chart(gains: pd.DataFrame, name: str, alt_text: str) -> Figure:
     place = {
         "y": alt.Y("domain:N", sort=domains, title=None),
         "yOffset": alt.YOffset("model:N", sort=models, scale=alt.Scale(paddingOuter=0.5)),
-        "color": hue.legend(symbolOpacity=1),
+        "color": hue,
     }
     bits = dict.fromkeys(("deflate", "before", "after"), ".3f")
     tooltip = _tips("domain", "model", documents=COUNT, **bits, ratio=".1%")
@@ -535,7 +552,8 @@ def walks_chart(table: pd.DataFrame, name: str, alt_text: str, title: str) -> Fi
     domains, series = (table[column].drop_duplicates().tolist() for column in ("domain", "series"))
     panels = min(len(domains), 3)
     color, shape = _looks("series", series, title)
-    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=series), title=title)
+    # The legend has the points; a dash around them would mangle it.
+    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=series), legend=None)
     x = alt.X("k:Q", title="neighbours, k", axis=alt.Axis(tickMinStep=1, format="d"))
     y = alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
     lines = alt.Chart().mark_line().encode(x=x, y=y, color=color, strokeDash=dash)
@@ -614,7 +632,7 @@ def token_line_chart(rows: pd.DataFrame, name: str, alt_text: str) -> Figure:
     data = data.assign(loop=data["loop"].map(LOOPS))
     loops = list(LOOPS.values())
     hue, shape = _looks("loop", loops)
-    dash = alt.StrokeDash("loop:N", scale=alt.Scale(domain=loops), title=None)
+    dash = alt.StrokeDash("loop:N", scale=alt.Scale(domain=loops), legend=None)
     x = alt.X("tokens:Q", title="tokens of the neighbour")
     y = alt.Y("seconds:Q", title="seconds of training on it", scale=alt.Scale(domainMin=0))
     points = alt.Chart(data).mark_point(size=22, opacity=0.55).encode(
@@ -669,7 +687,6 @@ def dots_chart(
         How the axis shows values.
     """
     import altair as alt
-    import pandas as pd
 
     columns = ["task", "series", "value"]
     tasks, series = (table[column].drop_duplicates().tolist() for column in ("task", "series"))
@@ -683,12 +700,8 @@ def dots_chart(
     )  # fmt: skip
     spans = table.groupby("task", sort=False)["value"].agg(["min", "max"]).reset_index()
     lines = alt.Chart(spans).mark_rule(strokeWidth=1.5, opacity=0.35).encode(x="min:Q", x2="max:Q", y=y)
-    at = pd.DataFrame({"at": [mark[0]], "meaning": [mark[1]]})
-    rule = alt.Chart(at).mark_rule(strokeDash=[4, 4]).encode(x="at:Q")
-    label = alt.Chart(at).mark_text(align="left", dx=4, baseline="bottom", fontSize=11).encode(
-        x="at:Q", y=alt.value(-2), text="meaning:N"
-    )  # fmt: skip
-    chart = (rule + label + lines + points).properties(height={"step": 24, "for": "position"})
+    rules = _named_rules(dict([mark]), table["value"])
+    chart = alt.layer(*rules, lines, points).properties(height={"step": 24, "for": "position"})
     wide = table.pivot(index="task", columns="series", values="value").loc[tasks, series].reset_index()
     return figure(chart, name, alt_text, wide.rename_axis(columns=None).rename(columns=lambda c: _headed(c, title)))
 
@@ -840,7 +853,7 @@ def sibling_share_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure
     panels = []
     for corpus, part in table[columns].dropna().groupby("corpus", sort=False):
         domains = sorted(part["domain"].unique())
-        legend = alt.Legend(columns=2, orient="bottom")
+        legend = alt.Legend(columns=2, orient="bottom", symbolType="stroke", symbolSize=200)
         panels.append(alt.Chart(part, title=str(corpus)).mark_line().encode(
             x=alt.X("k:Q", title="rank of the neighbour", axis=alt.Axis(tickMinStep=1, format="d")),
             y=alt.Y("same_unit:Q", title="share from the same unit", axis=alt.Axis(format="%"),
@@ -869,7 +882,8 @@ def sibling_loss_chart(shares: pd.DataFrame, losses: pd.DataFrame, name: str, al
     # A rank without such neighbours is a gap in the line.
     wide = losses.pivot(index=["domain", "k"], columns="origin", values="loss")[origins]
     losses = wide.melt(var_name="origin", value_name="loss", ignore_index=False).reset_index()
-    shown = {"title": None, "scale": alt.Scale(domain=origins)}
+    legend = alt.Legend(symbolType="stroke", symbolSize=200)
+    shown = {"title": None, "scale": alt.Scale(domain=origins), "legend": legend}
     ranks = {"k": "rank of the neighbour", "origin": "neighbours", "loss": "loss (nats/token)"}
     rank = alt.X("k:Q", title="rank", axis=alt.Axis(tickMinStep=1, format="d"))
     bare = alt.X("k:Q", title=None, axis=alt.Axis(labels=False, tickMinStep=1))
