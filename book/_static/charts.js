@@ -6,6 +6,7 @@
   const NARROW = 500; /* pixels: a phone; panels stand one below the other there */
   const ENTRY = 150; /* pixels that an entry of a legend takes */
   const LETTER = 6.5; /* pixels that a letter of an axis' title takes */
+  const LINE = 14; /* pixels from one line of a name to the next */
   const NAME = 18; /* letters of a name on a phone, then it takes another line */
   const LEAST = 120; /* pixels that a panel has at least */
   const views = {};
@@ -42,7 +43,11 @@
   function fitted(spec, width) {
     const legend = spec.config.legend;
     legend.columns = Math.max(1, Math.min(legend.columns || 4, Math.floor(width / ENTRY)));
-    if (width < NARROW) parts(spec).forEach(part => stack(part, width));
+    if (width < NARROW) {
+      const rows = Object.values(spec.datasets || {}).flat();
+      parts(spec).forEach(part => stack(part, width));
+      parts(spec).forEach(part => heighten(part, rows));
+    }
     return spec;
   }
 
@@ -66,6 +71,13 @@
     if (y?.type === "nominal") {
       y.axis = { ...y.axis, labelExpr: `split(replace(datum.label, regexp('(.{9,${NAME}}) ', 'g'), '$1\\n'), '\\n')` };
     }
+  }
+
+  /* Rows take the room that their names need. */
+  function heighten(part, rows) {
+    const fields = parts(part).map(each => each.encoding?.y).filter(y => y?.type === "nominal").map(y => y.field);
+    const longest = Math.max(0, ...fields.flatMap(field => rows.map(row => String(row[field] ?? "").length)));
+    if (part.height?.step && longest > NAME) part.height.step = Math.max(part.height.step, LINE * (1 + longest / NAME));
   }
 
   function lines(text, letters) {
