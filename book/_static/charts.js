@@ -77,7 +77,7 @@
   function heighten(part, rows) {
     const fields = parts(part).map(each => each.encoding?.y).filter(y => y?.type === "nominal").map(y => y.field);
     const longest = Math.max(0, ...fields.flatMap(field => rows.map(row => String(row[field] ?? "").length)));
-    if (part.height?.step && longest > NAME) part.height.step = Math.max(part.height.step, LINE * (1 + longest / NAME));
+    if (part.height?.step && longest > NAME) part.height.step = Math.max(part.height.step, LINE * (1.5 + longest / NAME));
   }
 
   function lines(text, letters) {

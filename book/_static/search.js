@@ -1,10 +1,14 @@
-/* The order of hits, and what is shown below them. There the search quotes the page and fetches it for that, which
+/* The order of hits, what is shown below them, and marks on the page found. There the search quotes the page and fetches it for that, which
    browsers forbid for a book on a disk: then the texts of the pages come in a script, which only this page loads. */
 (function () {
   "use strict";
   const API = 30;
   const data = new URL("search-data.js", document.currentScript.src);
-  if (DOCUMENTATION_OPTIONS.pagename !== "search") return;
+  if (DOCUMENTATION_OPTIONS.pagename !== "search") {
+    /* Sphinx marks the words that were searched for, unless it takes the page for the search: the theme loads that on all. */
+    document.addEventListener("DOMContentLoaded", SphinxHighlight.highlightSearchWords);
+    return;
+  }
 
   /* Sphinx's own weights, but chapters come before the pages of the API, which have every word. */
   window.Scorer = {
