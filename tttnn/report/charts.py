@@ -127,7 +127,7 @@ def _curve_panel(curve: pd.DataFrame, column: str, by: str) -> alt.Chart:
         y=alt.Y(f"{column}:Q", title=CURVE_ROWS[column], scale=alt.Scale(zero=False)),
         color=_looks(by, names)[0].title(by).legend(legend),
         strokeDash=alt.StrokeDash(f"{by}:N", title=by, legend=legend, scale=alt.Scale(domain=names)),
-        tooltip=_tips(by, k=COUNT, **{column: ".4f"}),
+        tooltip=_tips(by, titles={}, k=COUNT, **{column: ".4f"}),
     ).properties(width=540, height=190)  # fmt: skip
 
 
@@ -415,8 +415,7 @@ def compared_chart(gains: pd.DataFrame, name: str, alt_text: str) -> Figure:
         "yOffset": alt.YOffset("model:N", sort=models, scale=alt.Scale(paddingOuter=0.5)),
         "color": hue,
     }
-    bits = dict.fromkeys(("deflate", "before", "after"), ".3f")
-    tooltip = _tips("domain", "model", documents=COUNT, **bits, ratio=".1%")
+    tooltip = _tips("domain", "model", documents=COUNT, deflate=".3f", before=".3f", after=".3f", ratio=".1%")
     x = alt.X("before:Q", title="bits per byte, before (hollow) and after (filled); grey bar: deflate",
               scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=8))  # fmt: skip
     lines = alt.Chart(data).mark_rule(strokeWidth=2, opacity=0.5).encode(x=x, x2="after:Q", **place)

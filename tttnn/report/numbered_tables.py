@@ -15,11 +15,11 @@ from sphinx.transforms import SphinxTransform
 from tttnn.report.tables import NUMBERED
 
 
-class numbered_table(nodes.figure):
+class numbered_table(nodes.figure):  # type: ignore[misc]
     """A table, which Sphinx writes as a figure."""
 
 
-class table_caption(nodes.caption):
+class table_caption(nodes.caption):  # type: ignore[misc]
     """The caption above it."""
 
 
