@@ -74,8 +74,11 @@ def _looks(field: str, names: Sequence[str], title: str | None = None) -> tuple[
     )
 
 
-def _named_rules(marks: Mapping[float, str], shown: pd.Series) -> list[alt.Chart]:
-    """Lines at values that mean something, each with its name beside it: on the side where the picture goes on."""
+def _named_rules(marks: Mapping[float, str], shown: pd.Series, top: float = 2) -> list[alt.Chart]:
+    """Lines at values that mean something, each with its name beside it: on the side where the picture goes on.
+
+    The first name is `top` pixels below the upper edge.
+    """
     import altair as alt
     import pandas as pd
 
@@ -86,7 +89,7 @@ def _named_rules(marks: Mapping[float, str], shown: pd.Series) -> list[alt.Chart
         name = alt.Chart(pd.DataFrame({"at": [at], "meaning": [meaning]}))
         layers.append(
             name.mark_text(baseline="top", fontSize=11, **side).encode(
-                x="at:Q", y=alt.value(2 + 12 * line), text="meaning:N"
+                x="at:Q", y=alt.value(top + 12 * line), text="meaning:N"
             )
         )
     return layers
@@ -699,7 +702,7 @@ def dots_chart(
     )  # fmt: skip
     spans = table.groupby("task", sort=False)["value"].agg(["min", "max"]).reset_index()
     lines = alt.Chart(spans).mark_rule(strokeWidth=1.5, opacity=0.35).encode(x="min:Q", x2="max:Q", y=y)
-    rules = _named_rules(dict([mark]), table["value"])
+    rules = _named_rules(dict([mark]), table["value"], top=-13)
     chart = alt.layer(*rules, lines, points).properties(height={"step": 24, "for": "position"})
     wide = table.pivot(index="task", columns="series", values="value").loc[tasks, series].reset_index()
     return figure(chart, name, alt_text, wide.rename_axis(columns=None).rename(columns=lambda c: _headed(c, title)))
