@@ -49,7 +49,8 @@ LOOKS = {
     **_looks("smollm2-135m", "gpt2-xs-general", "gpt2-xs-pile", "qwen2-xs-reasoning", "gpt2-xxs-general",
              "GPT-2-large", "GPT-2", "GPT-Neo", "gpt2-s-general"),
     **_looks("TTT-NN", "without siblings", "random of the domain", "dynamic evaluation", "in context", "unigrams",
-             "random of the corpus", "n-gram cache", "SIFT", "HullFT", "kNN-LM", "TTMM", "LoRA"),
+             "kNN-LM", "TTMM", "SIFT", "HullFT", "TTT-NN, LoRA", "dynamic evaluation, LoRA", "TTT-NN, then dynamic",
+             "random of the corpus", "n-gram cache"),
     **_looks("our loop", "published loop"),
     **_looks("flat", "flat-mapped", "fp16", "sq8", "ivfpq", "rabitq", "ivfrabitq", "hnsw"),
     **_looks("arxiv", "books", "dm-mathematics", "enron", "europarl", "github", "wikipedia"),
@@ -202,9 +203,9 @@ def figure(chart: alt.TopLevelMixin, name: str, alt: str, data: pd.DataFrame | N
 def colours(names: Sequence[str]) -> list[str]:
     """Return a colour for each series: its own of ``LOOKS`` where it has one, then those of the palette that are left.
 
-    What follows a comma in a name, such as ``GPT-2, split query``, does not change its colour.
+    What follows a comma, as in ``GPT-2, split query``, does not change the colour of a name that has none by itself.
     """
-    own = [LOOKS[each][0] if (each := name.partition(",")[0]) in LOOKS else None for name in names]
+    own = [_own(name)[0] for name in names]
     left = cycle([c for c in PALETTE if c not in own] or PALETTE)
     return [colour or next(left) for colour in own]
 
@@ -213,10 +214,14 @@ def shapes(names: Sequence[str]) -> list[str]:
     """Return a shape for each series: its own of ``LOOKS``; others, and a second of one name, take what is left."""
     own: list[str | None] = []
     for name in names:
-        shape = LOOKS.get(name.partition(",")[0], (None, None))[1]
+        shape = _own(name)[1]
         own.append(None if shape in own else shape)
     left = cycle([s for s in SHAPES if s not in own] or SHAPES)
     return [shape or next(left) for shape in own]
+
+
+def _own(name: str) -> tuple[str, str] | tuple[None, None]:
+    return LOOKS.get(name) or LOOKS.get(name.partition(",")[0], (None, None))
 
 
 def _house_style(spec: dict[str, Any], name: str, alt: str) -> dict[str, Any]:
