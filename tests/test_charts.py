@@ -126,7 +126,7 @@ RELEASED = pd.DataFrame(
 def test_what_a_reader_may_choose_has_a_name_and_all_values():
     made = charts.chosen_curves_chart(RELEASED, "fig-x", "Curves to choose.", "z", 2)
     task, model, k = (param["bind"] for param in made.spec["params"])
-    assert [bind["name"] for bind in (task, model, k)] == ["Task", "Model", "k"]
+    assert [bind["name"] for bind in (task, model, k)] == ["Domain", "Model", "k"]
     assert task["options"] == ["a", "z"] and model["options"] == ["all of them", "GPT-2", "GPT-Neo"]
     assert (k["min"], k["max"]) == (0, 3)
     assert [param["value"] for param in made.spec["params"]] == ["z", "all of them", 2]

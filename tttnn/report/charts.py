@@ -33,7 +33,7 @@ SAID = UNITS | {
     "deflate": "deflate (bits/byte)", "memory": "resident memory (MB)", "latency": "median of a query (ms)",
     "recall": "recall@20", "overlap": "share of the query in the neighbour", "timed": "what is timed",
     "tokens": "tokens of the neighbour", "when": "adaptation", "size": "vectors x dimension",
-    "kind": "kind of index", "against": "compared with", "gain": "gain (points)",
+    "kind": "kind of index", "task": "domain", "against": "compared with", "gain": "gain (points)",
 }  # fmt: skip
 COUNT = ",d"
 SERIES = {"domain": "line", "series": "mark"}  # of charts whose lines and marks may be anything
