@@ -154,7 +154,7 @@ def test_every_captioned_table_has_a_number(soup, page):
     assert not html.select(".tttnn-caption"), "a caption without a number"
     tables = html.select("figure.tttnn-numbered")
     for table in tables:
-        assert re.match(r"Table [\d.]+ ", table.figcaption.get_text()) and table["id"].startswith("tab-")
+        assert re.match(r"Table [\d.]+ ", table.figcaption.get_text().strip()) and table["id"].startswith("tab-")
         assert table.figcaption.find_next("table").find_parent("figure") is table, "the caption stands above"
     numbers = [table.select_one(".caption-number").get_text() for table in tables]
     assert len(set(numbers)) == len(numbers)
