@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 NUMBERED = "tab-"  # how the name of a table begins that the book numbers
 BREAK = "\u200b"  # where a line may end; no reader sees it
-DENSE = 6  # columns; a table of more is set in smaller type
+DENSE, DENSER = 6, 8  # columns; a table of more is set in smaller type, and in a smaller one still
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Table:
         )
         body = "\n".join(f"<tr>{row}</tr>" for row in rows)
         size = " tttnn-dense" if len(self.frame.columns) > DENSE else ""
+        size += " tttnn-denser" if len(self.frame.columns) > DENSER else ""
         above = f'<p class="tttnn-caption">{caption}</p>' if caption else ""
         label = f' aria-label="{caption}"' if caption else ' aria-label="Table"'
         # Who reads with the keyboard can scroll only what can have the focus.
