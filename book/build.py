@@ -364,14 +364,16 @@ def assemble(root: Path, build: Path, seconds: dict[str, float], footer: str, pa
     write_contents(root, source / "_toc.yml", [page for page in pages if page.startswith("api_")])
     shutil.copytree(root / "book", source / "book", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     (source / "notebooks").mkdir()
+    notebooks = {}
     for name in chapters(root):
         notebook = (build / "executed" if name in seconds else root / "notebooks") / f"{name}.ipynb"
         if not notebook.is_file():
             raise BuildError(f"notebooks/{name}.ipynb is missing; run `make notebooks`")
-        dressed = with_origins(nbformat.read(notebook, as_version=4), name, commit())
+        notebooks[name] = nbformat.read(notebook, as_version=4)
+        dressed = with_origins(notebooks[name], name, commit())
         nbformat.write(dressed, source / "notebooks" / notebook.name)
     (source / "book" / "generated").mkdir()
-    for name, text in {**pages, "times.md": times(seconds)}.items():
+    for name, text in {**pages, "times.md": times(notebooks, seconds)}.items():
         (source / "book" / "generated" / name).write_text(text, encoding="utf-8")
     write_assets(source / "static", root / "book" / "_static")
 
@@ -398,15 +400,23 @@ def built_from() -> str:
     return f"tttnn {versions()['tttnn']}, commit {commit()}, built on {date} (UTC)."
 
 
-def times(seconds: dict[str, float]) -> str:
-    """Return the table of execution times as Markdown."""
-    from tttnn.provenance import device
+def times(notebooks: dict[str, nbformat.NotebookNode], seconds: dict[str, float]) -> str:
+    """Return when, where and how long each chapter ran, as Markdown, by its own provenance."""
+    from tttnn.report.formats import readable
+    from tttnn.report.pages import ran
 
-    if not seconds:
-        return "This build shows the committed reference outputs; no chapter was executed for it.\n"
-    rows = "".join(f"| {name} | {spent:.0f} |\n" for name, spent in seconds.items())
-    total = f"| together | {sum(seconds.values()):.0f} |\n"
-    return f"Measured on {device()}.\n\n| chapter | wall time (s) |\n|---|---:|\n{rows}{total}"
+    rows = ""
+    for name, notebook in notebooks.items():
+        facts = ran(notebook)
+        spent = facts.get("wall time since the kernel started", "not known").removesuffix(" s")
+        told = [facts.get(fact, "not known") for fact in ("date (UTC)", "commit", "device")]
+        rows += f"| [](../notebooks/{name}) | {spent} | {' | '.join(map(readable, told))} |\n"
+    lead = (
+        f"This build executed {len(seconds)} of {len(notebooks)} chapters; the others show reference outputs."
+        if seconds
+        else "This build shows the committed reference outputs; no chapter was executed for it."
+    )
+    return f"{lead}\n\n| chapter | wall time (s) | executed (UTC) | commit | machine |\n|---|---:|---|---|---|\n{rows}"
 
 
 def versions() -> str:
@@ -482,6 +492,7 @@ def render(build: Path) -> None:
     if run.returncode != 0:
         raise BuildError(f"{run.stdout}\nJupyter Book found warnings or errors; they are listed above")
     write_cards(output / "_build" / "html")
+    write_texts(output / "_build" / "html")
     write_downloads(build / "src" / "notebooks", output / "_build" / "html" / "_sources" / "notebooks")
     shutil.rmtree(build / "html", ignore_errors=True)
     (output / "_build" / "html").rename(build / "html")
@@ -511,6 +522,23 @@ def write_cards(pages: Path) -> None:
             cards[figure["id"]] = figure.figcaption.get_text(" ", strip=True).rstrip("#")
     text = f"window.tttnnCards = {json.dumps(cards, ensure_ascii=False, indent=0)};\n"
     (pages / "_static" / "cards-data.js").write_text(text, encoding="utf-8")
+
+
+def write_texts(pages: Path) -> None:
+    """Collect the prose of every page by section, for what the search shows below a hit if the book is on a disk."""
+    texts = {}
+    for path in sorted(pages.rglob("*.html")):
+        article = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser").find("article")
+        sections = article.find_all("section", id=True) if article else []
+        found = {section["id"]: [] for section in sections}
+        for part in article.find_all(["h1", "h2", "h3", "p", "li", "dd"]) if sections else []:
+            if (home := part.find_parent("section", id=True)) and not part.find_parent(["p", "li", "dd"]):
+                found[home["id"]].append(part.get_text(" ", strip=True).rstrip("#"))
+        if sections:
+            name = path.relative_to(pages).with_suffix("").as_posix()
+            texts[name] = [[section, " ".join(" ".join(lines).split())] for section, lines in found.items() if lines]
+    text = f"window.tttnnTexts = {json.dumps(texts, ensure_ascii=False, indent=0)};\n"
+    (pages / "_static" / "search-data.js").write_text(text, encoding="utf-8")
 
 
 def shown(path: Path) -> str:

@@ -1,6 +1,9 @@
 """The rendered book works without a network and for every reader."""
 
+import json
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +14,7 @@ import yaml
 from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parents[1]
+pdf = runpy.run_path(str(ROOT / "book" / "pdf.py"))
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 PAGES = [TOC["root"]] + [entry["file"] for part in TOC["parts"] for entry in part["chapters"]]
 CHAPTERS = [page for page in PAGES if page.startswith("notebooks/")]
@@ -142,6 +146,76 @@ def test_every_chart_is_a_labelled_numbered_figure_with_its_data(soup, page):
         assert shown is not None and shown["id"] == script["data-chart"].removesuffix("-chart")
         assert re.match(r"Fig\. \d", shown.find("figcaption").get_text().strip())
         assert shown.select("details table")
+
+
+@each_chapter
+def test_every_captioned_table_has_a_number(soup, page):
+    html = soup(page)
+    assert not html.select(".tttnn-caption"), "a caption without a number"
+    tables = html.select("figure.tttnn-numbered")
+    for table in tables:
+        assert re.match(r"Table [\d.]+ ", table.figcaption.get_text().strip()) and table["id"].startswith("tab-")
+        assert table.figcaption.find_next("table").find_parent("figure") is table, "the caption stands above"
+    numbers = [table.select_one(".caption-number").get_text() for table in tables]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_texts_refer_to_tables_by_their_numbers(soup):
+    links = [link for page in CHAPTERS for link in soup(page).select('a[href*="#tab-"]') if link.select(".std-numref")]
+    assert len(links) > 10 and all(re.fullmatch(r"Table [\d.]+", link.get_text()) for link in links)
+    loose = r"\b(?:the|this|that) (?:next|first|second|last|folded) tables?\b|\b(?:tables?|column) (?:above|below)\b"
+    for page in CHAPTERS:
+        assert not re.search(loose, prose(soup(page)), re.IGNORECASE), page
+
+
+COLUMN = 688  # pixels for text at a width of 1280
+LETTER, DENSE, SIDES = {"": 7.9, "tttnn-dense": 6.5}, {"": 26, "tttnn-dense": 15}, 2
+
+
+def least_width(table):
+    """Return the least pixels that a table takes: its numbers stay whole, its texts break between words."""
+    size = "tttnn-dense" if "tttnn-dense" in table["class"] else ""
+    widths = []
+    for cells in zip(*(row.find_all(["th", "td"]) for row in table.find_all("tr")), strict=True):
+        texts = [(cell.get_text(), cell.name == "td" and "number" in cell.get("class", [])) for cell in cells]
+        longest = max(len(text) if whole else max(map(len, re.split(r"[\s/-]", text))) for text, whole in texts)
+        widths.append(LETTER[size] * longest + DENSE[size])
+    return sum(widths) + SIDES
+
+
+@each_chapter
+def test_no_table_needs_more_than_its_column(soup, page):
+    for table in soup(page).select(".tttnn-scroll table.tttnn-table"):
+        if not table.find_parent(class_="tttnn-data"):
+            assert least_width(table) <= COLUMN, table.find_parent(class_="tttnn-scroll")["aria-label"]
+
+
+MEASURE = """<script>addEventListener("load", () => {
+  document.querySelectorAll("details").forEach(fold => { fold.open = !fold.matches(".tttnn-data"); });
+  const wide = [...document.querySelectorAll(".tttnn-scroll")].filter(box => box.scrollWidth > box.clientWidth + 1);
+  document.documentElement.dataset.wide = JSON.stringify(wide.map(box => box.getAttribute("aria-label")));
+});</script></body>"""
+
+
+@each_chapter
+def test_no_table_is_cut_in_a_browser(book, page):
+    browser = next(filter(None, map(shutil.which, pdf["BROWSERS"])), None)
+    if browser is None:
+        pytest.skip("no browser on the path")
+    path = book / f"{page}.html"
+    copy = path.with_name(f"{path.stem}-measured.html")
+    copy.write_text(path.read_text(encoding="utf-8").replace("</body>", MEASURE), encoding="utf-8")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1280,1000", "--virtual-time-budget=10000"]
+    run = subprocess.run([browser, *options, "--dump-dom", copy.as_uri()], capture_output=True, text=True, timeout=120)
+    copy.unlink()
+    assert json.loads(BeautifulSoup(run.stdout, "html.parser").html["data-wide"]) == []
+
+
+def test_the_search_knows_the_text_of_every_page(book):
+    text = (book / "_static" / "search-data.js").read_text(encoding="utf-8")
+    texts = json.loads(text.removeprefix("window.tttnnTexts = ").removesuffix(";\n"))
+    assert texts.keys() >= set(PAGES) and len(text) < 1_000_000
+    assert all(any(words for _, words in texts[page]) for page in PAGES)
 
 
 @each_chapter

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from tttnn.report import charts
-from tttnn.report.figures import MODEL_COLOURS, PALETTE, colours
+from tttnn.report.figures import LOOKS, PALETTE, SHAPES, colours, shapes
 from tttnn.report.shaded import shade
 
 GAINS = pd.DataFrame({
@@ -82,16 +82,27 @@ def test_charts_of_several_models_keep_the_order_of_their_rows(made, axis):
 def test_interval_chart_names_its_marks():
     made = charts.interval_chart(INTERVALS, "fig-x", "Dots.", "share", {0.0: "caught up", 1.0: "nothing gained"})
     assert "caught up" in json.dumps(made.spec)
-    assert made.data["95 % low"].isna().sum() == 1, "a value without an interval is shown all the same"
+    assert made.data["95% low"].isna().sum() == 1, "a value without an interval is shown all the same"
 
 
 def test_a_model_keeps_its_colour_whatever_else_is_in_the_chart():
     one, other = colours(["a", "smollm2-135m", "b"]), colours(["smollm2-135m, chosen rate", "gpt2-xs-general"])
-    assert one[1] == other[0] == MODEL_COLOURS["smollm2-135m"]
+    assert one[1] == other[0] == LOOKS["smollm2-135m"][0]
     assert len(set(one)) == 3, "others take what is left"
     assert colours(["a", "b"]) == PALETTE[:2]
     assert len(colours([str(n) for n in range(20)])) == 20
-    assert set(MODEL_COLOURS.values()) == set(PALETTE), "no model's colour is out of the palette, none is given twice"
+    assert shapes(["a", "TTT-NN", "b"])[1] == LOOKS["TTT-NN"][1] == "circle"
+    assert len(set(shapes(["GPT-2, report", "GPT-2, original authors", "GPT-Neo"]))) == 3, "one colour, two shapes"
+
+
+def test_no_two_of_a_kind_look_alike():
+    kinds = (["smollm2-135m", "gpt2-s-general"], ["TTT-NN", "n-gram cache"], ["flat", "hnsw"], ["arxiv", "wikipedia"])
+    names = list(LOOKS)
+    for first, last in kinds:
+        looks = [LOOKS[name] for name in names[names.index(first) : names.index(last) + 1]]
+        assert len(looks) > 5 and len(set(looks)) == len(looks)
+    own_colours, own_shapes = (set(each) for each in zip(*LOOKS.values(), strict=True))
+    assert own_colours == set(PALETTE) and own_shapes <= set(SHAPES)
 
 
 def test_compared_models_have_a_row_for_each_domain_and_a_colour_for_each_model():
@@ -115,7 +126,7 @@ RELEASED = pd.DataFrame(
 def test_what_a_reader_may_choose_has_a_name_and_all_values():
     made = charts.chosen_curves_chart(RELEASED, "fig-x", "Curves to choose.", "z", 2)
     task, model, k = (param["bind"] for param in made.spec["params"])
-    assert [bind["name"] for bind in (task, model, k)] == ["Task", "Model", "k"]
+    assert [bind["name"] for bind in (task, model, k)] == ["Domain", "Model", "k"]
     assert task["options"] == ["a", "z"] and model["options"] == ["all of them", "GPT-2", "GPT-Neo"]
     assert (k["min"], k["max"]) == (0, 3)
     assert [param["value"] for param in made.spec["params"]] == ["z", "all of them", 2]

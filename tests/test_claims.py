@@ -122,11 +122,11 @@ def test_a_world_made_to_confirm_confirms(confirming, claim):
         (FALL, set_all("real", ratio=1.0, spread=0.1), NOT),
         (FALL, set_all("real", ratio=1.1), NOT),
         (GITHUB, set_one("real", "github", ratio=0.6), DIRECTION),
-        (GITHUB, set_one("real", "github", ratio=0.51, spread=0.3), DIRECTION),  # wide, but below 100 %
+        (GITHUB, set_one("real", "github", ratio=0.51, spread=0.3), DIRECTION),  # wide, but below 100%
         (GITHUB, set_one("real", "github", ratio=0.98, spread=0.3), NOT),
         (GITHUB, set_one("real", "github", ratio=1.2), NOT),
         (EUROPARL, set_one("real", "europarl", ratio=0.4), DIRECTION),
-        (BOOKS, set_one("real", "books", ratio=0.96, spread=0.2), NOT),  # near, but reaches over 100 %
+        (BOOKS, set_one("real", "books", ratio=0.96, spread=0.2), NOT),  # near, but reaches over 100%
         ("Most of the gain", set_one("main", "arxiv", share=0.3), DIRECTION),
         ("Most of the gain", set_all("main", share=0.3), NOT),
         ("Most of the gain", set_one("trained", "arxiv", share=0.3), DIRECTION),  # any model counts
@@ -144,7 +144,7 @@ def test_a_world_made_to_confirm_confirms(confirming, claim):
         ("Models not pre-trained", set_one("trained", "books", ratio=0.9), DIRECTION),  # new by the settings
         ("Models not pre-trained", set_one("trained", "enron", ratio=0.7), CONFIRMED),  # read by both
         ("Models not pre-trained", set_all("trained", ratio=0.3), NOT),
-        # twelve documents: 2.3 standard errors above 100 %, enough for one domain, not for the worst of seven
+        # twelve documents: 2.3 standard errors above 100%, enough for one domain, not for the worst of seven
         ("Models trained", set_one("trained", "europarl", ratio=1 + 2.3 * 0.1 / 12**0.5, spread=0.1), DIRECTION),
         ("Models trained", set_one("trained", "europarl", ratio=1.01, spread=0.1), NOT),
         ("Models trained", set_one("trained", "europarl", ratio=0.99), NOT),

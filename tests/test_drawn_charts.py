@@ -10,6 +10,8 @@ import nbformat
 import pytest
 import vl_convert
 
+from tttnn.report.figures import LOOKS
+
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 COLUMN = 620  # pixels, for charts that take the width of the column
 CHARACTER, LINE = 0.5, 0.8  # mean width and height of a letter, in sizes of its font
@@ -84,6 +86,86 @@ def coloured(part):
     elif isinstance(part, list):
         for value in part:
             yield from coloured(value)
+
+
+def test_what_has_a_name_looks_as_everywhere(spec):
+    """A model, a method, a loop, a kind of index and a domain have one colour and one shape through the book."""
+    for part in parts(spec):
+        for channel, number in (("color", 0), ("fill", 0), ("stroke", 0), ("shape", 1)):
+            scale = part.get("encoding", {}).get(channel, {}).get("scale") or {}
+            shown = scale.get("domain", [])
+            known = [name for name in shown if isinstance(name, str) and looked_up(name) in LOOKS]
+            assert not known or "range" in scale, f"{channel} of {known} is left to chance"
+            first = {}
+            for name in known:
+                first.setdefault(looked_up(name), name)
+            for short, name in first.items():
+                assert scale["range"][shown.index(name)] == LOOKS[short][number], f"{channel} of {name}"
+
+
+def looked_up(name):
+    return name if name in LOOKS else name.partition(",")[0]
+
+
+@pytest.mark.parametrize(
+    "alias", ["nearest", "nearest neighbours", "other-units", "random-domain", "dynamic-evaluation"]
+)
+def test_a_method_has_one_name(spec, alias):
+    scales = [coding.get("scale") or {} for part in parts(spec) for coding in encodings(part)]
+    assert not any(alias in (scale.get("domain") or []) for scale in scales)
+
+
+def parts(spec):
+    """Yield a specification and all that is within it."""
+    if isinstance(spec, dict):
+        yield spec
+        for key, value in spec.items():
+            if key not in ("datasets", "data"):
+                yield from parts(value)
+    elif isinstance(spec, list):
+        for value in spec:
+            yield from parts(value)
+
+
+def encodings(part):
+    return [coding for coding in part.get("encoding", {}).values() if isinstance(coding, dict)]
+
+
+def tips(spec):
+    """Yield what is shown beside marks, line by line."""
+    for part in parts(spec):
+        yield from part.get("encoding", {}).get("tooltip", []) if "encoding" in part else []
+
+
+RAW = {"low", "high", "value", "series", "clear", "ratio", "gain", "loss", "bits", "share", "seconds", "memory", "k"}
+
+
+def test_a_mark_says_in_words_what_it_is(spec):
+    found = list(tips(spec))
+    assert found or "tooltip" in json.dumps(spec), "nothing is shown beside a mark"
+    for tip in found:
+        title = tip.get("title") or ""
+        assert title and title not in RAW and "_" not in title, f"{tip['field']} has no words"
+        assert tip["type"] != "quantitative" or tip.get("format"), f"{title} is shown with all its digits"
+
+
+def test_no_end_of_an_interval_is_shown_as_null(spec):
+    """A value without an interval says so; ends that may be missing are not shown as numbers."""
+    rows = [row for data in spec.get("datasets", {}).values() for row in data if isinstance(row, dict)]
+    for part in parts(spec):
+        placed = {coding.get("field") for key, coding in part.get("encoding", {}).items() if key in ("x", "y")}
+        for tip in part.get("encoding", {}).get("tooltip", []):
+            if tip["type"] == "quantitative" and tip["field"] not in placed:  # without a place there is no mark
+                assert not any(row.get(tip["field"], 0) is None for row in rows if tip["field"] in row), tip["field"]
+
+
+def test_a_number_beside_a_mark_is_written_as_on_its_axis(spec):
+    for part in parts(spec):
+        for axis in (coding for key, coding in part.get("encoding", {}).items() if key in ("x", "y")):
+            form = (axis.get("axis") or {}).get("format", "")
+            for tip in part.get("encoding", {}).get("tooltip", []):
+                if tip["field"] == axis.get("field") and form:
+                    assert form.endswith("%") == tip.get("format", "").endswith("%"), f"{tip['title']}"
 
 
 def test_overlaps_are_found():

@@ -41,7 +41,7 @@ def test_a_figure_says_how_it_was_made():
 
 
 def test_a_figure_names_the_commit_that_the_chapter_ran_at():
-    table = '<table><tr><th scope="row">commit</th><td>def456</td></tr></table>'
+    table = '<table class="dataframe tttnn-provenance"><tr><th scope="row">commit</th><td>def456</td></tr></table>'
     footer = new_code_cell(outputs=[new_output("display_data", {"text/html": table})])
     page = with_origins(chapter(figure_cell(), footer), "01_x", "abc123").cells[0].outputs[0].data["text/html"]
     assert "def456" in page and "abc123" not in page

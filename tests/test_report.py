@@ -6,13 +6,14 @@ import re
 import subprocess
 
 import altair as alt
+import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 
 from tttnn.report import figure, glue_text, provenance, table
 from tttnn.report.footer import commit, peak_memory
-from tttnn.report.tables import format_value
+from tttnn.report.formats import format_value, readable
 
 ROWS = pd.DataFrame({"k": [0, 1, 2], "bits per byte": [2.0, 1.7, 1.512345678901]})
 
@@ -36,7 +37,7 @@ def test_figure_is_labelled_and_carries_its_data():
     assert soup.div["role"] == "img"
     assert soup.div["aria-label"] == 'Falls from "2.0" to <1.6'
     assert soup.script["data-chart"] == soup.div["id"] == "fig-a-chart"
-    assert [cell.text for cell in soup.select("details td.number")][:2] == ["0", "2.000"]
+    assert [cell.text for cell in soup.select("details td.number")][:2] == ["0", "2"]
 
 
 def test_figure_has_the_three_forms():
@@ -87,18 +88,48 @@ def test_too_many_rows_and_an_empty_description_are_refused():
     [
         (12345, None, "12,345"),
         (0.51234, None, "0.5123"),
-        (123.0, None, "123.0"),
+        (123.0, None, "123"),
+        (0.1, None, "0.1"),
+        (0.001, None, "0.001"),
+        (0.0001655, None, "0.0001655"),
+        (0.00006881, None, "0.00006881"),
+        (1e-8, None, "1e-8"),
+        (2e-5, ".0e", "2e-5"),
+        (-0.2, None, "−0.2"),
+        (-0.0004, "+.1f", "0.0"),
         (9999.0, None, "9,999"),
         (123456.7, None, "123,457"),
         (0.5, ".1%", "50.0%"),
         (math.nan, ".3f", "–"),
         (None, None, "–"),
-        (True, None, "True"),
+        (True, None, "yes"),
+        (np.bool_(False), None, "no"),
         ("wheels", None, "wheels"),
     ],
 )
 def test_numbers_are_readable(value, spec, text):
     assert format_value(value, spec) == text
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("-4.1 points (-5.9 to -2.1)", "−4.1 points (−5.9 to −2.1)"),
+        ("-0.1 (-0.3 to +0.0)", "−0.1 (−0.3 to 0.0)"),
+        ("learning_rate=2e-05, eps=1e-08", "learning_rate=2e-5, eps=1e-8"),
+        ("2026-11-22T05:06:04Z to 2026-11-23T05:06:04+00:00", "2026-11-22 05:06 UTC to 2026-11-23 05:06 UTC"),
+        ("AMD EPYC, 2 cores, 1 threads; GPU: none", "AMD EPYC, 2 cores, 1 thread; GPU: none"),
+        ("11 threads, 5-10 pages of all-minilm-l6-v2", "11 threads, 5-10 pages of all-minilm-l6-v2"),
+    ],
+)
+def test_numbers_within_texts_are_readable(written, shown):
+    assert readable(written) == shown
+    assert readable(shown) == shown
+
+
+def test_a_table_quotes_documents_as_they_are():
+    frame = pd.DataFrame({"token": [" -1"], "change": [" -1"]})
+    assert table(frame, quoted=["token"]).frame.to_dict("list") == {"token": [" -1"], "change": [" −1"]}
 
 
 def test_table_has_units_escapes_text_and_aligns_numbers():
@@ -111,6 +142,11 @@ def test_table_has_units_escapes_text_and_aligns_numbers():
     assert soup.p.text == "One & all." == soup.div["aria-label"]
     assert soup.div["tabindex"] == "0", "who reads with the keyboard scrolls what has the focus"
     assert "1.23" in repr(shown) and "0x" not in repr(shown)
+
+
+def test_long_words_of_a_table_may_break():
+    page = table(pd.DataFrame({"path": ["real/nearest <3f9c41b0aa2e4d1c8b7f>"], "short": ["gpt2-xs-general"]})).html()
+    assert "real/<wbr>nearest &lt;3f9c41b0aa2e4<wbr>d1c8b7f&gt;" in page and "<td>gpt2-xs-general</td>" in page
 
 
 def test_table_refuses_unknown_columns():
@@ -139,7 +175,7 @@ def test_provenance_lists_what_a_reader_needs():
     facts = provenance({"k": 20, "corpus": "wheels"}, index_fingerprint="3fa9").facts
     assert facts["parameters"] == "k=20, corpus='wheels'"
     assert facts["index fingerprint"] == "3fa9"
-    assert "threads" in facts["device"] and "torch" in facts["versions"]
+    assert "thread" in facts["device"] and "torch" in facts["versions"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", facts["date (UTC)"])
     assert 10e6 < peak_memory() < 1e12
 

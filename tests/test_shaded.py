@@ -193,4 +193,4 @@ def test_letters_keep_their_contrast_on_the_strongest_shade(mode):
         share = int(percent) / 100
         mixed = [share * int(value) / 255 + (1 - share) * below for value, below in zip(colour, page, strict=True)]
         light, dark = sorted([luminance(text), luminance(mixed)], reverse=True)
-        assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{colour} at {percent} % in {mode} mode"
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{colour} at {percent}% in {mode} mode"

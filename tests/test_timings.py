@@ -44,9 +44,9 @@ def rows():
 def test_seconds_per_neighbour_leave_out_what_comes_before_the_first(rows):
     found = per_neighbour(rows).set_index("timed")
     assert found.seconds.to_dict() == pytest.approx({
-        "published, with scoring": (4 + 8) / 2,
-        "published, training": 2.0,
-        "ours, training": (0.6 + 1.0 + 0.8 + 0.8) / 4,
+        "published loop, with scoring": (4 + 8) / 2,
+        "published loop, training": 2.0,
+        "our loop, training": (0.6 + 1.0 + 0.8 + 0.8) / 4,
     })  # fmt: skip
     assert found.tokens.tolist() == [200, 200, 200]
 

@@ -186,7 +186,7 @@ def test_a_trial_answers_on_one_page_that_needs_no_network(place, home, tmp_path
     near = trial.rows[(trial.rows["variant"] == NEAREST) & trial.rows["nats"].notna()]
     sums = near.groupby("k")["nats"].sum()
     assert advice.ratio.value == pytest.approx(sums[trial.plan.k] / sums[0]) and advice.documents == 18
-    assert lead(trial, advice) in page.replace("&#x27;", "'") and f"{100 * advice.ratio.value:.1f} %" in page
+    assert lead(trial, advice) in page.replace("&#x27;", "'") and f"{100 * advice.ratio.value:.1f}%" in page
     assert page.count("<svg") == 2 and "<script" not in page
     links = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"')\s>]+)""", page)
     assert [link for link in links if "w3.org" not in link] == []

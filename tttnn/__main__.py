@@ -250,7 +250,7 @@ def evaluate(
     ttt = _loop(model, opened, embedder, switches, threads, device, asked.strategy, embedder_type)
     result = ttt.evaluate(text, k)
     before, after = result.before.bits_per_byte, result.after.bits_per_byte
-    said = f"bits/byte {before:.4f} -> {after:.4f} ({100 * result.ratio:.1f} %) after {k} neighbours"
+    said = f"bits/byte {before:.4f} -> {after:.4f} ({100 * result.ratio:.1f}%) after {k} neighbours"
     values = {"before": before, "after": after, "ratio": result.ratio, "k": k, "settings": _settings(ttt)}
     _tell(values, f"{_settings(ttt)}\n{said}", as_json)
 
@@ -426,7 +426,7 @@ def cost(
         f"estimate took {peak_memory() / 1e9:,.2f} GB of main memory with all it needs"
     )
     typer.echo(
-        f"an estimate for {ttt.lm.name} on this machine as it is now ({machine()}; other programs kept {busy:.0f} % of "
+        f"an estimate for {ttt.lm.name} on this machine as it is now ({machine()}; other programs kept {busy:.0f}% of "
         "its cores busy at the start)"
     )
 

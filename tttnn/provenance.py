@@ -53,7 +53,8 @@ def device() -> str:
 
     gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     widest = torch.backends.cpu.get_cpu_capability()
-    cpu = f"{cpu_model()}, {widest}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    cpu = f"{cpu_model()}, {widest}, {cores} core{'s' * (cores != 1)}, {threads} thread{'s' * (threads != 1)}"
     return f"{cpu}; GPU: {', '.join(gpus) or 'none'}"
 
 

@@ -280,7 +280,7 @@ class Evaluation:
 
     def __repr__(self) -> str:
         before, after = self.before.bits_per_byte, self.after.bits_per_byte
-        change = f"{before:.4f} -> {after:.4f} ({100 * self.ratio:.1f} %)"
+        change = f"{before:.4f} -> {after:.4f} ({100 * self.ratio:.1f}%)"
         return f"Evaluation(bits/byte {change} after {self.steps[-1].k} neighbours)"
 
 

@@ -5,6 +5,10 @@
   const INK = { light: ["#1f2328", "#c8ccd1"], dark: ["#e6e6e6", "#4b5158"] };
   const NARROW = 500; /* pixels: a phone; panels stand one below the other there */
   const ENTRY = 150; /* pixels that an entry of a legend takes */
+  const LETTER = 6.5; /* pixels that a letter of an axis' title takes */
+  const LINE = 14; /* pixels from one line of a name to the next */
+  const NAME = 18; /* letters of a name on a phone, then it takes another line */
+  const LEAST = 120; /* pixels that a panel has at least */
   const views = {};
   const widths = {};
   const printed = matchMedia("print");
@@ -39,8 +43,65 @@
   function fitted(spec, width) {
     const legend = spec.config.legend;
     legend.columns = Math.max(1, Math.min(legend.columns || 4, Math.floor(width / ENTRY)));
-    if (spec.columns && width < NARROW) spec.columns = 1;
+    if (width < NARROW) {
+      const rows = Object.values(spec.datasets || {}).flat();
+      parts(spec).forEach(part => stack(part, width));
+      parts(spec).forEach(part => heighten(part, rows));
+    }
     return spec;
+  }
+
+  /* A specification and all charts within it. */
+  function parts(spec) {
+    const within = [spec.spec, ...(spec.layer || []), ...(spec.hconcat || []), ...(spec.vconcat || []), ...(spec.concat || [])];
+    return [spec, ...within.filter(Boolean).flatMap(parts)];
+  }
+
+  /* On a phone panels stand one below the other, and titles of axes take several lines. */
+  function stack(part, width) {
+    if (part.columns) part.columns = 1;
+    if (part.hconcat) { part.vconcat = part.hconcat; delete part.hconcat; }
+    const { x, y, facet } = part.encoding || {};
+    if (facet?.columns) facet.columns = 1;
+    if (x?.title) {
+      x.title = lines(x.title, width / LETTER - 4);
+      x.axis = { ...x.axis, titleAnchor: "end" }; /* it may begin below the labels of the other axis */
+    }
+    if (y?.title && part.height > 0) y.title = lines(y.title, part.height / LETTER);
+    if (y?.type === "nominal") {
+      y.axis = { ...y.axis, labelExpr: `split(replace(datum.label, regexp('(.{9,${NAME}}) ', 'g'), '$1\\n'), '\\n')` };
+    }
+  }
+
+  /* Rows take the room that their names need. */
+  function heighten(part, rows) {
+    const fields = parts(part).map(each => each.encoding?.y).filter(y => y?.type === "nominal").map(y => y.field);
+    const longest = Math.max(0, ...fields.flatMap(field => rows.map(row => String(row[field] ?? "").length)));
+    if (part.height?.step && longest > NAME) part.height.step = Math.max(part.height.step, LINE * (1.5 + longest / NAME));
+  }
+
+  function lines(text, letters) {
+    const found = [""];
+    for (const word of [text].flat().join(" ").split(" ")) {
+      const last = found[found.length - 1];
+      if (last && last.length + word.length >= letters) found.push(word);
+      else found[found.length - 1] = last ? last + " " + word : word;
+    }
+    return found;
+  }
+
+  /* Panels of a width of their own fill a narrow column, and no column is too narrow for them: a picture that is made
+     smaller has smaller letters. */
+  function filled(spec, chart) {
+    const room = spare(chart), sized = parts(spec).filter(part => part.width > 0);
+    if (!sized.length || room > -2 && (room < 2 || chart.clientWidth >= NARROW)) return false;
+    for (const part of sized) part.width = Math.max(LEAST, part.width + room);
+    return true;
+  }
+
+  /* Pixels of the column that the picture leaves; below zero: that it has too many. */
+  function spare(chart) {
+    return chart.clientWidth - Number(chart.querySelector("svg").getAttribute("width"));
   }
 
   /* Whether a letter of the legend lies outside the picture: how wide names are is known once they are drawn. */
@@ -55,10 +116,12 @@
     widths[chart.id] = chart.clientWidth;
     const spec = fitted(JSON.parse(data.textContent), chart.clientWidth);
     await embed(chart, spec);
-    while (cut(chart) && spec.config.legend.columns > 1) {
+    if (filled(spec, chart)) await embed(chart, spec);
+    while ((cut(chart) || spare(chart) < -1) && spec.config.legend.columns > 1) {
       spec.config.legend.columns -= 1;
       await embed(chart, spec);
     }
+    if (filled(spec, chart)) await embed(chart, spec);
   }
 
   async function embed(chart, spec) {

@@ -35,8 +35,8 @@ SIMPLER = {
 }
 COPIED = {
     "near-copies: at least half of it stands in a neighbour": (0.5, 1.01),
-    "shared passages: 5 to 50 % of it": (0.05, 0.5),
-    "hardly anything copied: under 5 %": (-1, 0.05),
+    "shared passages: 5 to 50% of it": (0.05, 0.5),
+    "hardly anything copied: under 5%": (-1, 0.05),
 }
 GPU_RUNS = ("real/nearest-h200", "real/nearest-rate-1e-4-h200")
 YES, SMALL_YES, SIMPLER_YES, NO, UNCLEAR, TOO_FEW = "yes", "small", "simpler", "no", "unclear", "too few"

@@ -1,7 +1,7 @@
 """The claims ledger: what the report says, what the original authors' data say, what was measured, and a verdict.
 
 A verdict is a rule applied to numbers. The rule of each claim stands in :data:`CLAIMS` and in the ledger's column
-``rule``; its code is the function next to it. All rules have one shape: *confirmed* asks that whole 95 % intervals
+``rule``; its code is the function next to it. All rules have one shape: *confirmed* asks that whole 95% intervals
 lie where the claim puts the value, *confirmed in direction* the same of a weaker statement, and what does neither is
 *not confirmed*. An interval that reaches over a threshold is on neither side of it. No model speaks for a domain where
 it has few documents or is worse than deflate before it adapts, and a domain that is left out so bars "confirmed".
@@ -422,7 +422,7 @@ def _trained_may_lose(e: Evidence) -> Finding:
     ratio = sums[..., 1] / sums[..., 0]  # (1 + resamples, domains)
     worst = int(ratio[0].argmax())
     found = interval(ratio[:, worst])
-    # The worst of several domains is above 100 % by chance more often than one is: Bonferroni's correction.
+    # The worst of several domains is above 100% by chance more often than one is: Bonferroni's correction.
     strong = bool(np.quantile(ratio[1:, worst], 0.025 / len(domains)) > 1)
     reason = f"{domains[worst]} is the worst of {len(domains)} domains; {(ratio[0] > 1).sum()} have a value above 100%"
     origin = e.origin("trained", domains=[domains[worst]])

@@ -55,7 +55,7 @@ def paired_gains(first: pd.DataFrame, second: pd.DataFrame, k: int) -> pd.DataFr
     DataFrame
         One row a domain: documents, then ratio_first, ratio_second (after / before), gain_first, gain_second
         (before - after, bits/byte), and how much more the first gains: ratio_lead (ratio_second - ratio_first) and
-        gain_lead (bits/byte), each with its 95 % interval over resampled documents (_low, _high).
+        gain_lead (bits/byte), each with its 95% interval over resampled documents (_low, _high).
 
     Raises
     ------
@@ -81,10 +81,10 @@ def distances(small: pd.DataFrame, large: pd.DataFrame, k: int) -> pd.DataFrame:
     -------
     DataFrame
         One row a domain and stage, in the order of :data:`STAGES`: domain, documents, stage, the distance as value, low
-        and high (bits/byte, above 0: the small model is behind; 95 % interval over resampled documents), and as share,
+        and high (bits/byte, above 0: the small model is behind; 95% interval over resampled documents), and as share,
         share_low and share_high of the distance before: 1 where nothing has changed, 0 where the two are level, below 0
         where the small model is ahead. Shares are missing where there is no distance to speak of: where the large model
-        as it is is not the better one in at least 97.5 % of the resamples.
+        as it is is not the better one in at least 97.5% of the resamples.
 
     Raises
     ------

@@ -48,7 +48,7 @@ def mean_ratios(rows: pd.DataFrame, names: Iterable[str], k: int) -> pd.DataFram
     Returns
     -------
     DataFrame
-        One row a variant, in the order of `names`: variant, documents, ratio, low, high (95 % interval).
+        One row a variant, in the order of `names`: variant, documents, ratio, low, high (95% interval).
     """
     import pandas as pd
 
@@ -141,14 +141,14 @@ def shares_of_gain(rows: pd.DataFrame, names: Iterable[str], k: int, of: str = "
         Variants.
     k : int
     of : str
-        The variant whose gain is 100 %.
+        The variant whose gain is 100%.
 
     Returns
     -------
     DataFrame
         One row per (variant, domain): variant, domain, documents, share ((1 - ratio) / (1 - ratio of the other)), low,
-        high (95 % interval over documents resampled in pairs). Missing where the other has no clear gain: where it is
-        not better after than before in at least 97.5 % of the resamples.
+        high (95% interval over documents resampled in pairs). Missing where the other has no clear gain: where it is
+        not better after than before in at least 97.5% of the resamples.
     """
     import pandas as pd
 
@@ -194,7 +194,7 @@ def copying(rows: pd.DataFrame, k: int) -> pd.DataFrame:
 def rank_correlation(
     table: pd.DataFrame, first: str, second: str, by: str | None = None, resamples: int = RESAMPLES // 10
 ) -> Interval:
-    """Spearman's rank correlation of two columns, with a 95 % interval over resampled rows.
+    """Spearman's rank correlation of two columns, with a 95% interval over resampled rows.
 
     Parameters
     ----------

@@ -69,7 +69,7 @@ def forgotten(run: str, folder: Path | None = None) -> pd.DataFrame:
     -------
     DataFrame
         One row per (text, domain, k): text ("its own" or "unrelated"), domain (adapted to; "all" for all of them),
-        k, documents (adapted to), ratio, low, high (bits/byte after k neighbours over those before; 95 % interval
+        k, documents (adapted to), ratio, low, high (bits/byte after k neighbours over those before; 95% interval
         over the documents adapted to).
     """
     import pandas as pd

@@ -222,7 +222,7 @@ def at_equal_operations(costs: pd.DataFrame, against: str = PLAIN, cost: str = "
     DataFrame
         One row per (method, k > 0): method, k, documents, operations or seconds (mean), bits_per_byte, against_k (may
         lie between two), against_bits_per_byte, difference (below 0 the method is ahead) with the ends low and high of
-        its 95 % interval over documents resampled within domains in pairs, clear (whether that excludes 0), within
+        its 95% interval over documents resampled within domains in pairs, clear (whether that excludes 0), within
         (whether the other one has been run at that cost).
 
     Raises
@@ -285,7 +285,7 @@ def winners(costs: pd.DataFrame, budgets: Sequence[float] = BUDGETS, against: st
     DataFrame
         One row per (budget, method that fits into it), the fewest bits first: budget, rank (from 1), method, k,
         documents, seconds, operations, bits_per_byte, difference (to `against`; below 0 the method is ahead), low, high
-        (95 % interval over documents resampled within domains in pairs), clear, domains (in how many of them it has the
+        (95% interval over documents resampled within domains in pairs), clear, domains (in how many of them it has the
         fewest bits).
     """
     import pandas as pd

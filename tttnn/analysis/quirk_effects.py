@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REPORTED = {"github": "R03", "europarl": "R04", "books": "R05"}  # domain: claim with after/before in percent
-# Documents in the published 20 % of each test set, each task rounded down.
+# Documents in the published 20% of each test set, each task rounded down.
 TESTED = {
     "wikipedia": 3502, "arxiv": 481, "books": 53, "enron": 202, "dm-mathematics": 384, "europarl": 31, "github": 3639,
 }  # fmt: skip
@@ -227,7 +227,7 @@ def measured_effects(rows: pd.DataFrame, k: int) -> pd.DataFrame:
         effects(every, {change.variant: change.against}, k).assign(change=change.label, quirk=change.quirk or None)
         for change in (control, *CHANGES, RANKS)
     ]
-    return pd.concat(made, ignore_index=True).assign(kind="95 % interval")
+    return pd.concat(made, ignore_index=True).assign(kind="95% interval")
 
 
 def bounded_effects(rows: pd.DataFrame, domain: str, k: int) -> pd.DataFrame:
@@ -251,7 +251,7 @@ def bounded_effects(rows: pd.DataFrame, domain: str, k: int) -> pd.DataFrame:
     chance = sampling(own, k).iloc[0]
     ratio, half = chance["ratio_against"], chance["half_width_tested"]
     made = [
-        stated("other documents, as many", "part of the documents", ratio, 0, -half, half, "95 % interval"),
+        stated("other documents, as many", "part of the documents", ratio, 0, -half, half, "95% interval"),
     ]
     for share in (0.05, 0.1):
         line = dropping(own, k, share).iloc[0]
@@ -300,7 +300,7 @@ def changes(rows: pd.DataFrame, pairs: Mapping[str, str], k: int) -> pd.DataFram
     -------
     DataFrame
         One row per (variant, domain): variant, domain, documents, before, after (change, bits/byte), each with the
-        ends of its 95 % interval over documents resampled in pairs (_low, _high).
+        ends of its 95% interval over documents resampled in pairs (_low, _high).
     """
     import pandas as pd
 
@@ -329,7 +329,7 @@ def _changes(pairs: pd.DataFrame) -> dict[str, float]:
 
 
 def sampling(rows: pd.DataFrame, k: int, tested: Mapping[str, int] | None = None) -> pd.DataFrame:
-    """How wide the 95 % interval of after / before would be with as many documents as the published runs had.
+    """How wide the 95% interval of after / before would be with as many documents as the published runs had.
 
     The width is taken to fall with the square root of the number of documents.
 

@@ -100,7 +100,7 @@ def scoring_effects(measured: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row per (way, domain), all domains together last: way, domain, documents, ratio_against (sum of bits after /
-        before, scored as this book does), ratio (scored that way), difference with its 95 % interval low, high over
+        before, scored as this book does), ratio (scored that way), difference with its 95% interval low, high over
         resampled documents. A cut vocabulary is compared on the tokens that it can score.
     """
     import pandas as pd
@@ -169,7 +169,7 @@ def averages(rows: pd.DataFrame, k: int) -> pd.DataFrame:
     -------
     DataFrame
         One row a domain: domain, documents, ratio_against (ratio of sums), mean (of the documents' own ratios),
-        difference (mean - ratio of sums) with its 95 % interval low, high over resampled documents.
+        difference (mean - ratio of sums) with its 95% interval low, high over resampled documents.
     """
     import pandas as pd
 

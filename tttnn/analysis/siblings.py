@@ -88,7 +88,7 @@ def without_siblings(rows: pd.DataFrame, k: int) -> pd.DataFrame:
     DataFrame
         One row per domain, and a last one for their mean (:data:`tttnn.analysis.controls.MEAN`): domain, documents,
         same_unit (share of the k nearest; missing for the mean), nearest and other_units (sum of nats after / before),
-        difference (the second less the first: what siblings bring), low and high (its 95 % interval over documents).
+        difference (the second less the first: what siblings bring), low and high (its 95% interval over documents).
     """
     found = effects_and_mean(rows, {"other-units": "nearest"}, k)
     near = rows[(rows["variant"] == "nearest") & (rows["k"] <= k)]

@@ -23,7 +23,7 @@ SEED = 1216
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval."""
+    """A value with its 95% interval."""
 
     value: float
     low: float
@@ -37,7 +37,7 @@ class Interval:
 def bootstrap_ratio(
     numerator: np.ndarray, denominator: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Interval:
-    """Ratio of two sums over documents, with a 95 % percentile interval over resampled documents.
+    """Ratio of two sums over documents, with a 95% percentile interval over resampled documents.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def resampled_sums(groups: Sequence[np.ndarray], resamples: int = RESAMPLES, see
 
 
 def interval(statistic: np.ndarray) -> Interval:
-    """A statistic of :func:`resampled_sums`, shape (1 + resamples,), with its 95 % percentile interval."""
+    """A statistic of :func:`resampled_sums`, shape (1 + resamples,), with its 95% percentile interval."""
     low, high = np.quantile(statistic[1:], [0.025, 0.975])
     return Interval(float(statistic[0]), float(low), float(high))
 
@@ -150,7 +150,7 @@ def exponential(found: Interval) -> Interval:
 
 
 def coverage(values: np.ndarray, drawn: int, trials: int = 400, resamples: int = 1000, seed: int = SEED) -> float:
-    """How often the 95 % interval of a ratio of sums holds the ratio, on few documents.
+    """How often the 95% interval of a ratio of sums holds the ratio, on few documents.
 
     The documents given stand for all there are: of these, sets are drawn with replacement, and each set gets the
     percentile interval that the book would give it.
@@ -233,7 +233,7 @@ def before_after(
     Returns
     -------
     DataFrame
-        One row a group: documents, failures, before and after (bits/byte), ratio, low, high (95 % interval of
+        One row a group: documents, failures, before and after (bits/byte), ratio, low, high (95% interval of
         the ratio), better (share of documents that improved), byte and word perplexity before and after.
     """
     import pandas as pd

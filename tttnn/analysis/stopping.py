@@ -66,7 +66,7 @@ def best_and_oracle(rows: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row a domain: documents, k_best (the first of equal ones), ratio_last, ratio_best, ratio_oracle (after /
-        before), lost (ratio_last - ratio_best) with low and high (95 % interval over documents), left (ratio_best -
+        before), lost (ratio_last - ratio_best) with low and high (95% interval over documents), left (ratio_best -
         ratio_oracle).
     """
     import pandas as pd
@@ -243,7 +243,7 @@ def rule_table(rows: pd.DataFrame, rules: Mapping[str, StoppingRule] = RULES) ->
     -------
     DataFrame
         One row for the last k, one a rule, one for the oracle: rule, neighbours (mean that are trained on), ratio (mean
-        over domains of after / before), gain (ratio at the last k - ratio) with low and high (95 % interval over
+        over domains of after / before), gain (ratio at the last k - ratio) with low and high (95% interval over
         documents resampled in pairs, for the thresholds as chosen), worst (ratio of the worst domain), worst_domain,
         losses (domains with a ratio above 1), worse (share of documents that get worse).
     """

@@ -83,16 +83,17 @@ def per_neighbour(rows: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Three rows a domain: domain, timed ("published, with scoring", which is what the published timer holds,
-        "published, training", "ours, training"), seconds, tokens (mean per neighbour).
+        Three rows a domain: domain, timed ("published loop, with scoring", which is what the published timer holds,
+        "published loop, training", "our loop, training"), seconds, tokens (mean per neighbour).
     """
     import pandas as pd
 
     stepped = rows[rows["k"] > 0]
     both = stepped.assign(both=stepped["train_seconds"] + stepped["evaluation_seconds"])
     wanted = {
-        "published, with scoring": ("reference", "both"), "published, training": ("reference", "train_seconds"),
-        "ours, training": ("ours", "train_seconds"),
+        "published loop, with scoring": ("reference", "both"),
+        "published loop, training": ("reference", "train_seconds"),
+        "our loop, training": ("ours", "train_seconds"),
     }  # fmt: skip
     parts = []
     for timed, (loop, column) in wanted.items():

@@ -99,7 +99,7 @@ def effects(rows: pd.DataFrame, pairs: Mapping[str, str], k: int) -> pd.DataFram
     DataFrame
         One row per (variant, domain): variant, against, domain, documents, ratio and ratio_against (sum of nats after /
         sum of nats before), difference (ratio - ratio_against: above 0 the variant gains less) with the ends low and
-        high of its 95 % interval over documents resampled in pairs, clear (whether that excludes 0).
+        high of its 95% interval over documents resampled in pairs, clear (whether that excludes 0).
     """
     import pandas as pd
 

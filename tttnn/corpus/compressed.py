@@ -7,8 +7,8 @@ something else wrote can be read too, with or without a seek table, wherever the
 
 A frame of 256 kB, from measurements on the embedded corpus (``bench/text_store.py``): 128 kB packs to 0.26 of the
 text and takes 0.13 ms a read, 256 kB 0.25 and 0.22 ms, 512 kB 0.24 and 0.39 ms; one single frame packs to 0.21, and the
-plain file takes 0.02 ms. Twenty neighbours then take 5 ms, before seconds of training. Level 9 packs 10 % smaller than
-level 3 at a fifth of the speed (65 MB/s a core), level 15 another 5 % at 10 MB/s; unpacking is as fast for all.
+plain file takes 0.02 ms. Twenty neighbours then take 5 ms, before seconds of training. Level 9 packs 10% smaller than
+level 3 at a fifth of the speed (65 MB/s a core), level 15 another 5% at 10 MB/s; unpacking is as fast for all.
 """
 
 import os

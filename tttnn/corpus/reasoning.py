@@ -192,7 +192,7 @@ def solutions(count: int, seed: int = 1216) -> Iterator[Document]:
 
 
 def write_solutions(folder: str | Path, count: int = 150_000, seed: int = 1216) -> dict[str, int]:
-    """Write ``solutions.train``, ``.val`` and ``.test`` as gzipped JSON Lines; 2 % each are held out.
+    """Write ``solutions.train``, ``.val`` and ``.test`` as gzipped JSON Lines; 2% each are held out.
 
     Parameters
     ----------

@@ -121,7 +121,7 @@ def default_kind(count: int) -> str:
 
     The rows that this rests on are `tttnn.index.planner.measured_rows`, written by ``bench/index_kinds.py``. At 100,000
     vectors of dimension 256 a flat scan takes about 4 ms, less than one training step on a neighbour, of which a query
-    has many. At 250,000 both kinds with one bit a dimension answer in about 2 ms and find over 95 % of the 20 nearest;
+    has many. At 250,000 both kinds with one bit a dimension answer in about 2 ms and find over 95% of the 20 nearest;
     the one without lists is built in a quarter of the time. At 1,000,000 it still scans everything, while the one with
     lists visits an eighth: it is faster and finds more. How large a part is enough depends on the data: whoever has
     others can measure it as the page on the index at scale does, and ask for another kind or effort (`SearchSettings`).

@@ -5,11 +5,12 @@ Every chart names its units, tells series apart by shape or dash as well as by c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tttnn.analysis.timings import LOOPS
-from tttnn.report.figures import PALETTE, Figure, colours, figure
+from tttnn.report.figures import PALETTE, Figure, colours, figure, shapes
 
 if TYPE_CHECKING:
     import altair as alt
@@ -20,21 +21,86 @@ CURVE_ROWS = {
     "bits_per_byte": "bits per byte",
     "loss": "training loss (nats/token)",
 }
-SHAPES = [
-    "circle",
-    "square",
-    "triangle-up",
-    "diamond",
-    "cross",
-    "triangle-down",
-    "triangle-right",
-]  # 7 and 8 colours: 56
+# Columns as headings of the data below a chart, and in what is shown beside a mark.
 UNITS = {
     "before": "before (bits/byte)", "after": "after (bits/byte)", "ratio": "after / before",
-    "low": "ratio, 95 % low", "high": "ratio, 95 % high", "better": "share of documents better",
+    "low": "ratio, 95% low", "high": "ratio, 95% high", "better": "share of documents better",
     "bits_per_byte": "bits per byte", "byte_perplexity": "byte perplexity", "loss": "training loss (nats/token)",
     "seconds": "seconds per neighbour", "distance": "squared L2 distance",
 }  # fmt: skip
+SAID = UNITS | {
+    "k": "neighbours, k", "rank": "rank of the neighbour", "interval": "95% interval", "same_unit": "same unit",
+    "deflate": "deflate (bits/byte)", "memory": "resident memory (MB)", "latency": "median of a query (ms)",
+    "recall": "recall@20", "overlap": "share of the query in the neighbour", "timed": "what is timed",
+    "tokens": "tokens of the neighbour", "when": "adaptation", "size": "vectors x dimension",
+    "kind": "kind of index", "task": "domain", "against": "compared with", "gain": "gain (points)",
+}  # fmt: skip
+COUNT = ",d"
+SERIES = {"domain": "line", "series": "mark"}  # of charts whose lines and marks may be anything
+
+
+def _tips(*columns: str, titles: Mapping[str, str] | None = None, **formats: str) -> list[alt.Tooltip]:
+    """What is shown beside a mark: names, then numbers with their formats, each under words with its unit."""
+    import altair as alt
+
+    words = SAID | dict(titles or {})
+    names = [alt.Tooltip(f"{column}:N", title=words.get(column, column)) for column in columns]
+    numbers = [
+        alt.Tooltip(f"{column}:Q", title=words.get(column, column), format=spec) for column, spec in formats.items()
+    ]
+    return names + numbers
+
+
+def _interval(number: str) -> str:
+    """The expression for an interval in words; a value may have none."""
+    ends = f"format(datum.low, '{number}') + ' to ' + format(datum.high, '{number}')"
+    return f"isValid(datum.low) ? {ends} : 'none'"
+
+
+def _finer(number: str) -> str:
+    """The format of a value beside its mark: one digit more than the axis has."""
+    return re.sub(r"\.(\d)", lambda found: f".{int(found[1]) + 1}", number)
+
+
+def _looks(field: str, names: Sequence[str], title: str | None = None) -> tuple[alt.Color, alt.Shape]:
+    """Colour and shape of a series. With the names given, the two share one legend."""
+    import altair as alt
+
+    colour, shape = (alt.Scale(domain=list(names), range=each(names)) for each in (colours, shapes))
+    legend = alt.Legend(symbolOpacity=1)  # also where the marks let others through
+    return (
+        alt.Color(f"{field}:N", scale=colour, title=title, legend=legend),
+        alt.Shape(f"{field}:N", scale=shape, title=title),
+    )
+
+
+def _named_rules(marks: Mapping[float, str], shown: pd.Series, top: float = 2) -> list[alt.Chart]:
+    """Lines at values that mean something, each with its name beside it: on the side where the picture goes on.
+
+    The first name is `top` pixels below the upper edge.
+    """
+    import altair as alt
+    import pandas as pd
+
+    middle = (min(shown.min(), *marks) + max(shown.max(), *marks)) / 2 if marks else 0.0
+    layers = [alt.Chart(pd.DataFrame({"at": list(marks)})).mark_rule(strokeDash=[4, 4]).encode(x="at:Q")]
+    for line, (at, meaning) in enumerate(marks.items()):
+        side = {"align": "right", "dx": -4} if at > middle else {"align": "left", "dx": 4}
+        name = alt.Chart(pd.DataFrame({"at": [at], "meaning": [meaning]}))
+        layers.append(
+            name.mark_text(baseline="top", fontSize=11, **side).encode(
+                x="at:Q", y=alt.value(top + 12 * line), text="meaning:N"
+            )
+        )
+    return layers
+
+
+def _panels(chart: alt.LayerChart, domains: Sequence[str], columns: int) -> alt.FacetChart:
+    """A panel for each domain, each with an axis of its own: a shared one would stand below empty places, too."""
+    import altair as alt
+
+    panels = chart.facet(alt.Facet("domain:N", sort=list(domains), title=None), columns=columns)
+    return panels.resolve_axis(x="independent") if len(domains) % columns else panels
 
 
 def curve_chart(curve: pd.DataFrame, name: str, alt_text: str, by: str = "domain") -> Figure:
@@ -56,14 +122,15 @@ def curve_chart(curve: pd.DataFrame, name: str, alt_text: str, by: str = "domain
 def _curve_panel(curve: pd.DataFrame, column: str, by: str) -> alt.Chart:
     import altair as alt
 
-    first = column == next(iter(CURVE_ROWS))
-    shown = {"title": by, "legend": alt.Legend() if first else None}
+    legend = alt.Legend(symbolType="stroke", symbolSize=200) if column == next(iter(CURVE_ROWS)) else None
+    names = sorted(curve[by].unique())
     data = curve[[by, "k", column]].dropna()
     return alt.Chart(data).mark_line().encode(
         x=alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(tickMinStep=1, format="d")),
         y=alt.Y(f"{column}:Q", title=CURVE_ROWS[column], scale=alt.Scale(zero=False)),
-        color=alt.Color(f"{by}:N", **shown), strokeDash=alt.StrokeDash(f"{by}:N", **shown),
-        tooltip=[f"{by}:N", "k:Q", alt.Tooltip(f"{column}:Q", format=".4f")],
+        color=_looks(by, names)[0].title(by).legend(legend),
+        strokeDash=alt.StrokeDash(f"{by}:N", title=by, legend=legend, scale=alt.Scale(domain=names)),
+        tooltip=_tips(by, titles={}, k=COUNT, **{column: ".4f"}),
     ).properties(width=540, height=190)  # fmt: skip
 
 
@@ -84,8 +151,10 @@ def gain_curve_chart(curve: pd.DataFrame, name: str, alt_text: str) -> Figure:
     band = (
         alt.Chart(data).mark_area(opacity=0.2, color=PALETTE[0]).encode(x=x, y=alt.Y("low:Q", scale=above), y2="high:Q")
     )
-    line = alt.Chart(data).mark_line(color=PALETTE[0], point={"size": 60, "color": PALETTE[0]}).encode(
-        x=x, y=y, tooltip=["k:Q", alt.Tooltip("ratio:Q", format=".1%"), alt.Tooltip("bits_per_byte:Q", format=".3f")]
+    line = alt.Chart(data).transform_calculate(interval=_interval(".1%")).mark_line(
+        color=PALETTE[0], point={"size": 60, "color": PALETTE[0]}
+    ).encode(
+        x=x, y=y, tooltip=_tips("interval", k=COUNT, ratio=".1%", bits_per_byte=".3f")
     )  # fmt: skip
     chart = (band + line).properties(height=260)
     return figure(chart, name, alt_text, data.rename(columns=UNITS))
@@ -102,12 +171,11 @@ def cost_chart(cost: pd.DataFrame, name: str, alt_text: str) -> Figure:
     import altair as alt
 
     order = cost.groupby("domain")["seconds"].max().sort_values().index.tolist()
-    shown = {"title": "what is timed"}
+    hue, shape = _looks("timed", cost["timed"].drop_duplicates().tolist(), "what is timed")
     chart = alt.Chart(cost).mark_point(size=90, filled=True).encode(
         x=alt.X("seconds:Q", title="mean seconds per neighbour", scale=alt.Scale(zero=True)),
         y=alt.Y("domain:N", sort=order, title=None),
-        color=alt.Color("timed:N", **shown), shape=alt.Shape("timed:N", **shown),
-        tooltip=["domain:N", "timed:N", alt.Tooltip("seconds:Q", format=".3f")],
+        color=hue, shape=shape, tooltip=_tips("domain", "timed", seconds=".3f"),
     ).properties(height={"step": 30})  # fmt: skip
     return figure(chart, name, alt_text, cost.rename(columns=UNITS))
 
@@ -122,6 +190,7 @@ def distance_chart(counts: pd.DataFrame, name: str, alt_text: str) -> Figure:
     """
     import altair as alt
 
+    named = {"rank": "neighbour", "low": "distance from (squared L2)", "high": "to", "share": "share of queries"}
     ranks = counts["rank"].drop_duplicates().tolist()
     # Bars, and outlines over them. Vega-Lite merges the legends of channels whose scales have the same domain.
     filled = alt.Scale(domain=ranks, range=[0.8, 0.0][: len(ranks)])
@@ -133,9 +202,8 @@ def distance_chart(counts: pd.DataFrame, name: str, alt_text: str) -> Figure:
         fill=alt.Fill("rank:N", **hue), stroke=alt.Stroke("rank:N", **hue),
         fillOpacity=alt.FillOpacity("rank:N", scale=filled, **shown),
         facet=alt.Facet("domain:N", columns=3, title=None),
-        tooltip=["domain:N", "rank:N", "low:Q", "high:Q", alt.Tooltip("share:Q", format=".0%")],
-    ).properties(width=150, height=110)  # fmt: skip
-    named = {"rank": "neighbour", "low": "distance from (squared L2)", "high": "to", "share": "share of queries"}
+        tooltip=_tips("domain", "rank", titles=named, low=".3~f", high=".3~f", share=".0%"),
+    ).properties(width=150, height=110).resolve_axis(x="independent")  # fmt: skip
     return figure(chart, name, alt_text, counts[counts["share"] > 0].rename(columns=named))
 
 
@@ -152,14 +220,13 @@ def overlap_chart(rows: pd.DataFrame, name: str, alt_text: str) -> Figure:
     """
     import altair as alt
 
-    shown = {"title": "domain of the query"}
+    hue, shape = _looks("domain", sorted(rows["domain"].unique()), "domain of the query")
     columns = ["domain", "document", "rank", "neighbour", "distance", "overlap"]
     chart = alt.Chart(rows[columns]).mark_point(size=45, filled=True, opacity=0.75).encode(
         x=alt.X("distance:Q", title="squared L2 distance", scale=alt.Scale(zero=True)),
         y=alt.Y("overlap:Q", title=OVERLAP, axis=alt.Axis(format="%")),
-        color=alt.Color("domain:N", **shown), shape=alt.Shape("domain:N", **shown),
-        tooltip=["domain:N", "document:Q", "rank:Q", alt.Tooltip("distance:Q", format=".3f"),
-                 alt.Tooltip("overlap:Q", format=".0%")],
+        color=hue, shape=shape,
+        tooltip=_tips("domain", document=COUNT, rank=COUNT, distance=".3f", overlap=".0%"),
     ).properties(height=300)  # fmt: skip
     return figure(chart, name, alt_text, rows[columns].rename(columns=UNITS | {"overlap": OVERLAP}))
 
@@ -174,20 +241,17 @@ def index_share_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
     """
     import altair as alt
 
-    domains = alt.Scale(domain=sorted(table["domain"].unique()))  # stated, so that the two legends become one
-    shown = {"title": "domain of the query", "scale": domains}
+    hue, shape = _looks("domain", sorted(table["domain"].unique()), "domain of the query")
+    named = {"share": "share of the index", "documents": "documents in it", "distance": "median squared L2 distance"}
     ticks = alt.Axis(format="%", values=sorted(table["share"].unique().tolist()))
     lines = alt.Chart(table).mark_line().encode(
         x=alt.X("share:Q", title="share of the index (logarithmic)", axis=ticks,
                 scale=alt.Scale(type="log", nice=False)),
         y=alt.Y("distance:Q", title="nearest neighbour, median squared L2", scale=alt.Scale(zero=True)),
-        color=alt.Color("domain:N", **shown),
-        tooltip=["domain:N", alt.Tooltip("share:Q", format=".0%"), "documents:Q",
-                 alt.Tooltip("distance:Q", format=".3f")],
+        color=hue, tooltip=_tips("domain", titles=named, share=".0%", documents=COUNT, distance=".3f"),
     )  # fmt: skip
-    points = lines.mark_point(size=55, filled=True).encode(shape=alt.Shape("domain:N", **shown))
+    points = lines.mark_point(size=55, filled=True).encode(shape=shape)
     chart = (lines + points).properties(height=280)
-    named = {"share": "share of the index", "documents": "documents in it", "distance": "median squared L2 distance"}
     return figure(chart, name, alt_text, table.rename(columns=named))
 
 
@@ -204,19 +268,18 @@ def footprint_chart(measured: pd.DataFrame, name: str, alt_text: str) -> Figure:
     # A logarithm has no place for a process that did not grow.
     data = measured.assign(megabytes=(measured["resident_bytes"] / 1e6).clip(lower=0.01))
     data = data[["kind", "documents", "megabytes"]]
-    # With the domain given, colour and shape share one legend.
-    shown = {"title": "texts fetched from", "scale": alt.Scale(domain=data["kind"].unique().tolist())}
+    hue, shape = _looks("kind", data["kind"].unique().tolist(), "texts fetched from")
     lines = alt.Chart(data).mark_line().encode(
         x=alt.X("documents:Q", title="documents", scale=alt.Scale(type="log"), axis=alt.Axis(labelOverlap=True)),
         y=alt.Y("megabytes:Q", title="growth of resident memory (MB)", scale=alt.Scale(type="log")),
-        color=alt.Color("kind:N", **shown),
+        color=hue,
     )  # fmt: skip
+    named = {"megabytes": "resident memory (MB)"}
+    titles = named | {"kind": "texts fetched from"}
     points = lines.mark_point(size=90, filled=True).encode(
-        shape=alt.Shape("kind:N", **shown),
-        tooltip=["kind:N", "documents:Q", alt.Tooltip("megabytes:Q", format=".2f", title="MB")],
+        shape=shape, tooltip=_tips("kind", titles=titles, documents=COUNT, megabytes=".2f")
     )
-    chart = lines + points
-    return figure(chart, name, alt_text, data.rename(columns={"megabytes": "resident memory (MB)"}))
+    return figure(lines + points, name, alt_text, data.rename(columns=named))
 
 
 def models_chart(gains: pd.DataFrame, name: str, alt_text: str) -> Figure:
@@ -239,16 +302,15 @@ def models_chart(gains: pd.DataFrame, name: str, alt_text: str) -> Figure:
         size=90, filled=True
     ).encode(
         x=bits, y=y, color=alt.Color("when:N", **when), shape=alt.Shape("when:N", **when),
-        tooltip=["model:N", "when:N", alt.Tooltip("bits:Q", format=".3f", title="bits per byte")],
+        tooltip=_tips("domain", "model", "when", titles={"bits": "bits per byte"}, bits=".3f"),
     )  # fmt: skip
     lines = alt.Chart().mark_rule(strokeWidth=2, opacity=0.5).encode(x="before:Q", x2="after:Q", y=y)
-    label = "format(datum.ratio * 100, '.0f') + ' %'"
+    label = "format(datum.ratio, '.0%')"
     texts = alt.Chart().transform_calculate(label=label).mark_text(align="left", dx=8, dy=-9).encode(
         x="after:Q", y=y, text="label:N"
     )  # fmt: skip
-    chart = alt.layer(lines, points, texts, data=gains[columns]).properties(
-        width=440 // panels, height={"step": 34}
-    ).facet(alt.Facet("domain:N", sort=domains, title=None), columns=panels)  # fmt: skip
+    layers = alt.layer(lines, points, texts, data=gains[columns])
+    chart = _panels(layers.properties(width=440 // panels, height={"step": 34}), domains, panels)
     return figure(chart, name, alt_text, gains[columns].rename(columns=UNITS))
 
 
@@ -266,22 +328,19 @@ def ratio_curves_chart(curves: pd.DataFrame, name: str, alt_text: str) -> Figure
     domains, models, origins = (curves[c].drop_duplicates().tolist() for c in ("domain", "model", "origin"))
     panels = min(len(domains), 3)
     columns = ["domain", "model", "origin", "k", "ratio"]
-    shown = {"title": "model"}
-    hue = shown | {"scale": alt.Scale(domain=models, range=colours(models))}
-    shown |= {"scale": alt.Scale(domain=models)}
+    hue, shape = _looks("model", models, "model")
     dash = {"scale": alt.Scale(domain=origins, range=[[1, 0], [6, 3]]), "title": "run"}
     lines = alt.Chart().mark_line().encode(
         x=alt.X("k:Q", title="neighbours, k", axis=alt.Axis(tickMinStep=1, format="d")),
         y=alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)),
-        color=alt.Color("model:N", **hue), strokeDash=alt.StrokeDash("origin:N", **dash),
+        color=hue, strokeDash=alt.StrokeDash("origin:N", **dash),
     )  # fmt: skip
+    tooltip = _tips("domain", "model", k=COUNT, ratio=".1%")
     points = alt.Chart().mark_point(size=40, filled=True).encode(
-        x="k:Q", y="ratio:Q", color=alt.Color("model:N", **hue), shape=alt.Shape("model:N", **shown),
-        tooltip=["domain:N", "model:N", "k:Q", alt.Tooltip("ratio:Q", format=".1%", title="after / before")],
+        x="k:Q", y="ratio:Q", color=hue, shape=shape, tooltip=tooltip
     )  # fmt: skip
-    chart = alt.layer(lines, points, data=curves[columns]).properties(width=520 // panels, height=230).facet(
-        alt.Facet("domain:N", sort=domains, title=None), columns=panels
-    )  # fmt: skip
+    layers = alt.layer(lines, points, data=curves[columns])
+    chart = _panels(layers.properties(width=520 // panels, height=230), domains, panels)
     return figure(chart, name, alt_text, curves[columns].rename(columns=UNITS))
 
 
@@ -310,36 +369,32 @@ def interval_chart(
     columns = [*([panels] if panels else []), "domain", "series", "value", "low", "high"]
     data = table[columns]
     series = data["series"].drop_duplicates().tolist()
-    hue = {"scale": alt.Scale(domain=series, range=colours(series)), "title": None}
-    shown = {"scale": alt.Scale(domain=series), "title": None}
+    hue, shape = _looks("series", series)
     place = {
         "y": alt.Y("domain:N", sort=data["domain"].drop_duplicates().tolist(), title=None),
         "yOffset": alt.YOffset("series:N", sort=series, scale=alt.Scale(paddingOuter=0.4)),
     }
     axis = alt.Axis(format=number, tickCount=5, labelFlush=False, labelOverlap=True)
-    room = 6 * max(map(len, marks.values()), default=0)  # pixels
-    x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(zero=False, padding=room))  # for the rules' names
+    x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(zero=False, padding=8))
     bars = alt.Chart().transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, opacity=0.6).encode(
-        x="low:Q", x2="high:Q", color=alt.Color("series:N", **hue), **place
+        x="low:Q", x2="high:Q", color=hue, **place
     )  # fmt: skip
-    points = alt.Chart().mark_point(size=80, filled=True).encode(
-        x=x, color=alt.Color("series:N", **hue), shape=alt.Shape("series:N", **shown), **place,
-        tooltip=["domain:N", "series:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("value", "low", "high"))],
+    points = alt.Chart().transform_calculate(interval=_interval(_finer(number))).mark_point(
+        size=80, filled=True
+    ).encode(
+        x=x, color=hue, shape=shape, **place,
+        tooltip=_tips("domain", "series", "interval", titles=SERIES | {"value": title}, value=_finer(number)),
     )  # fmt: skip
-    lines = pd.DataFrame({"at": list(marks), "meaning": list(marks.values())})
-    rules = alt.Chart(lines).mark_rule(strokeDash=[4, 4]).encode(x="at:Q")
-    names = alt.Chart(lines).mark_text(align="left", dx=4, baseline="top", fontSize=11).encode(
-        x="at:Q", y=alt.value(2), text="meaning:N"
-    )  # fmt: skip
+    rules = _named_rules(marks, pd.concat([data[column].dropna() for column in ("value", "low", "high")]))
     rows = {"step": max(34, 12 * len(series)), "for": "position"}
-    chart = alt.layer(rules, names, bars, points, data=data).properties(height=rows)
+    chart = alt.layer(*rules, bars, points, data=data).properties(height=rows)
     if panels:
         order = data[panels].drop_duplicates().tolist()
         facet = alt.Facet(f"{panels}:N", sort=order, title=None)
         between = 32  # pixels, so that the last label of an axis does not touch the first of the next
         width = (480 - between * (len(order) - 1)) // len(order)
         chart = chart.properties(width=width).facet(facet, columns=len(order), spacing=between)
-    named = {"value": title, "low": "95 % low", "high": "95 % high"}
+    named = {"value": title, "low": "95% low", "high": "95% high"}
     return figure(chart, name, alt_text, data.rename(columns=named))
 
 
@@ -357,22 +412,19 @@ def compared_chart(gains: pd.DataFrame, name: str, alt_text: str) -> Figure:
     columns = ["domain", "model", "documents", "deflate", "before", "after", "ratio", "low", "high"]
     data = gains[columns]
     domains, models = (data[column].drop_duplicates().tolist() for column in ("domain", "model"))
+    hue, shape = _looks("model", models)
     place = {
         "y": alt.Y("domain:N", sort=domains, title=None),
         "yOffset": alt.YOffset("model:N", sort=models, scale=alt.Scale(paddingOuter=0.5)),
-        "color": alt.Color("model:N", scale=alt.Scale(domain=models, range=colours(models)), title=None,
-                           legend=alt.Legend(symbolOpacity=1)),
-    }  # fmt: skip
-    shape = alt.Shape("model:N", scale=alt.Scale(domain=models), title=None)
-    bits = (alt.Tooltip(f"{column}:Q", format=".3f") for column in ("deflate", "before", "after"))
-    percent = alt.Tooltip("ratio:Q", format=".1%", title="after / before")
-    tooltip = ["domain:N", "model:N", "documents:Q", *bits, percent]
+        "color": hue,
+    }
+    tooltip = _tips("domain", "model", documents=COUNT, deflate=".3f", before=".3f", after=".3f", ratio=".1%")
     x = alt.X("before:Q", title="bits per byte, before (hollow) and after (filled); grey bar: deflate",
               scale=alt.Scale(zero=True), axis=alt.Axis(tickCount=8))  # fmt: skip
     lines = alt.Chart(data).mark_rule(strokeWidth=2, opacity=0.5).encode(x=x, x2="after:Q", **place)
     first = alt.Chart(data).mark_point(size=70, filled=False, strokeWidth=2).encode(x=x, shape=shape, **place)
     last = alt.Chart(data).mark_point(size=70, filled=True).encode(x="after:Q", shape=shape, tooltip=tooltip, **place)
-    label = "format(datum.ratio * 100, '.0f') + ' %'"
+    label = "format(datum.ratio, '.0%')"
     texts = alt.Chart(data).transform_calculate(label=label, at="min(datum.before, datum.after)").mark_text(
         align="right", dx=-9
     ).encode(x="at:Q", text="label:N", **{key: place[key] for key in ("y", "yOffset")})  # fmt: skip
@@ -402,16 +454,17 @@ def kinds_cost_chart(rows: pd.DataFrame, name: str, alt_text: str, enough: float
         "kind": rows["kind"], "memory": rows["resident_bytes"] / 1e6, "latency": rows["cpu_p50_ms"],
         "recall": rows["recall"], found: [("no", "yes")[recall >= enough] for recall in rows["recall"]],
     })  # fmt: skip
-    # Names beside the marks would overprint each other; with the domain given, colours and shapes share one legend.
-    shown = {"title": "kind", "scale": alt.Scale(domain=data["kind"].drop_duplicates().tolist())}
+    # Names beside the marks would overprint each other.
+    hue, shape = _looks("kind", data["kind"].drop_duplicates().tolist(), "kind")
     filled = alt.Scale(domain=["yes", "no"], range=[1.0, 0.0])
     sizes = data["size"].drop_duplicates().tolist()
     chart = alt.Chart(data).mark_point(size=90, strokeWidth=2).encode(
         x=alt.X("memory:Q", title="resident memory (MB)", scale=alt.Scale(type="log")),
         y=alt.Y("latency:Q", title="median of a query (ms)", scale=alt.Scale(type="log")),
-        fill=alt.Fill("kind:N", **shown), stroke=alt.Stroke("kind:N", **shown), shape=alt.Shape("kind:N", **shown),
+        fill=alt.Fill("kind:N", scale=hue.scale, title="kind"),
+        stroke=alt.Stroke("kind:N", scale=hue.scale, title="kind"), shape=shape,
         fillOpacity=alt.FillOpacity(f"{found}:N", scale=filled, legend=None),
-        tooltip=["kind:N", "size:N", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("memory", "latency", "recall"))],
+        tooltip=_tips("kind", "size", memory=",.2f", latency=".3f", recall=".1%"),
         facet=alt.Facet("size:N", sort=sizes, title=None, columns=len(sizes)),
     ).properties(width=480 // len(sizes), height=260)  # fmt: skip
     named = {"memory": "resident memory (MB)", "latency": "median of a query (ms)", "recall": "recall@20"}
@@ -431,15 +484,18 @@ def kinds_effect_chart(effect: pd.DataFrame, name: str, alt_text: str) -> Figure
     data = effect.loc[effect["way"] != "flat", ["domain", "way", "found", "change"]]
     kinds = data["way"].str.partition(",")[0]
     data = data.assign(kind=kinds, searched=["in haste" if "," in way else "as it is" for way in data["way"]])
-    kinds = kinds.drop_duplicates().tolist()
-    chart = alt.Chart(data.drop(columns="way")).mark_point(size=70, filled=True, opacity=0.8).encode(
-        x=alt.X("found:Q", title="share of the neighbours found", axis=alt.Axis(format="%")),
-        y=alt.Y("change:Q", title="change of bits per byte", axis=alt.Axis(format="+.2%")),
-        color=alt.Color("kind:N", scale=alt.Scale(domain=kinds), title=None),
-        shape=alt.Shape("searched:N", title=None),
-        tooltip=["domain:N", "kind:N", "searched:N", alt.Tooltip("change:Q", format="+.3%")],
+    hue, shape = _looks("kind", kinds.drop_duplicates().tolist())
+    named = {"found": "share of the neighbours found", "change": "change of bits per byte", "searched": "searched"}
+    # Filled and hollow, since the shape says which kind it is.
+    fill = alt.Scale(domain=["as it is", "in haste"], range=[0.8, 0.0])
+    chart = alt.Chart(data.drop(columns="way")).mark_point(size=70, strokeWidth=1.5).encode(
+        x=alt.X("found:Q", title=named["found"], axis=alt.Axis(format="%")),
+        y=alt.Y("change:Q", title=named["change"], axis=alt.Axis(format="+.2%")),
+        fill=alt.Fill("kind:N", scale=hue.scale, title=None), stroke=alt.Stroke("kind:N", scale=hue.scale, title=None),
+        shape=shape, fillOpacity=alt.FillOpacity("searched:N", scale=fill, title=None),
+        tooltip=_tips("domain", "kind", "searched", titles=named, found=".0%", change="+.3%"),
     )  # fmt: skip
-    return figure(chart, name, alt_text)
+    return figure(chart, name, alt_text, data.drop(columns="way").rename(columns=named))
 
 
 def effects_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
@@ -459,28 +515,26 @@ def effects_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
     data[["difference", "low", "high"]] *= 100
     domains, variants = (data[column].drop_duplicates().tolist() for column in ("domain", "variant"))
     shown = {"title": "interval excludes 0", "scale": alt.Scale(domain=["yes", "no"])}
-    shapes, fills = (
+    marks, fills = (
         shown | {"scale": alt.Scale(domain=["yes", "no"], range=ends)}
         for ends in (["circle", "diamond"], [PALETTE[0], "transparent"])
     )
+    named = {"difference": "change of after / before (points)", "low": "95% low", "high": "95% high",
+             "clear": "excludes 0"}  # fmt: skip
     x = alt.X("difference:Q", title="change (points)", axis=alt.Axis(tickCount=5))
     y = alt.Y("variant:N", sort=variants, title=None)
-    tooltip = ["domain:N", "variant:N", "against:N",
-               *(alt.Tooltip(f"{c}:Q", format="+.2f") for c in ("difference", "low", "high"))]  # fmt: skip
+    tooltip = _tips("domain", "variant", "against", "interval", titles=named, difference="+.2f")
     bars = alt.Chart().mark_rule(strokeWidth=2, opacity=0.6).encode(
         x="low:Q", x2="high:Q", y=y, stroke=alt.Stroke("clear:N", **shown)
     )  # fmt: skip
-    points = alt.Chart().mark_point(size=70, strokeWidth=2).encode(
+    points = alt.Chart().transform_calculate(interval=_interval("+.2f")).mark_point(size=70, strokeWidth=2).encode(
         x=x, y=y, tooltip=tooltip, stroke=alt.Stroke("clear:N", **shown), fill=alt.Fill("clear:N", **fills),
-        shape=alt.Shape("clear:N", **shapes),
+        shape=alt.Shape("clear:N", **marks),
     )  # fmt: skip
     rule = alt.Chart(pd.DataFrame({"at": [0]})).mark_rule(strokeDash=[4, 4]).encode(x="at:Q")
     panels = min(len(domains), 3)
-    chart = alt.layer(rule, bars, points, data=data).properties(width=400 // panels, height={"step": 24}).facet(
-        alt.Facet("domain:N", sort=domains, title=None), columns=panels
-    )  # fmt: skip
-    named = {"difference": "change of after / before (points)", "low": "95 % low", "high": "95 % high",
-             "clear": "excludes 0"}  # fmt: skip
+    layers = alt.layer(rule, bars, points, data=data)
+    chart = _panels(layers.properties(width=400 // panels, height={"step": 24}), domains, panels)
     return figure(chart, name, alt_text, data.rename(columns=named))
 
 
@@ -499,18 +553,19 @@ def walks_chart(table: pd.DataFrame, name: str, alt_text: str, title: str) -> Fi
     columns = ["domain", "series", "k", "ratio"]
     domains, series = (table[column].drop_duplicates().tolist() for column in ("domain", "series"))
     panels = min(len(domains), 3)
-    shown = {"scale": alt.Scale(domain=series), "title": title}
+    color, shape = _looks("series", series, title)
+    # The legend has the points; a dash around them would mangle it.
+    dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=series), legend=None)
     x = alt.X("k:Q", title="neighbours, k", axis=alt.Axis(tickMinStep=1, format="d"))
     y = alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
-    color = alt.Color("series:N", **shown)
-    lines = alt.Chart().mark_line().encode(x=x, y=y, color=color, strokeDash=alt.StrokeDash("series:N", **shown))
+    lines = alt.Chart().mark_line().encode(x=x, y=y, color=color, strokeDash=dash)
     points = alt.Chart().mark_point(size=45, filled=True).encode(
-        x=x, y=y, color=color, shape=alt.Shape("series:N", **shown),
-        tooltip=["domain:N", "series:N", "k:Q", alt.Tooltip("ratio:Q", format=".1%", title="after / before")],
+        x=x, y=y, color=color, shape=shape,
+        tooltip=_tips("domain", "series", titles={"series": title}, k=COUNT, ratio=".1%"),
     )  # fmt: skip
-    chart = alt.layer(lines, points, data=table[columns]).properties(width=440 // panels, height=170).facet(
-        alt.Facet("domain:N", sort=domains, title=None), columns=panels
-    ).resolve_scale(y="independent")  # fmt: skip
+    layers = alt.layer(lines, points, data=table[columns])
+    chart = _panels(layers.properties(width=440 // panels, height=170), domains, panels)
+    chart = chart.resolve_scale(y="independent")
     return figure(chart, name, alt_text, table[columns].rename(columns=UNITS | {"series": title}))
 
 
@@ -524,7 +579,7 @@ def copying_chart(documents: pd.DataFrame, name: str, alt_text: str) -> Figure:
     """
     import altair as alt
 
-    shown = {"title": "domain", "scale": alt.Scale(domain=sorted(documents["domain"].unique()))}
+    hue, shape = _looks("domain", sorted(documents["domain"].unique()), "domain")
     titles = {"overlap": "largest overlap with a neighbour", "distance": "nearest distance (squared L2)"}
     axes = {"overlap": alt.Axis(format="%", tickCount=5), "distance": alt.Axis(tickCount=5)}
     saved = "share of bits saved"
@@ -532,11 +587,10 @@ def copying_chart(documents: pd.DataFrame, name: str, alt_text: str) -> Figure:
     panels = [
         alt.Chart(documents).mark_point(size=50, filled=True, opacity=0.8).encode(
             x=alt.X(f"{column}:Q", title=title, axis=axes[column]), y=gain,
-            color=alt.Color("domain:N", **shown), shape=alt.Shape("domain:N", **shown),
-            tooltip=["domain:N", "document:Q", alt.Tooltip("gain:Q", format=".1%"),
-                     alt.Tooltip(f"{column}:Q", format=".3f")],
+            color=hue, shape=shape,
+            tooltip=_tips("domain", titles=titles | {"gain": saved}, document=COUNT, gain=".1%", **{column: digits}),
         ).properties(width=230, height=240)
-        for column, title in titles.items()
+        for (column, title), digits in zip(titles.items(), (".1%", ".3f"), strict=True)
     ]  # fmt: skip
     return figure(alt.hconcat(*panels), name, alt_text, documents.rename(columns=titles | {"gain": saved}))
 
@@ -551,18 +605,17 @@ def index_gain_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
     """
     import altair as alt
 
-    shown = {"title": "domain", "scale": alt.Scale(domain=sorted(table["domain"].unique()))}
+    hue, shape = _looks("domain", sorted(table["domain"].unique()), "domain")
     shares = sorted(table["share"].unique().tolist())
     values = [value for value in shares if value <= 0.5 or value == 1]  # others would print over each other
     share = alt.X("share:Q", title="share of the index (logarithmic)", axis=alt.Axis(format="%", values=values),
                   scale=alt.Scale(type="log", nice=False))  # fmt: skip
     ratio = alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
-    percentages = (alt.Tooltip(f"{column}:Q", format=".1%") for column in ("share", "ratio", "low", "high"))
-    lines = alt.Chart(table).mark_line().encode(
-        x=share, y=ratio, color=alt.Color("domain:N", **shown), tooltip=["domain:N", *percentages]
-    )  # fmt: skip
-    points = lines.mark_point(size=55, filled=True).encode(shape=alt.Shape("domain:N", **shown))
     named = UNITS | {"share": "share of the index"}
+    lines = alt.Chart(table).transform_calculate(interval=_interval(".1%")).mark_line().encode(
+        x=share, y=ratio, color=hue, tooltip=_tips("domain", "interval", titles=named, share=".0%", ratio=".1%")
+    )  # fmt: skip
+    points = lines.mark_point(size=55, filled=True).encode(shape=shape)
     return figure((lines + points).properties(height=300), name, alt_text, table.rename(columns=named))
 
 
@@ -579,15 +632,18 @@ def token_line_chart(rows: pd.DataFrame, name: str, alt_text: str) -> Figure:
     columns = ["loop", "domain", "document", "k", "tokens", "train_seconds"]
     data = rows.loc[rows["k"] > 0, columns].rename(columns={"train_seconds": "seconds"})
     data = data.assign(loop=data["loop"].map(LOOPS))
-    shown = {"title": None, "scale": alt.Scale(domain=list(LOOPS.values()))}
+    loops = list(LOOPS.values())
+    hue, shape = _looks("loop", loops)
+    dash = alt.StrokeDash("loop:N", scale=alt.Scale(domain=loops), legend=None)
     x = alt.X("tokens:Q", title="tokens of the neighbour")
     y = alt.Y("seconds:Q", title="seconds of training on it", scale=alt.Scale(domainMin=0))
     points = alt.Chart(data).mark_point(size=22, opacity=0.55).encode(
-        x=x, y=y, color=alt.Color("loop:N", **shown), shape=alt.Shape("loop:N", **shown),
-        tooltip=["loop:N", "domain:N", "document:Q", "k:Q", "tokens:Q", alt.Tooltip("seconds:Q", format=".3f")],
+        x=x, y=y, color=hue, shape=shape,
+        tooltip=_tips("loop", "domain", titles={"k": "rank of the neighbour", "seconds": "seconds of training on it"},
+                      document=COUNT, k=COUNT, tokens=COUNT, seconds=".3f"),
     )  # fmt: skip
     lines = alt.Chart(data).transform_regression("tokens", "seconds", groupby=["loop"]).mark_line().encode(
-        x=x, y=y, color=alt.Color("loop:N", **shown), strokeDash=alt.StrokeDash("loop:N", **shown)
+        x=x, y=y, color=hue, strokeDash=dash
     )  # fmt: skip
     return figure((points + lines).properties(height=300), name, alt_text, data)
 
@@ -603,17 +659,16 @@ def spent_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
     import altair as alt
 
     data = table[table["k"] > 0]
-    shown = {"title": "domain", "scale": alt.Scale(domain=sorted(data["domain"].unique()))}
+    hue, shape = _looks("domain", sorted(data["domain"].unique()), "domain")
+    named = UNITS | {"seconds": "seconds of training per document"}
     lines = alt.Chart(data).mark_line().encode(
         x=alt.X("seconds:Q", title="seconds of training per document (logarithmic)", scale=alt.Scale(type="log")),
         y=alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)),
-        color=alt.Color("domain:N", **shown),
+        color=hue,
     )  # fmt: skip
     points = lines.mark_point(size=55, filled=True).encode(
-        shape=alt.Shape("domain:N", **shown),
-        tooltip=["domain:N", "k:Q", alt.Tooltip("seconds:Q", format=".2f"), alt.Tooltip("ratio:Q", format=".1%")],
+        shape=shape, tooltip=_tips("domain", titles=named, k=COUNT, seconds=".2f", ratio=".1%")
     )
-    named = UNITS | {"seconds": "seconds of training per document"}
     return figure((lines + points).properties(height=300), name, alt_text, table.rename(columns=named))
 
 
@@ -634,27 +689,21 @@ def dots_chart(
         How the axis shows values.
     """
     import altair as alt
-    import pandas as pd
 
     columns = ["task", "series", "value"]
     tasks, series = (table[column].drop_duplicates().tolist() for column in ("task", "series"))
-    hue = {"scale": alt.Scale(domain=series, range=colours(series)), "title": None}
+    hue, shape = _looks("series", series)
     y = alt.Y("task:N", sort=tasks, title=None, axis=alt.Axis(labelLimit=320))
     x = alt.X("value:Q", title=title, axis=alt.Axis(format=number), scale=alt.Scale(zero=False))
-    tooltip = ["task:N", "series:N", alt.Tooltip("value:Q", format=number.replace("0", "1"), title=title)]
+    tooltip = _tips("task", "series", titles=SERIES | {"value": title}, value=_finer(number))
     points = alt.Chart(table[columns]).mark_point(size=65, filled=True).encode(
-        x=x, y=y, color=alt.Color("series:N", **hue), tooltip=tooltip,
+        x=x, y=y, color=hue, shape=shape, tooltip=tooltip,
         yOffset=alt.YOffset("series:N", sort=series, scale=alt.Scale(paddingOuter=1)),  # equal values stay apart
-        shape=alt.Shape("series:N", scale=alt.Scale(domain=series), title=None),
     )  # fmt: skip
     spans = table.groupby("task", sort=False)["value"].agg(["min", "max"]).reset_index()
     lines = alt.Chart(spans).mark_rule(strokeWidth=1.5, opacity=0.35).encode(x="min:Q", x2="max:Q", y=y)
-    at = pd.DataFrame({"at": [mark[0]], "meaning": [mark[1]]})
-    rule = alt.Chart(at).mark_rule(strokeDash=[4, 4]).encode(x="at:Q")
-    label = alt.Chart(at).mark_text(align="left", dx=4, baseline="bottom", fontSize=11).encode(
-        x="at:Q", y=alt.value(-2), text="meaning:N"
-    )  # fmt: skip
-    chart = (rule + label + lines + points).properties(height={"step": 24, "for": "position"})
+    rules = _named_rules(dict([mark]), table["value"], top=-13)
+    chart = alt.layer(*rules, lines, points).properties(height={"step": 24, "for": "position"})
     wide = table.pivot(index="task", columns="series", values="value").loc[tasks, series].reset_index()
     return figure(chart, name, alt_text, wide.rename_axis(columns=None).rename(columns=lambda c: _headed(c, title)))
 
@@ -709,7 +758,7 @@ def _chosen_lines(data: alt.Chart, models: list[str]) -> alt.LayerChart:
     dash = alt.StrokeDash("model:N", scale=alt.Scale(domain=models), **shown)
     y = alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
     x = alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(format="d"))
-    tooltip = ["model:N", "k:Q", alt.Tooltip("bits:Q", format=".3f", title="bits per byte")]
+    tooltip = _tips("model", titles={"bits": "bits per byte"}, k=COUNT, ratio=".1%", bits=".3f")
     lines = data.mark_line().encode(x=x, y=y, color=alt.Color("model:N", **hue), strokeDash=dash, tooltip=tooltip)
     points = data.transform_filter("datum.k == k").mark_point(size=70, filled=True).encode(
         x=x, y=y, color=alt.Color("model:N", **hue), tooltip=tooltip
@@ -745,18 +794,17 @@ def seconds_gain_chart(table: pd.DataFrame, name: str, alt_text: str, named: Seq
     import altair as alt
 
     models = table["model"].drop_duplicates().tolist()
-    hue = {"scale": alt.Scale(domain=models, range=colours(models)), "title": None}
+    hue, shape = _looks("model", models)
+    units = {"seconds": "seconds per document", "gain": "gain (points)", "saved": "bits saved (bits/byte)"}
     x = alt.X("seconds:Q", title="seconds per document (logarithmic)", scale=alt.Scale(type="log"))
     y = alt.Y("gain:Q", title="gain (points of after / before)")
     points = alt.Chart(table).mark_point(size=60, filled=True).encode(
-        x=x, y=y, color=alt.Color("model:N", **hue),
-        shape=alt.Shape("model:N", scale=alt.Scale(domain=models), title=None),
-        tooltip=["task:N", "model:N", alt.Tooltip("seconds:Q", format=".1f"), alt.Tooltip("gain:Q", format=".1f")],
+        x=x, y=y, color=hue, shape=shape,
+        tooltip=_tips("task", "model", titles=units, seconds=".1f", gain=".1f"),
     )  # fmt: skip
     first = table[(table["model"] == models[0]) & table["task"].isin(named)]
     labels = alt.Chart(first).mark_text(align="left", dx=7, dy=-6).encode(x=x, y=y, text="task:N")
     rule = alt.Chart(table.head(1)).mark_rule(strokeDash=[4, 4]).encode(y=alt.datum(0))
-    units = {"seconds": "seconds per document", "gain": "gain (points)", "saved": "bits saved (bits/byte)"}
     return figure((rule + points + labels).properties(height=320), name, alt_text, table.rename(columns=units))
 
 
@@ -774,17 +822,14 @@ def frontier_chart(points: pd.DataFrame, name: str, alt_text: str, cost: str = "
 
     methods = points["method"].drop_duplicates().tolist()
     titles = {"seconds": "seconds per document", "operations": "floating-point operations per document"}
-    hue = alt.Scale(domain=methods, range=[PALETTE[place % len(PALETTE)] for place in range(len(methods))])
-    shape = alt.Scale(domain=methods, range=[SHAPES[place % len(SHAPES)] for place in range(len(methods))])
+    hue, shape = _looks("method", methods)
     x = alt.X(
         f"{cost}:Q", title=f"{titles[cost]} (logarithmic)", scale=alt.Scale(type="log"), axis=alt.Axis(format="~g")
     )
     y = alt.Y("bits_per_byte:Q", title="bits per byte", scale=alt.Scale(zero=False))
     lines = alt.Chart(points).mark_line(point={"size": 60, "filled": True}).encode(
-        x=x, y=y, color=alt.Color("method:N", scale=hue, title=None),
-        shape=alt.Shape("method:N", scale=shape, title=None), order="k:Q",
-        tooltip=["method:N", "k:Q", alt.Tooltip("bits_per_byte:Q", format=".4f"),
-                 alt.Tooltip(f"{cost}:Q", format=".3g")],
+        x=x, y=y, color=hue, shape=shape, order="k:Q",
+        tooltip=_tips("method", titles=titles, k=COUNT, bits_per_byte=".4f", **{cost: ".3s"}),
     )  # fmt: skip
     best = alt.Chart(points[points[f"front_{cost}"]])
     front = best.mark_line(strokeDash=[4, 4], strokeWidth=1, color=PALETTE[6]).encode(x=x, y=y)
@@ -809,15 +854,15 @@ def sibling_share_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure
     columns = ["corpus", "domain", "k", "same_unit"]
     panels = []
     for corpus, part in table[columns].dropna().groupby("corpus", sort=False):
-        shown = {"title": None, "scale": alt.Scale(domain=sorted(part["domain"].unique()))}
-        legend = alt.Legend(columns=2, orient="bottom")
+        domains = sorted(part["domain"].unique())
+        legend = alt.Legend(columns=2, orient="bottom", symbolType="stroke", symbolSize=200)
         panels.append(alt.Chart(part, title=str(corpus)).mark_line().encode(
             x=alt.X("k:Q", title="rank of the neighbour", axis=alt.Axis(tickMinStep=1, format="d")),
             y=alt.Y("same_unit:Q", title="share from the same unit", axis=alt.Axis(format="%"),
                     scale=alt.Scale(domain=[0, 1])),
-            color=alt.Color("domain:N", legend=legend, **shown),
-            strokeDash=alt.StrokeDash("domain:N", legend=legend, **shown),
-            tooltip=["domain:N", "k:Q", alt.Tooltip("same_unit:Q", format=".0%", title="same unit")],
+            color=_looks("domain", domains)[0].legend(legend),
+            strokeDash=alt.StrokeDash("domain:N", legend=legend, scale=alt.Scale(domain=domains), title=None),
+            tooltip=_tips("domain", titles={"k": "rank of the neighbour"}, k=COUNT, same_unit=".0%"),
         ).properties(width=500 // table["corpus"].nunique(), height=230))  # fmt: skip
     chart = alt.hconcat(*panels).resolve_scale(color="independent", strokeDash="independent")
     return figure(chart, name, alt_text, table[columns].rename(columns={"k": "rank", "same_unit": "same unit"}))
@@ -839,7 +884,9 @@ def sibling_loss_chart(shares: pd.DataFrame, losses: pd.DataFrame, name: str, al
     # A rank without such neighbours is a gap in the line.
     wide = losses.pivot(index=["domain", "k"], columns="origin", values="loss")[origins]
     losses = wide.melt(var_name="origin", value_name="loss", ignore_index=False).reset_index()
-    shown = {"title": None, "scale": alt.Scale(domain=origins)}
+    legend = alt.Legend(symbolType="stroke", symbolSize=200)
+    shown = {"title": None, "scale": alt.Scale(domain=origins), "legend": legend}
+    ranks = {"k": "rank of the neighbour", "origin": "neighbours", "loss": "loss (nats/token)"}
     rank = alt.X("k:Q", title="rank", axis=alt.Axis(tickMinStep=1, format="d"))
     bare = alt.X("k:Q", title=None, axis=alt.Axis(labels=False, tickMinStep=1))
     panels = []
@@ -849,12 +896,12 @@ def sibling_loss_chart(shares: pd.DataFrame, losses: pd.DataFrame, name: str, al
         ).encode(
             x=bare, y=alt.Y("same_unit:Q", title="same unit", axis=alt.Axis(format="%", values=[0, 0.5, 1]),
                             scale=alt.Scale(domain=[0, 1])),
-            tooltip=["k:Q", alt.Tooltip("same_unit:Q", format=".0%")],
+            tooltip=_tips(titles=ranks, k=COUNT, same_unit=".0%"),
         ).properties(width=150, height=55)  # fmt: skip
         below = alt.Chart(part).mark_line(point=alt.OverlayMarkDef(size=18)).encode(
             x=rank, y=alt.Y("loss:Q", title="loss (nats/token)", scale=alt.Scale(zero=False)),
             color=alt.Color("origin:N", **shown), strokeDash=alt.StrokeDash("origin:N", **shown),
-            tooltip=["origin:N", "k:Q", alt.Tooltip("loss:Q", format=".2f")],
+            tooltip=_tips("origin", titles=ranks, k=COUNT, loss=".2f"),
         ).properties(width=150, height=110)  # fmt: skip
         panels.append(alt.vconcat(above, below, spacing=6))
     data = shares[["domain", "k", "same_unit"]].merge(wide.reset_index(), on=["domain", "k"])

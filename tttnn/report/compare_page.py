@@ -36,14 +36,14 @@ def _lead(found: SideBySide) -> str:
 
 def runs_table(found: SideBySide) -> Table:
     """Each run over all of its documents."""
-    units = {"before": "bits/byte", "after": "bits/byte", "ratio": "after / before, 95 % interval"}
+    units = {"before": "bits/byte", "after": "bits/byte", "ratio": "after / before, 95% interval"}
     return table(_joined(found.table), f"Each run by itself, after {found.k} neighbours.", units, {"better": ".0%"})
 
 
 def domains_table(found: SideBySide) -> Table:
     """Each run by domain."""
     shown = _joined(found.domains)[["run", "domain", "documents", "before", "after", "ratio"]]
-    units = {"before": "bits/byte", "after": "bits/byte", "ratio": "after / before, 95 % interval"}
+    units = {"before": "bits/byte", "after": "bits/byte", "ratio": "after / before, 95% interval"}
     return table(shown, f"After {found.k} neighbours, by domain.", units)
 
 
@@ -63,7 +63,7 @@ def _pairs(found: SideBySide) -> list[Any]:
         difference=[f"{100 * row.difference:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
                     for row in found.pairs.itertuples()]
     ).drop(columns=["low", "high"])  # fmt: skip
-    units = {"difference": "points, 95 % interval"}
+    units = {"difference": "points, 95% interval"}
     formats = {"ratio": ".1%", "ratio_against": ".1%"}
     caption = "Against the first run, on the same documents; a difference below 0 means that the run gains more."
     return [table(shown, caption, units, formats), *([alone] if alone else [])]
@@ -71,5 +71,5 @@ def _pairs(found: SideBySide) -> list[Any]:
 
 def _joined(rows: Any) -> Any:
     """Ratio and interval in one column."""
-    ratio = [f"{100 * row.ratio:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f})" for row in rows.itertuples()]
+    ratio = [f"{100 * row.ratio:.1f}% ({100 * row.low:.1f} to {100 * row.high:.1f})" for row in rows.itertuples()]
     return rows.assign(ratio=ratio).drop(columns=["low", "high"])

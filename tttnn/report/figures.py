@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+from tttnn.report.formats import readable
 from tttnn.report.tables import table
 
 if TYPE_CHECKING:
@@ -30,11 +31,30 @@ STATIC_WIDTH = 620  # pixels, for the PNG; in the book a chart takes the width o
 # modes; then grey and brown, which need their second channel.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C6D31"]
 
-# A model keeps its colour through the book.
-MODEL_COLOURS = {
-    "smollm2-135m": "#0072B2", "gpt2-xs-general": "#D55E00", "gpt2-xs-pile": "#009E73",
-    "qwen2-xs-reasoning": "#CC79A7", "gpt2-xxs-general": "#E69F00", "gpt2-s-general": "#56B4E9",
-    "GPT-2": "#7F7F7F", "GPT-Neo": "#8C6D31",
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left"]
+
+
+def _looks(*names: str) -> dict[str, tuple[str, str]]:
+    """A colour and a shape for each name; the ninth has the first one's colour and another shape."""
+    rounds = [number // len(PALETTE) for number in range(len(names))]
+    return {
+        name: (PALETTE[number % len(PALETTE)], SHAPES[(number + turn) % len(SHAPES)])
+        for number, (name, turn) in enumerate(zip(names, rounds, strict=True))
+    }
+
+
+# What has a name keeps its colour and its shape through the book. Two of one line stand in a chart together, two of
+# different lines do not.
+LOOKS = {
+    **_looks("smollm2-135m", "gpt2-xs-general", "gpt2-xs-pile", "qwen2-xs-reasoning", "gpt2-xxs-general",
+             "GPT-2-large", "GPT-2", "GPT-Neo", "gpt2-s-general"),
+    **_looks("TTT-NN", "without siblings", "random of the domain", "dynamic evaluation", "in context", "unigrams",
+             "kNN-LM", "TTMM", "SIFT", "HullFT", "TTT-NN, LoRA", "dynamic evaluation, LoRA", "TTT-NN, then dynamic",
+             "random of the corpus", "n-gram cache"),
+    **_looks("our loop", "published loop"),
+    **_looks("flat", "flat-mapped", "fp16", "sq8", "ivfpq", "rabitq", "ivfrabitq", "hnsw"),
+    **_looks("arxiv", "books", "dm-mathematics", "enron", "europarl", "github", "wikipedia"),
+    **_looks("catalogues", "cpp", "docstrings", "mathematics", "python", "readmes"),
 }  # fmt: skip
 
 # No colours for text and axes here: charts.js adds those of the page's light or dark mode.
@@ -167,6 +187,7 @@ def figure(chart: alt.TopLevelMixin, name: str, alt: str, data: pd.DataFrame | N
     import altair
     import pandas as pd
 
+    alt = readable(alt)
     if not alt.strip():
         raise ValueError(f"figure {name}: alt is empty; say in words what the chart shows")
     try:
@@ -180,10 +201,27 @@ def figure(chart: alt.TopLevelMixin, name: str, alt: str, data: pd.DataFrame | N
 
 
 def colours(names: Sequence[str]) -> list[str]:
-    """Return a colour for each series: a model's own where it has one, then those of the palette that are left."""
-    own = [MODEL_COLOURS.get(name.partition(",")[0]) for name in names]  # "gpt2, in words of the chart"
+    """Return a colour for each series: its own of ``LOOKS`` where it has one, then those of the palette that are left.
+
+    What follows a comma, as in ``GPT-2, split query``, does not change the colour of a name that has none by itself.
+    """
+    own = [_own(name)[0] for name in names]
     left = cycle([c for c in PALETTE if c not in own] or PALETTE)
     return [colour or next(left) for colour in own]
+
+
+def shapes(names: Sequence[str]) -> list[str]:
+    """Return a shape for each series: its own of ``LOOKS``; others, and a second of one name, take what is left."""
+    own: list[str | None] = []
+    for name in names:
+        shape = _own(name)[1]
+        own.append(None if shape in own else shape)
+    left = cycle([s for s in SHAPES if s not in own] or SHAPES)
+    return [shape or next(left) for shape in own]
+
+
+def _own(name: str) -> tuple[str, str] | tuple[None, None]:
+    return LOOKS.get(name) or LOOKS.get(name.partition(",")[0], (None, None))
 
 
 def _house_style(spec: dict[str, Any], name: str, alt: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell
 
 from tttnn.provenance import versions
+from tttnn.report.tables import NUMBERED
 
 GLUED = "application/papermill.record/text/plain"
 INJECTED = "injected-parameters"  # the tag of papermill's cell
@@ -20,7 +21,9 @@ ROLE = re.compile(r"\{(glue:text|term|cite:[tp]|numref|eq|ref|doc)\}`([^`]+)`")
 FENCE = re.compile(
     r"^(`{3,}|:{3,})\{(\w+)\}[ \t]*([^\n]*)\n((?::\w+:[^\n]*\n)*)(.*?)^\1[ \t]*$", re.MULTILINE | re.DOTALL
 )
-COMMIT = re.compile(r'<th scope="row">commit</th><td>([^<]+)</td>')
+CAPTION = re.compile(r'<p class="tttnn-caption">(.*?)</p>', re.DOTALL)
+MARKUP = re.compile(r"([\\`*_{}\[\]<>|$~#])")
+FACT = re.compile(r'<th scope="row">([^<]+)</th><td>([^<]+)</td>')
 CHAPTER = re.compile(r"\]\((\w+)\)")
 CITE = """
 :::{{admonition}} Cite this chapter
@@ -47,7 +50,10 @@ def figure_name(cell: NotebookNode) -> str:
 
 
 def with_origins(notebook: NotebookNode, name: str, commit: str) -> NotebookNode:
-    """Add to each figure how it was made, and a picture for readers whose browser runs no scripts; then how to cite.
+    """Add what only a page of the book has.
+
+    To each figure how it was made, and a picture for readers whose browser runs no scripts; to each table with a
+    caption a number and a name to refer to; at the end how to cite the chapter.
 
     Parameters
     ----------
@@ -59,7 +65,8 @@ def with_origins(notebook: NotebookNode, name: str, commit: str) -> NotebookNode
         What it ran at, unless the chapter itself says so under Provenance.
     """
     dressed = copy.deepcopy(notebook)
-    commit = _ran_at(dressed) or commit
+    commit = ran(dressed).get("commit", commit)
+    _name_tables(dressed, name)
     for cell in dressed.cells:
         if not figure_name(cell):
             continue
@@ -73,6 +80,15 @@ def with_origins(notebook: NotebookNode, name: str, commit: str) -> NotebookNode
     year = datetime.now(UTC).year
     dressed.cells.append(new_markdown_cell(CITE.format(**facts, year=year), id="cell-cite"))
     return dressed
+
+
+def ran(notebook: NotebookNode) -> dict[str, str]:
+    """Return what a chapter's provenance says of its last execution, such as commit, date, device and wall time."""
+    pages = (
+        output.get("data", {}).get("text/html", "") for cell in notebook.cells for output in cell.get("outputs", [])
+    )
+    found = [FACT.findall(page) for page in pages if "tttnn-provenance" in page]
+    return {name: html.unescape(value) for name, value in found[-1]} if found else {}
 
 
 def for_download(notebook: NotebookNode, name: str) -> NotebookNode:
@@ -96,20 +112,29 @@ def for_download(notebook: NotebookNode, name: str) -> NotebookNode:
             cell.source = _plain_text(cell.source, glued)
         else:
             cell.outputs = [output for output in map(_plain_output, cell.outputs) if output]
-        cells.append(cell)
-        if caption := cell.metadata.get("mystnb", {}).get("figure", {}).get("caption"):
-            text = f"*{figure_name(cell)}: {_plain_text(caption, glued)}*"
-            cells.append(new_markdown_cell(text, id=f"{cell.id}-caption"))
+        figure = cell.metadata.get("mystnb", {}).get("figure", {})
+        caption = [
+            new_markdown_cell(f"*{figure_name(cell)}: {_plain_text(text, glued)}*", id=f"{cell.id}-caption")
+            for text in [figure.get("caption")] if text
+        ]  # fmt: skip
+        cells += [*caption, cell] if figure.get("caption_before") else [cell, *caption]
     plain.cells = cells
     return plain
 
 
-def _ran_at(notebook: NotebookNode) -> str:
-    """Return the commit that a chapter's provenance names."""
-    pages = (
-        output.get("data", {}).get("text/html", "") for cell in notebook.cells for output in cell.get("outputs", [])
-    )
-    return next((found[1] for page in pages if (found := COMMIT.search(page))), "")
+def _name_tables(notebook: NotebookNode, name: str) -> None:
+    """Let Sphinx number the tables that have captions: in the cell's data, as those of figures are."""
+    for number, cell in enumerate(notebook.cells):
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            found = CAPTION.search(data.get("text/html", ""))
+            if not found:
+                continue
+            data["text/html"] = data["text/html"].replace(found[0], "", 1)
+            caption = MARKUP.sub(r"\\\1", html.unescape(found[1]))
+            own = figure_name(cell) or f"{NUMBERED}{name}-{number}"
+            figure = {"name": own, "caption": caption, "caption_before": True}
+            cell.metadata["mystnb"] = {**cell.metadata.get("mystnb", {}), "figure": figure}
 
 
 def _redo(notebook: NotebookNode, name: str) -> str:

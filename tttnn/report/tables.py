@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import html
-import numbers
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from tttnn.report.formats import format_value, readable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DENSE = 6  # columns; a table of more is set in smaller type
+NUMBERED = "tab-"  # how the name of a table begins that the book numbers
+BREAK = "\u200b"  # where a line may end; no reader sees it
+DENSE, DENSER = 6, 8  # columns; a table of more is set in smaller type, and in a smaller one still
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Table:
         )
         body = "\n".join(f"<tr>{row}</tr>" for row in rows)
         size = " tttnn-dense" if len(self.frame.columns) > DENSE else ""
+        size += " tttnn-denser" if len(self.frame.columns) > DENSER else ""
         above = f'<p class="tttnn-caption">{caption}</p>' if caption else ""
         label = f' aria-label="{caption}"' if caption else ' aria-label="Table"'
         # Who reads with the keyboard can scroll only what can have the focus.
@@ -51,7 +56,13 @@ class Table:
     def _cell(self, tag: str, column: Any, text: str) -> str:
         number = ' class="number"' if column in self.numeric else ""
         scope = ' scope="col"' if tag == "th" else ""
-        return f"<{tag}{scope}{number}>{html.escape(text)}</{tag}>"
+        return f"<{tag}{scope}{number}>{html.escape(_breakable(text)).replace(BREAK, '<wbr>')}</{tag}>"
+
+
+def _breakable(text: str) -> str:
+    """Let long words, such as paths and hashes, break where the column ends: the longest decides how narrow it gets."""
+    parts = re.sub(r"(?<=[/_=@])(?=\w)", BREAK, text)
+    return re.sub(rf"([^\s{BREAK}]{{14}})(?=[^\s{BREAK}]{{4}})", rf"\1{BREAK}", parts)
 
 
 def table(
@@ -59,6 +70,7 @@ def table(
     caption: str = "",
     units: Mapping[str, str] | None = None,
     formats: Mapping[str, str] | None = None,
+    quoted: Collection[str] = (),
 ) -> Table:
     """Format `frame` for readers.
 
@@ -72,39 +84,29 @@ def table(
         Column name to unit, put in brackets after the heading, for example ``{"before": "bits/byte"}``.
     formats
         Column name to a format such as ``".3f"`` or ``".1%"``; default: integers with thousands
-        separators, other numbers with four significant digits, missing values as an en dash.
+        separators, other numbers with at most four significant digits, missing values as an en dash.
+    quoted
+        Columns with the text of documents, of which nothing is changed.
 
     Raises
     ------
     KeyError
-        If `units` or `formats` names a column that `frame` does not have.
+        If `units`, `formats` or `quoted` names a column that `frame` does not have.
     """
     import pandas as pd
 
     units, formats = units or {}, formats or {}
-    if unknown := (units.keys() | formats.keys()) - set(frame.columns):
+    if unknown := {*units, *formats, *quoted} - set(frame.columns):
         raise KeyError(f"no such column: {sorted(unknown)}; the table has {list(frame.columns)}")
     numeric = {column for column in frame.columns if pd.api.types.is_numeric_dtype(frame[column])}
     words = {column: str(column).replace("_", " ") for column in frame.columns}
     heading = {column: f"{word} ({units[column]})" if column in units else word for column, word in words.items()}
     cells = {
-        heading[column]: [format_value(value, formats.get(column)) for value in frame[column]]
+        heading[column]: [str(value) if column in quoted else format_value(value, formats.get(column))
+                          for value in frame[column]]
         for column in frame.columns
-    }
-    return Table(pd.DataFrame(cells), caption, frozenset(heading[column] for column in numeric))
-
-
-def format_value(value: Any, spec: str | None = None) -> str:
-    """Return `value` as readers expect it: ``12,345``, ``0.5123``, ``–`` for a missing value."""
-    if value is None or (isinstance(value, numbers.Real) and value != value):
-        return "–"
-    if spec is not None:
-        return format(value, spec)
-    if isinstance(value, (bool, str)) or not isinstance(value, numbers.Real):
-        return str(value)
-    if isinstance(value, numbers.Integral):
-        return f"{int(value):,}"
-    return f"{float(value):,.0f}" if abs(float(value)) >= 1_000 else f"{float(value):#.4g}".rstrip(".")
+    }  # fmt: skip
+    return Table(pd.DataFrame(cells), readable(caption), frozenset(heading[column] for column in numeric))
 
 
 def glue_text(name: str, value: Any, spec: str | None = None) -> None:

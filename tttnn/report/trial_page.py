@@ -61,12 +61,12 @@ def lead(trial: Trial, advice: Advice) -> str:
     span = (
         ""
         if advice.verdict == TOO_FEW
-        else f" (95 % interval {100 * advice.ratio.low:.1f} to {100 * advice.ratio.high:.1f} %)"
+        else f" (95% interval {100 * advice.ratio.low:.1f} to {100 * advice.ratio.high:.1f}%)"
     )
     documents = f"{advice.documents} document{'s' * (advice.documents != 1)}"
     answer = (
         f"{OPENING[advice.verdict]}: after training on {_neighbours(advice.k)}, {trial.facts['model']} needs "
-        f"{100 * advice.ratio.value:.1f} % of its bits{span} on {documents} of {trial.facts['corpus']}."
+        f"{100 * advice.ratio.value:.1f}% of its bits{span} on {documents} of {trial.facts['corpus']}."
     )
     return " ".join(filter(None, [answer, _further(trial, advice), _caution(advice)]))
 
@@ -107,7 +107,7 @@ def _caution(advice: Advice) -> str:
     if advice.verdict == SIMPLER_YES:
         best = advice.simpler.loc[advice.simpler["difference"].idxmin()]
         return (
-            f"The simpler thing is {SIMPLER[best['way']]}: {100 * best['ratio']:.1f} % on the documents that had both."
+            f"The simpler thing is {SIMPLER[best['way']]}: {100 * best['ratio']:.1f}% on the documents that had both."
         )
     return ""
 
@@ -136,7 +136,7 @@ def curve_figure(advice: Advice) -> Figure:
     """After / before over k."""
     last = advice.curve.iloc[-1]
     alt = (
-        f"Bits after / before over the number of neighbours: {100 * last['ratio']:.1f} % at k = {int(last['k'])}; "
+        f"Bits after / before over the number of neighbours: {100 * last['ratio']:.1f}% at k = {int(last['k'])}; "
         f"nine tenths of the best gain at k = {advice.best_k}."
     )
     return gain_curve_chart(advice.curve, "fig-try-curve", alt)
@@ -242,7 +242,7 @@ def origin_table(advice: Advice) -> Table | None:
     shown = shown.rename(columns={"part": "what is added", "share": "share_of_the_gain"})
     columns = ["what is added", "documents", "gain", "share_of_the_gain"]
     caption = "The gain, taken apart: each line is what it adds to those above it, in points of after / before."
-    return table(shown[columns], caption, {"gain": "points, 95 % interval"}, {"share_of_the_gain": ".0%"})
+    return table(shown[columns], caption, {"gain": "points, 95% interval"}, {"share_of_the_gain": ".0%"})
 
 
 def copied_table(advice: Advice) -> Table:
@@ -380,7 +380,7 @@ def _views(trial: Trial) -> list[str]:
 
 def _view(trial: Trial, view: dict[str, Any]) -> list[Any]:
     pieces = token_texts(trial.tokenizer, view["text"])[: len(view["before"])]
-    text = f"It needs {100 * view['ratio']:.1f} % of its bits after {_neighbours(view['k'])}."
+    text = f"It needs {100 * view['ratio']:.1f}% of its bits after {_neighbours(view['k'])}."
     shown = f", first {len(pieces)} of {view['tokens']:,} tokens" if len(pieces) < view["tokens"] else ""
     tokens = compare(pieces, view["before"], view["after"], f"Change of each token's cost{shown}")
     near = [
