@@ -1,6 +1,6 @@
 """Whether adapting on neighbours is worth it for someone's own documents: the rows of a trial, made an answer.
 
-All ratios are of pooled bits (sum of nats after / sum before). Their 95 % intervals are those of `jackknife`, made for
+All ratios are of pooled bits (sum of nats after / sum before). Their 95% intervals are those of `jackknife`, made for
 a handful of documents of unequal length; what is compared is compared on the same documents, in pairs.
 """
 

@@ -91,7 +91,7 @@ def interval(statistic: np.ndarray) -> Interval:
 
 
 def jackknife(sums_of: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray]) -> Interval:
-    """A statistic of sums over few documents, with its 95 % interval: Student's t on the jackknife's standard error.
+    """A statistic of sums over few documents, with its 95% interval: Student's t on the jackknife's standard error.
 
     The percentile interval of :func:`bootstrap_ratio` is too narrow for a handful of documents, the more so where one
     is much longer than the others. Leaving out each in turn shows how much hangs on it, and t has as many degrees of

@@ -115,6 +115,10 @@ PARTS = {f"train-{name.replace(':', '-')}": _switched(train=name) for name in TR
 SUCCESSORS = {
     "hullft": Variant("hullft"),
     "hullft-reuse-2": Variant("hullft", switches={"reuse": 2}, against="hullft"),
+    "hullft-rate-2": Variant("hullft", rate=2, against="rate-2"),
+    "hullft-reuse-2-rate-2": Variant("hullft", switches={"reuse": 2}, rate=2, against="hullft-rate-2"),
+    "sift-rate-2": Variant("sift", rate=2, against="rate-2"),
+    "sift-1-rate-2": Variant("sift:1", rate=2, against="rate-2"),
     **{f"sift-{noise}": Variant(f"sift:{noise}", against="sift") for noise in (0.001, 0.1, 1, 10)},
     "sift-absolute": Variant("sift-absolute", against="sift"),
     "sift-pace": Variant("sift", switches={"pace": "uncertainty"}, against="sift"),
@@ -136,7 +140,8 @@ GRID = {
     "dynamic evaluation, LoRA": tuple(name for name in BASELINES if name.startswith("adapters-")),
     "TTT-NN, then dynamic": tuple(name for name in BASELINES if name.startswith("ttt-dynamic-")),
     "TTMM": tuple(EXPERTS),
-    "SIFT": ("sift", "sift-0.1", "sift-1", "sift-10"),
+    "SIFT": ("sift", "sift-1", "sift-rate-2", "sift-1-rate-2"),
+    "HullFT": ("hullft", "hullft-rate-2", "hullft-reuse-2", "hullft-reuse-2-rate-2"),
 }
 TRIALS = 4
 

@@ -80,7 +80,7 @@ def _further(trial: Trial, advice: Advice) -> str:
     left += ["all of their text"] if trial.plan.max_chunks else []
     return (
         f"A full run, on {' and '.join(left)}, should end between {100 * advice.full.low:.0f} and "
-        f"{100 * advice.full.high:.0f} %."
+        f"{100 * advice.full.high:.0f}%."
     )
 
 
@@ -164,7 +164,7 @@ def domains_table(advice: Advice) -> Table:
         f"{LEAST} documents; a full run has all neighbours and all of their text."
     )
     columns = ["domain", "documents", "deflate", "before", "after", "after / before", "full_run"]
-    units = {"deflate": "bits/byte", "before": "bits/byte", "after": "bits/byte", "after / before": "%, 95 % interval",
+    units = {"deflate": "bits/byte", "before": "bits/byte", "after": "bits/byte", "after / before": "%, 95% interval",
              "full_run": "%"}  # fmt: skip
     bits = dict.fromkeys(("deflate", "before", "after"), ".3f")
     return table(shown[columns], caption, units, bits)
