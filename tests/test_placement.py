@@ -41,7 +41,8 @@ def ray(monkeypatch):
 def test_each_worker_asks_for_a_card_of_its_own(ray):
     assert start_workers(list, [(1,), (2,)], "cuda:1") == [(list, 1), (list, 2)]
     assert start_workers(list, [(1,)] * 5) == [(list, 1)] * 5
-    assert [options["num_gpus"] for options in ray.asked] == [1, 0]
+    needs = [{name: options[name] for name in options if name.startswith("num_")} for options in ray.asked]
+    assert needs == [{"num_gpus": 1, "num_cpus": 0}, {}]  # with {"num_gpus": 0} each would hold a CPU
     assert own_card("cuda:1") == "cuda" and own_card("cpu") == "cpu"
 
 

@@ -122,8 +122,10 @@ def start_workers(kind: type, arguments: Iterable[tuple[Any, ...]], device: str 
     import ray
 
     given = list(arguments)
-    gpus = gpus_for(device, len(given))
-    options = {"max_restarts": -1, "max_task_retries": RETRIES, "scheduling_strategy": "SPREAD", "num_gpus": gpus}
+    options = {"max_restarts": -1, "max_task_retries": RETRIES, "scheduling_strategy": "SPREAD"}
+    if gpus := gpus_for(device, len(given)):
+        # An actor that names anything it needs, be it no GPU, holds a CPU as long as it lives, unless it says so.
+        options |= {"num_gpus": gpus, "num_cpus": 0}
     actor = ray.remote(**options)(kind)
     return [actor.remote(*each) for each in given]
 
