@@ -123,13 +123,14 @@ class Together:
         cuts = [self._ttt.chunks(neighbours[k - 1]) if k else ([], 0, 0) for _, neighbours in documents]
         losses = self._train([chunks for chunks, _, _ in cuts])
         trained = self._clock()
-        asked = scorers or [None] * len(documents)
+        asked: Sequence[Scorer | None] = scorers or [None] * len(documents)
         scores = self._score(scorers) if scorers else [None] * len(documents)
-        seconds = [each / len(documents) for each in (trained - start, self._clock() - trained)]
+        seconds = (trained - start) / len(documents), (self._clock() - trained) / len(documents)
         for (chunks, skipped, beyond), own, score, scorer in zip(cuts, losses, scores, asked, strict=True):
             tokens = sum(map(len, chunks))
-            spent = self._ttt.operations(tokens), scorer.operations() if scorer else 0.0
-            yield Step(k, score, tuple(own[: len(chunks)]), tokens, skipped, beyond, *seconds, *spent)
+            operations = self._ttt.operations(tokens), scorer.operations() if scorer else 0.0
+            losses_of = tuple(own[: len(chunks)])
+            yield Step(k, score, losses_of, tokens, skipped, beyond, *seconds, *operations)
 
     def _train(self, chunks: Sequence[list[list[int]]]) -> list[list[float]]:
         """Make as many steps as the document with most chunks has; return each document's losses, in nats/token."""

@@ -221,7 +221,9 @@ def shapes(names: Sequence[str]) -> list[str]:
 
 
 def _own(name: str) -> tuple[str, str] | tuple[None, None]:
-    return LOOKS.get(name) or LOOKS.get(name.partition(",")[0], (None, None))
+    if name not in LOOKS:
+        name = name.partition(",")[0]
+    return LOOKS.get(name, (None, None))
 
 
 def _house_style(spec: dict[str, Any], name: str, alt: str) -> dict[str, Any]:
