@@ -461,8 +461,8 @@ def kinds_cost_chart(rows: pd.DataFrame, name: str, alt_text: str, enough: float
     chart = alt.Chart(data).mark_point(size=90, strokeWidth=2).encode(
         x=alt.X("memory:Q", title="resident memory (MB)", scale=alt.Scale(type="log")),
         y=alt.Y("latency:Q", title="median of a query (ms)", scale=alt.Scale(type="log")),
-        fill=alt.Fill("kind:N", scale=hue.scale, title="kind"),
-        stroke=alt.Stroke("kind:N", scale=hue.scale, title="kind"), shape=shape,
+        fill=alt.Fill("kind:N", scale=hue["scale"], title="kind"),
+        stroke=alt.Stroke("kind:N", scale=hue["scale"], title="kind"), shape=shape,
         fillOpacity=alt.FillOpacity(f"{found}:N", scale=filled, legend=None),
         tooltip=_tips("kind", "size", memory=",.2f", latency=".3f", recall=".1%"),
         facet=alt.Facet("size:N", sort=sizes, title=None, columns=len(sizes)),
@@ -491,7 +491,7 @@ def kinds_effect_chart(effect: pd.DataFrame, name: str, alt_text: str) -> Figure
     chart = alt.Chart(data.drop(columns="way")).mark_point(size=70, strokeWidth=1.5).encode(
         x=alt.X("found:Q", title=named["found"], axis=alt.Axis(format="%")),
         y=alt.Y("change:Q", title=named["change"], axis=alt.Axis(format="+.2%")),
-        fill=alt.Fill("kind:N", scale=hue.scale, title=None), stroke=alt.Stroke("kind:N", scale=hue.scale, title=None),
+        fill=alt.Fill("kind:N", scale=hue["scale"], title=None), stroke=alt.Stroke("kind:N", scale=hue["scale"], title=None),
         shape=shape, fillOpacity=alt.FillOpacity("searched:N", scale=fill, title=None),
         tooltip=_tips("domain", "kind", "searched", titles=named, found=".0%", change="+.3%"),
     )  # fmt: skip
