@@ -491,8 +491,9 @@ def kinds_effect_chart(effect: pd.DataFrame, name: str, alt_text: str) -> Figure
     chart = alt.Chart(data.drop(columns="way")).mark_point(size=70, strokeWidth=1.5).encode(
         x=alt.X("found:Q", title=named["found"], axis=alt.Axis(format="%")),
         y=alt.Y("change:Q", title=named["change"], axis=alt.Axis(format="+.2%")),
-        fill=alt.Fill("kind:N", scale=hue["scale"], title=None), stroke=alt.Stroke("kind:N", scale=hue["scale"], title=None),
-        shape=shape, fillOpacity=alt.FillOpacity("searched:N", scale=fill, title=None),
+        fill=alt.Fill("kind:N", scale=hue["scale"], title=None),
+        stroke=alt.Stroke("kind:N", scale=hue["scale"], title=None), shape=shape,
+        fillOpacity=alt.FillOpacity("searched:N", scale=fill, title=None),
         tooltip=_tips("domain", "kind", "searched", titles=named, found=".0%", change="+.3%"),
     )  # fmt: skip
     return figure(chart, name, alt_text, data.drop(columns="way").rename(columns=named))
