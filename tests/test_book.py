@@ -137,7 +137,7 @@ def test_every_picture_has_alternative_text(soup, page):
 @each_chapter
 def test_every_chart_is_a_labelled_numbered_figure_with_its_data(soup, page):
     charts = soup(page).select("script[data-chart]")
-    assert charts, "a chapter without a figure"
+    assert charts or page == "notebooks/materials", "a chapter without a figure"
     for script in charts:
         container = soup(page).select(f'[id="{script["data-chart"]}"]')
         assert len(container) == 1
@@ -169,17 +169,18 @@ def test_texts_refer_to_tables_by_their_numbers(soup):
 
 
 COLUMN = 688  # pixels for text at a width of 1280
-LETTER, DENSE, SIDES = {"": 7.9, "tttnn-dense": 6.5}, {"": 26, "tttnn-dense": 15}, 2
+LETTER = {"tttnn-table": 7.9, "tttnn-dense": 6.5, "tttnn-denser": 5.9}
+PADDING, SIDES = {"tttnn-table": 26, "tttnn-dense": 15, "tttnn-denser": 15}, 2
 
 
 def least_width(table):
     """Return the least pixels that a table takes: its numbers stay whole, its texts break between words."""
-    size = "tttnn-dense" if "tttnn-dense" in table["class"] else ""
+    size = table["class"][-1]
     widths = []
     for cells in zip(*(row.find_all(["th", "td"]) for row in table.find_all("tr")), strict=True):
         texts = [(cell.get_text(), cell.name == "td" and "number" in cell.get("class", [])) for cell in cells]
         longest = max(len(text) if whole else max(map(len, re.split(r"[\s/-]", text))) for text, whole in texts)
-        widths.append(LETTER[size] * longest + DENSE[size])
+        widths.append(LETTER[size] * longest + PADDING[size])
     return sum(widths) + SIDES
 
 

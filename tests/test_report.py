@@ -145,8 +145,20 @@ def test_table_has_units_escapes_text_and_aligns_numbers():
 
 
 def test_long_words_of_a_table_may_break():
-    page = table(pd.DataFrame({"path": ["real/nearest <3f9c41b0aa2e4d1c8b7f>"], "short": ["gpt2-xs-general"]})).html()
-    assert "real/<wbr>nearest &lt;3f9c41b0aa2e4<wbr>d1c8b7f&gt;" in page and "<td>gpt2-xs-general</td>" in page
+    frame = pd.DataFrame(
+        {"path": ["real/nearest <3f9c41b0aa2e4d1c8b7f>"], "name": ["qwen2-xs-reasoning"], "n": ["2e-5"]}
+    )
+    page = table(frame).html()
+    assert "real/<wbr>nearest &lt;3f9c41b0aa2e4<wbr>d1c8b7f&gt;" in page
+    assert "<td>qwen2-<wbr>xs-<wbr>reasoning</td><td>2e-5</td>" in page
+
+
+def test_a_table_is_set_in_the_largest_type_that_fits():
+    def size(columns):
+        frame = pd.DataFrame({f"{place:02d}": ["a word of text"] for place in range(columns)})
+        return table(frame).html().split('"dataframe tttnn-table')[1].split('"')[0]
+
+    assert [size(columns) for columns in (3, 14, 30)] == ["", " tttnn-dense", " tttnn-dense tttnn-denser"]
 
 
 def test_table_refuses_unknown_columns():

@@ -821,12 +821,12 @@ def frontier_chart(points: pd.DataFrame, name: str, alt_text: str, cost: str = "
     """
     import altair as alt
 
+    points = points.assign(operations=points["operations"] / 1e9)
     methods = points["method"].drop_duplicates().tolist()
-    titles = {"seconds": "seconds per document", "operations": "floating-point operations per document"}
+    titles = {"seconds": "seconds per document", "operations": "billion floating-point operations per document"}
     hue, shape = _looks("method", methods)
-    x = alt.X(
-        f"{cost}:Q", title=f"{titles[cost]} (logarithmic)", scale=alt.Scale(type="log"), axis=alt.Axis(format="~g")
-    )
+    axis = alt.Axis(format="~g", labelOverlap=True)
+    x = alt.X(f"{cost}:Q", title=f"{titles[cost]} (logarithmic)", scale=alt.Scale(type="log"), axis=axis)
     y = alt.Y("bits_per_byte:Q", title="bits per byte", scale=alt.Scale(zero=False))
     lines = alt.Chart(points).mark_line(point={"size": 60, "filled": True}).encode(
         x=x, y=y, color=hue, shape=shape, order="k:Q",

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 NUMBERED = "tab-"  # how the name of a table begins that the book numbers
 BREAK = "\u200b"  # where a line may end; no reader sees it
-DENSE, DENSER = 6, 8  # columns; a table of more is set in smaller type, and in a smaller one still
+COLUMN = 688  # pixels for text on a page of 1280
+# Sizes of type, the largest first: class, pixels of a letter, and those around a cell's text.
+SIZES = (("", 7.9, 26), (" tttnn-dense", 6.5, 15), (" tttnn-dense tttnn-denser", 5.9, 15))
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,23 @@ class Table:
             for row in self.frame.itertuples(index=False, name=None)
         )
         body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-        size = " tttnn-dense" if len(self.frame.columns) > DENSE else ""
-        size += " tttnn-denser" if len(self.frame.columns) > DENSER else ""
         above = f'<p class="tttnn-caption">{caption}</p>' if caption else ""
         label = f' aria-label="{caption}"' if caption else ' aria-label="Table"'
         # Who reads with the keyboard can scroll only what can have the focus.
         return (
             f'{above}<div class="tttnn-scroll" role="group" tabindex="0"{label}>'
-            f'<table class="dataframe tttnn-table{size}"><thead><tr>{head}</tr></thead>\n'
+            f'<table class="dataframe tttnn-table{self._size()}"><thead><tr>{head}</tr></thead>\n'
             f"<tbody>{body}</tbody></table></div>"
         )
+
+    def _size(self) -> str:
+        """The largest type in which the table fits into the text's column: numbers stay whole, texts break at words."""
+        longest = []
+        for column, cells in self.frame.items():
+            words = cells.map(len) if column in self.numeric else cells.map(_longest_word)
+            longest.append(max(words.max(), _longest_word(str(column))))
+        fits = (name for name, letter, around in SIZES if sum(letter * n + around for n in longest) < COLUMN)
+        return next(fits, SIZES[-1][0])
 
     def _cell(self, tag: str, column: Any, text: str) -> str:
         number = ' class="number"' if column in self.numeric else ""
@@ -59,9 +68,14 @@ class Table:
         return f"<{tag}{scope}{number}>{html.escape(_breakable(text)).replace(BREAK, '<wbr>')}</{tag}>"
 
 
+def _longest_word(text: str) -> int:
+    """Letters that stay on one line."""
+    return max(map(len, re.split(rf"[\s{BREAK}]", _breakable(text))))
+
+
 def _breakable(text: str) -> str:
     """Let long words, such as paths and hashes, break where the column ends: the longest decides how narrow it gets."""
-    parts = re.sub(r"(?<=[/_=@])(?=\w)", BREAK, text)
+    parts = re.sub(r"(?<=[/_=@])(?=\w)|(?<=\w-)(?=[^\W\d])", BREAK, text)
     return re.sub(rf"([^\s{BREAK}]{{14}})(?=[^\s{BREAK}]{{4}})", rf"\1{BREAK}", parts)
 
 
