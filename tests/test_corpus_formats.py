@@ -563,7 +563,7 @@ def test_a_dataset_saved_on_disk(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"state.json": "{}"}, "was saved by the library datasets, but not whole: '_data_files'; save it again"),
+        ({"state.json": "{}"}, "was saved with the library datasets, but not whole: '_data_files'; save it again"),
         ({"dataset_dict.json": '{"splits": ["train"]}'}, "not whole: .*No such file"),
         ({"dataset_dict.json": "[]"}, "not whole"),
         ({"state.json": '{"_data_files": [{"filename": "a.arrow"}]}'}, "not whole: .*No such file"),

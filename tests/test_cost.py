@@ -220,7 +220,7 @@ def test_the_command_says_hours_and_memory(place):  # noqa: F811
     assert done.returncode == 0, done.stderr
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("lines ")]
     assert line.split()[1:3] == ["2", "4"] and line.split()[4] == "1.0"
-    for words in ("whole run: ", "as published", "up to k = 1", "memory: ", "1 threads", "other programs"):
+    for words in ("whole run: ", "as published", "up to k = 1", "memory: ", "1 thread;", "other programs"):
         assert words in done.stdout
     for wrong, message in ({"--ks": "0,x"}, "ks='0,x'"), ({"--sample": 0}, "sample=0"), ({"--max-chunks": 0}, "max_ch"):
         (option,) = wrong.items()

@@ -84,9 +84,9 @@ def test_the_result_depends_on_what_was_found_alone(place, monkeypatch):
     ways = {"fp16": ("fp16", SearchSettings()), "hasty": ("rabitq", SearchSettings(candidates=1))}
     adapted, adapt = [], ttt.adapt
 
-    def counted(text, neighbours, ks):
+    def counted(text, neighbours, ks, **rest):
         adapted.append((text, tuple(neighbours)))
-        return adapt(text, neighbours, ks)
+        return adapt(text, neighbours, ks, **rest)
 
     monkeypatch.setattr(ttt, "adapt", counted)
     rows = kinds_effect(ttt, documents, folder / "kinds", ways, 2)

@@ -156,8 +156,8 @@ def test_large_changes_are_reached_without_a_mouse_and_all_numbers_without_colou
     assert reached == {"msg": "6.0 → 2.0 bits", "id": "2.0 → 4.5 bits", " x": "1.0 → 13.0 bits"}
     assert not page.find(class_="tttnn-legend").find_all(tabindex=True), "the legend's swatches hold no numbers"
     rows = [[cell.get_text() for cell in row.find_all("td")] for row in page.details.find_all("tr")]
-    assert rows[1:] == [["msg", "6.0", "2.0", "-4.0"], ["id", "2.0", "4.5", "+2.5"], ["␣<b>", "9.0", "9.2", "+0.2"],
-                        ["↵", "3.0", "1.5", "-1.5"], ["␣x", "1.0", "13.0", "+12.0"]]  # fmt: skip
+    assert rows[1:] == [["msg", "6.0", "2.0", "−4.0"], ["id", "2.0", "4.5", "+2.5"], ["␣<b>", "9.0", "9.2", "+0.2"],
+                        ["↵", "3.0", "1.5", "−1.5"], ["␣x", "1.0", "13.0", "+12.0"]]  # fmt: skip
 
 
 def test_a_comparison_adds_up_in_words_and_in_its_frame():

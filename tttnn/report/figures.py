@@ -211,11 +211,9 @@ def colours(names: Sequence[str]) -> list[str]:
 
 
 def shapes(names: Sequence[str]) -> list[str]:
-    """Return a shape for each series: its own of ``LOOKS``; others, and a second of one name, take what is left."""
-    own: list[str | None] = []
-    for name in names:
-        shape = _own(name)[1]
-        own.append(None if shape in own else shape)
+    """Return a shape for each series: its own of ``LOOKS``; others, and a second of one look, take what is left."""
+    looks = [_own(name) for name in names]
+    own = [None if look in looks[:place] else look[1] for place, look in enumerate(looks)]
     left = cycle([s for s in SHAPES if s not in own] or SHAPES)
     return [shape or next(left) for shape in own]
 
