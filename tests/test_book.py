@@ -178,7 +178,10 @@ def least_width(table):
     size = table["class"][-1]
     widths = []
     for cells in zip(*(row.find_all(["th", "td"]) for row in table.find_all("tr")), strict=True):
-        texts = [(cell.get_text(), cell.name == "td" and "number" in cell.get("class", [])) for cell in cells]
+        texts = [
+            (cell.decode_contents().replace("<wbr/>", " "), cell.name == "td" and "number" in cell.get("class", []))
+            for cell in cells
+        ]
         longest = max(len(text) if whole else max(map(len, re.split(r"[\s/-]", text))) for text, whole in texts)
         widths.append(LETTER[size] * longest + PADDING[size])
     return sum(widths) + SIDES

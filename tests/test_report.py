@@ -158,7 +158,7 @@ def test_a_table_is_set_in_the_largest_type_that_fits():
         frame = pd.DataFrame({f"{place:02d}": ["a word of text"] for place in range(columns)})
         return table(frame).html().split('"dataframe tttnn-table')[1].split('"')[0]
 
-    assert [size(columns) for columns in (3, 14, 30)] == ["", " tttnn-dense", " tttnn-dense tttnn-denser"]
+    assert [size(columns) for columns in (3, 8, 30)] == ["", " tttnn-dense", " tttnn-dense tttnn-denser"]
 
 
 def test_table_refuses_unknown_columns():

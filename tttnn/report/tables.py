@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 NUMBERED = "tab-"  # how the name of a table begins that the book numbers
 BREAK = "\u200b"  # where a line may end; no reader sees it
-COLUMN = 688  # pixels for text on a page of 1280
-# Sizes of type, the largest first: class, pixels of a letter, and those around a cell's text.
-SIZES = (("", 7.9, 26), (" tttnn-dense", 6.5, 15), (" tttnn-dense tttnn-denser", 5.9, 15))
+COLUMN = 600  # pixels for text on a page of 1280, less a margin for letters wider than most
+# Sizes of type, the largest first: class, most columns, pixels of a letter, and those around a cell's text.
+SIZES = (("", 6, 7.9, 26), (" tttnn-dense", 8, 6.5, 15), (" tttnn-dense tttnn-denser", math.inf, 5.9, 15))
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Table:
         for column, cells in self.frame.items():
             words = cells.map(len) if column in self.numeric else cells.map(_longest_word)
             longest.append(max(words.max(), _longest_word(str(column))))
-        fits = (name for name, letter, around in SIZES if sum(letter * n + around for n in longest) < COLUMN)
+        fits = (name for name, most, letter, around in SIZES
+                if len(longest) <= most and sum(letter * n + around for n in longest) < COLUMN)  # fmt: skip
         return next(fits, SIZES[-1][0])
 
     def _cell(self, tag: str, column: Any, text: str) -> str:
