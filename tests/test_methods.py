@@ -260,13 +260,17 @@ def test_another_package_brings_a_method_by_its_entry_point(gpt2, tmp_path, monk
     facts = tmp_path / "theirs-1.dist-info"
     facts.mkdir()
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
-    (facts / "entry_points.txt").write_text(f"[{GROUP}]\ntheirs = theirs:Theirs\nbroken = theirs:Gone\n")
+    (facts / "entry_points.txt").write_text(
+        f"[{GROUP}]\ntheirs = theirs:Theirs\nbroken = theirs:Gone\nttmm = theirs:Theirs\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     plugins.cache_clear()
     try:
         assert nats(gpt2, "theirs:0.1") == nats(gpt2, "unigram:0.1")
         with pytest.raises(ParameterError, match="'broken' of the package theirs cannot be loaded"):
             find_method("broken")
+        with pytest.raises(ParameterError, match=r"'ttmm' of tttnn\.methods is brought by tttnn itself and by theirs"):
+            find_method("ttmm:2")
         with pytest.raises(ParameterError, match=r"ttmm.*, theirs, broken"):
             find_method("icl")
     finally:

@@ -49,7 +49,8 @@ def find_method(name: str) -> Method:
     known = plugins(GROUP)
     if first not in METHODS and first not in known:
         raise ParameterError(f"method={name!r}: must be one of {', '.join(_described())}")
-    kind = METHODS[first] if first in METHODS else load_plugin(GROUP, first)
+    # A name of both is refused: nobody would see which of the two had made the rows.
+    kind = load_plugin(GROUP, first, METHODS) if first in known else METHODS[first]
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise ParameterError(f"method={name!r}: {kind!r} is no subclass of tttnn.methods.Method")
     values, wanted = given.split(",") if given else [], fields(cast("Any", kind))
