@@ -63,6 +63,10 @@ def test_index_then_evaluate_then_run_and_continue(place):
     assert str(place) not in (place / "rows" / "run.json").read_text()
 
 
+def run_switches(folder):
+    return json.loads((folder / "run.json").read_text())["settings"]["switches"]
+
+
 def test_strategies_methods_and_variants_are_options(place):
     common = ["--corpus", place / "corpus", "--model", place / "model", "--per-domain", 1, "--ks", "0,2"]
     done = called("run", *common, "--strategy", "random", "--out", place / "random", home=place / "home")
@@ -70,9 +74,11 @@ def test_strategies_methods_and_variants_are_options(place):
     assert read_rows(place / "random")["distance"].isna().all()
     done = called("run", *common, "--method", "unigram:0.1", "--out", place / "unigram", home=place / "home")
     assert done.returncode == 0 and (read_rows(place / "unigram")["steps"] == 0).all(), done.stderr
-    done = called("variants", "sift", "in-context-0.5", *common, "--out", place / "grid", home=place / "home")
+    names = ["sift", "in-context-0.5", "rate-2"]
+    done = called("variants", *names, *common, "--learning-rate", 1e-3, "--out", place / "grid", home=place / "home")
     assert done.returncode == 0, done.stderr
-    assert sorted(path.parent.name for path in (place / "grid").glob("*/model")) == ["in-context-0.5", "sift"]
+    rates = {name: run_switches(place / "grid" / name / "model")["learning_rate"] for name in names}
+    assert rates == {"sift": 1e-3, "in-context-0.5": 1e-3, "rate-2": 2e-3}
     done = called("run", *common, "--strategy", "closest", "--out", place / "no", home=place / "home")
     assert done.returncode == 2 and "must be one of nearest" in done.stderr
 

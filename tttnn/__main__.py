@@ -440,10 +440,13 @@ def variants(
     domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Documents drawn per domain.")] = 10,
     max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,5,20", max_chunks: MaxChunks = 1,
-    precision: Precision = "float32", prefix: Prefix = None, seed: Seed = 1216, skip_bad: SkipBad = False,
-    threads: Threads = None, device: Device = "cpu",
+    learning_rate: Rate = None, precision: Precision = "float32", prefix: Prefix = None, seed: Seed = 1216,
+    skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
 ) -> None:  # fmt: skip
-    """Evaluate test documents in named ways: controls, baselines and quirks of the published code."""
+    """Evaluate test documents in named ways: controls, baselines and quirks of the published code.
+
+    A rate in a variant's name multiplies the learning rate.
+    """
     from tttnn.corpus import open_corpus
     from tttnn.experiment import run_facts
     from tttnn.experiment.checks import Asked, check_writable
@@ -452,7 +455,9 @@ def variants(
 
     chosen = checked_variants(names or [])
     asked = Asked(ks, per_domain, seed, split, max_bytes, domains)
-    switches = Switches(prefix=prefix, max_chunks=max_chunks, precision=precision, seed=asked.seed)
+    switches = Switches(
+        learning_rate=learning_rate, prefix=prefix, max_chunks=max_chunks, precision=precision, seed=asked.seed
+    )
     out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key)
     documents = asked.draw(opened)
     ttt = _loop(model, opened, embedder, switches, threads, device)
