@@ -21,6 +21,7 @@ settings.register_profile(
 settings.register_profile("all", settings.get_profile("part"), max_examples=1500)
 settings.load_profile("all" if ALL else "part")
 part = settings(max_examples=settings.default.max_examples // 2)
+exhaustive = pytest.mark.skipif(not ALL, reason="`make test-all` runs it: as long as the case that is run, and like it")
 few = settings(max_examples=settings.default.max_examples // 10)  # for what takes long, such as loading a model
 
 

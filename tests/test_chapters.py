@@ -8,6 +8,7 @@ import jupytext
 import nbformat
 import papermill
 import pytest
+from conftest import exhaustive
 from tiny import LINES, tiny_gpt2, tiny_gpt_neo, tiny_qwen2, tiny_roberta
 
 from tttnn.corpus import Document, write_jsonl
@@ -69,7 +70,9 @@ def test_profiles_set_parameters_that_exist(profile, corpus, home, tmp_path, mon
     assert "tiny-gpt2" in text and "letters" in text and "orders" in text
 
 
-@pytest.mark.parametrize(("model", "embedder"), [("gpt_neo", "lexical"), ("qwen2", "transformer")])  # gpt2: above
+@pytest.mark.parametrize(
+    ("model", "embedder"), [pytest.param("gpt_neo", "lexical", marks=exhaustive), ("qwen2", "transformer")]
+)  # gpt2: above
 def test_the_loop_runs_with_other_models(model, embedder, corpus, home, tmp_path, monkeypatch):
     folder = MODELS[model](tmp_path / f"tiny-{model}")
     if embedder == "transformer":
@@ -113,7 +116,7 @@ def test_scaling_runs_with_other_models(corpus, home, tmp_path, monkeypatch):
     assert all(name in text for name in ("tiny-small", "tiny-large", "tiny-twin"))
 
 
-@pytest.mark.parametrize("model", ["gpt2", "gpt_neo"])  # qwen2 is the chapter's own
+@pytest.mark.parametrize("model", [pytest.param("gpt2", marks=exhaustive), "gpt_neo"])  # qwen2 is the chapter's own
 def test_the_reasoning_chapter_runs_with_other_models(model, corpus, home, tmp_path, monkeypatch):
     folder = MODELS[model](tmp_path / f"tiny-{model}")
     parameters = {"corpus": str(corpus), "reasoning_model": str(folder), "k": 2, "per_domain": 1}

@@ -14,6 +14,7 @@ import pandas as pd
 import psutil
 import pytest
 from command_line import called, started
+from conftest import exhaustive
 from test_experiment import DOCUMENTS, SWITCHES, FixedRetriever, timeless
 from test_index import Named, brute_force, build, source
 from tiny import LINES, tiny_gpt2
@@ -247,7 +248,13 @@ def test_a_local_cluster_listens_on_this_machine_only_and_asks_for_its_token(add
     assert ray.cluster_resources()["CPU"] == 2
 
 
-@pytest.mark.parametrize("token", [{}, {"RAY_AUTH_TOKEN": "0" * 64}], ids=["no token", "another token"])
+@pytest.mark.parametrize(
+    "token",
+    [
+        pytest.param({}, id="no token"),
+        pytest.param({"RAY_AUTH_TOKEN": "0" * 64}, id="another token", marks=exhaustive),
+    ],
+)
 def test_without_its_token_a_cluster_is_closed(address, tmp_path, token):
     script = "import sys; from tttnn.ray_cluster import cluster\nwith cluster(sys.argv[1]): print('connected')"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
