@@ -181,8 +181,8 @@ def _original_memory() -> str:
 def _silent(e: Evidence, role: str, domain: str) -> str:
     """Why a model may not speak for a domain, in words; empty if it may.
 
-    It needs enough documents, and it must not be worse than deflate before it adapts: a gain there is not a language
-    model's.
+    It needs enough documents, and it must not be worse than deflate before it adapts, nor in one of a domain's
+    languages: a gain there is not a language model's.
     """
     count = e.documents(role).get(domain, 0)
     if count < ENOUGH:
@@ -384,13 +384,18 @@ def _apart(role: str, spoken: Sequence[str], silent: str, chosen: Sequence[str],
     domains, sums = e.sums([(role, 0), (role, e.k)], spoken)
     inside = np.array([name in chosen for name in domains])
     ratio = sums[..., 1] / sums[..., 0]  # (1 + resamples, domains)
-    pooled = [sums[:, part, 1].sum(1) / sums[:, part, 0].sum(1) for part in (inside, ~inside)]
-    apart, sign = interval(pooled[0] - pooled[1]), 1 if most else -1
-    order = interval((sign * ratio[:, inside]).max(1) - (sign * ratio[:, ~inside]).min(1))  # below 0: all ahead
-    weak = apart.high < 0 if most else apart.low > 0
+    # Each domain counts once: in a sum over documents those with the longest texts would decide.
+    apart, sign = interval(ratio[:, inside].mean(1) - ratio[:, ~inside].mean(1)), 1 if most else -1
+    own, other = sign * ratio[:, inside], sign * ratio[:, ~inside]
+    order = interval(own.max(1) - other.min(1))  # below 0: all of the chosen are ahead
+    past = [
+        i for i, values in zip(np.flatnonzero(~inside), other.T, strict=True) if interval(values - own.min(1)).high < 0
+    ]
+    weak = (apart.high < 0 if most else apart.low > 0) and not past
     rank = ", ".join(f"{domains[i]} {ratio[0, i]:.1%}" for i in ratio[0].argsort())
-    measured = f"{' and '.join(chosen)} minus the others together: {_points(apart)}"
-    reason = f"from most to least: {rank}{_without(silent)}"
+    measured = f"mean of {' and '.join(chosen)} minus that of the others: {_points(apart)}"
+    reason = f"from most to least: {rank}; surely {'more' if most else 'less'} than {' and '.join(chosen)}: "
+    reason += (", ".join(domains[i] for i in past) or "none") + _without(silent)
     return Finding(order.high < 0 and not silent, weak, measured, e.origin(role, domains=domains), reason, apart)
 
 
@@ -513,8 +518,8 @@ _JUDGED_RULE = (
     "rate, the one with most), else on ours"
 )
 _HEARD_RULE = (
-    f"; a domain where a model has fewer than {ENOUGH} documents, or is worse than deflate before it adapts, is left "
-    "out, and then nothing is confirmed"
+    f"; a domain where a model has fewer than {ENOUGH} documents, or is worse than deflate before it adapts, also in "
+    "one of its languages, is left out, and then nothing is confirmed"
 )
 _REASONING_RULE = (
     "; cannot be tested unless the reasoning model is surely better on mathematics, before it adapts, than the main "
@@ -569,15 +574,16 @@ CLAIMS = (
         "Specialised text gains most",
         ("R16",),
         f"confirmed: after/before on {' and '.join(SPECIALISED)} is surely below that of every other domain; in "
-        "direction: surely below that of the others together" + _FIRST_RULE + _HEARD_RULE,
+        "direction: in the mean over domains surely below that of the others, and no other domain is surely below both"
+        + _FIRST_RULE + _HEARD_RULE,
         _original_extremes,
         partial(_extreme, SPECIALISED, True),
     ),
     Claim(
         "Books gain least",
         ("R05",),
-        "confirmed: after/before on books is surely above that of every other domain; in direction: surely above that "
-        "of the others together" + _FIRST_RULE + _HEARD_RULE,
+        "confirmed: after/before on books is surely above that of every other domain; in direction: surely above the "
+        "mean of the others, and no other domain is surely above it" + _FIRST_RULE + _HEARD_RULE,
         _original_extremes,
         partial(_extreme, ("books",), False),
     ),
