@@ -53,6 +53,13 @@ def costs(run):
     return method_costs(str(run), MODEL, {"TTT-NN": "nearest", "cheap": "cheap", "gone": "gone"})
 
 
+def test_each_domain_counts_once_in_the_mean(costs):
+    found = frontier.by_domain(costs)
+    assert found.loc["TTT-NN"].tolist() == pytest.approx([150 / 300, 250 / 400, (150 / 300 + 250 / 400) / 2])
+    assert found.loc["cheap"].tolist() == pytest.approx([100 / 300, 350 / 400, (100 / 300 + 350 / 400) / 2])
+    assert found.columns.tolist() == ["a", "b", frontier.MEAN] and found.index.tolist() == ["TTT-NN", "cheap"]
+
+
 def test_a_document_costs_its_retrieval_its_training_so_far_and_one_evaluation(costs):
     first = costs[(costs["method"] == "TTT-NN") & (costs["document"] == 0)]
     assert first["seconds"].tolist() == [0.75, 1.75, 2.75]

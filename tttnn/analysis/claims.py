@@ -156,7 +156,7 @@ def _original_steady() -> str:
         bits = _original(run, "bits_per_byte").drop(index="all")
         bits = bits.loc[:, bits.columns <= 20]
         words.append(f"{(bits.idxmin(axis=1) < 20).sum()} of {len(bits)} tasks ({run})")
-    return "best before 20: " + ", ".join(words)
+    return "of the scores up to 20, lowest before 20: " + ", ".join(words)
 
 
 def _original_worse() -> str:
@@ -362,7 +362,9 @@ def _steady(e: Evidence) -> Finding:
     measured = f"{early} of {pairs} pairs of model and domain are best before {e.k} neighbours"
     heard = [f"{steady.model} on {domain}" for steady in found for domain in steady.early if domain in steady.spoken]
     rising = [steady.model for steady in found if not steady.falling]
+    lowest = [steady.model for steady in found if steady.spoken and not set(steady.early) & set(steady.spoken)]
     reason = f"of the {judged} pairs that can be judged, {len(heard)} are best before: {', '.join(heard) or 'none'}"
+    reason += f"; lowest at {e.k} in every domain: {', '.join(lowest) or 'none'}"
     reason += f"; over all domains together not surely lower at {e.k} than at half of it: {', '.join(rising) or 'none'}"
     origin, share = e.origin(*(steady.model for steady in found)), Interval(early / pairs, np.nan, np.nan)
     strong = not (heard or rising or silent)

@@ -19,7 +19,7 @@ import numpy as np
 
 from tttnn import operations
 from tttnn.analysis.archive import archived
-from tttnn.analysis.controls import mean_ratios
+from tttnn.analysis.controls import MEAN, mean_ratios
 from tttnn.analysis.statistics import Interval, interval, resampled_sums
 from tttnn.analysis.variant_effects import KEY, archived_variants
 from tttnn.models.model_registry import find_entry
@@ -200,6 +200,26 @@ def on_front(cost: np.ndarray, value: np.ndarray) -> np.ndarray:
     worse = (cost[None] <= cost[:, None]) & (value[None] <= value[:, None])
     better = (cost[None] < cost[:, None]) | (value[None] < value[:, None])
     return np.asarray(~(worse & better).any(axis=1))
+
+
+def by_domain(costs: pd.DataFrame) -> pd.DataFrame:
+    """How far each method brings each domain at its last k.
+
+    Parameters
+    ----------
+    costs : DataFrame
+        Of `method_costs`.
+
+    Returns
+    -------
+    DataFrame
+        After/before (sums over documents), methods by domains, with a last column MEAN, which counts each domain once.
+    """
+    ends = costs[costs["k"] == costs.groupby("method")["k"].transform("max")]
+    before, after = (part.pivot_table(index="method", columns="domain", values="nats", aggfunc="sum", sort=False)
+                     for part in (costs[costs["k"] == 0], ends))  # fmt: skip
+    ratio = after.sort_index(axis=1) / before
+    return ratio.assign(**{MEAN: ratio.mean(axis=1)}).rename_axis(columns=None)
 
 
 def at_equal_operations(costs: pd.DataFrame, against: str = PLAIN, cost: str = "operations") -> pd.DataFrame:
