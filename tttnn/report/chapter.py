@@ -27,7 +27,7 @@ ABOVE_ZERO = {
     "budgets", "compare_documents", "compare_k", "compare_queries", "copies",
     "disk_speed", "documents", "k", "last", "machine_memory", "memory_documents", "minutes", "per_domain",
     "pile_bytes", "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "resamples",
-    "real_k", "real_rate", "real_tokens", "searches", "served", "servers", "short_documents", "shown", "threads",
+    "real_budgets", "real_k", "real_rate", "real_tokens", "searches", "served", "servers", "short_documents", "shown", "threads",
     "usable",
 }  # fmt: skip
 MAY_BE_ZERO = {
@@ -39,6 +39,7 @@ MOST = {"seed": 2**32 - 1, "threads": 1024, "usable": 1}
 RUNS = {"archived_run", "variants_run", "validation_run"}
 LIKE_RUN = "like_run"  # variants that a chapter can do without, if they have no rows of its models
 REAL_RUN, REAL_MODEL = "real_run", "real_main"  # conditions of a pre-trained model, and which model's
+METHOD_RUNS = {"methods_run", "methods_validation"}  # variants that have this model, too
 ARCHIVED = {"main", "small", "large", "trained", "reasoning"}  # models whose rows a chapter reads in them
 BASE = "nearest"  # the variant that others are compared with
 
@@ -226,7 +227,16 @@ CHECKS: dict[str, Callable[[str, str], None]] = {
     "case": _case, "real_embedder": _embedder,
     **dict.fromkeys(("model", "ladder", "twin", "reasoning_model", "real"), _model),
 }  # fmt: skip
-KNOWN = ABOVE_ZERO | MAY_BE_ZERO | MAY_BE_EMPTY | ARCHIVED | RUNS | {LIKE_RUN, REAL_RUN, REAL_MODEL} | CHECKS.keys()
+KNOWN = (
+    ABOVE_ZERO
+    | MAY_BE_ZERO
+    | MAY_BE_EMPTY
+    | ARCHIVED
+    | RUNS
+    | METHOD_RUNS
+    | {LIKE_RUN, REAL_RUN, REAL_MODEL}
+    | CHECKS.keys()
+)
 
 
 def _check_runs(values: dict[str, Any]) -> None:
@@ -234,8 +244,8 @@ def _check_runs(values: dict[str, Any]) -> None:
     live = "corpus" in values
     # The chapter that looks at archived runs alone says itself of which models there are no rows.
     asked = ARCHIVED if live or "archived_run" not in values else set()
-    needed = {REAL_RUN: {REAL_MODEL}, LIKE_RUN: set()}
-    for run in (name for name in values if name in {*RUNS, REAL_RUN, LIKE_RUN}):
+    needed = dict.fromkeys((REAL_RUN, *METHOD_RUNS), {REAL_MODEL}) | {LIKE_RUN: set()}
+    for run in (name for name in values if name in {*RUNS, *needed}):
         try:
             models = (archived_models if run == "archived_run" else variant_models)(values[run])
         except ValueError as error:
