@@ -27,8 +27,8 @@ ABOVE_ZERO = {
     "budgets", "compare_documents", "compare_k", "compare_queries", "copies",
     "disk_speed", "documents", "k", "last", "machine_memory", "memory_documents", "minutes", "per_domain",
     "pile_bytes", "pile_dimension", "pile_documents", "planned", "queries", "read_time", "reads", "resamples",
-    "real_budgets", "real_k", "real_rate", "real_tokens", "searches", "served", "servers", "short_documents", "shown", "threads",
-    "usable",
+    "real_budgets", "real_k", "real_rate", "real_tokens", "searches", "served", "servers", "short_documents", "shown",
+    "threads", "usable",
 }  # fmt: skip
 MAY_BE_ZERO = {
     "calibration", "learning_rate", "max_bytes", "max_chunks", "seed",
@@ -244,7 +244,7 @@ def _check_runs(values: dict[str, Any]) -> None:
     live = "corpus" in values
     # The chapter that looks at archived runs alone says itself of which models there are no rows.
     asked = ARCHIVED if live or "archived_run" not in values else set()
-    needed = dict.fromkeys((REAL_RUN, *METHOD_RUNS), {REAL_MODEL}) | {LIKE_RUN: set()}
+    needed = {run: {REAL_MODEL} for run in (REAL_RUN, *METHOD_RUNS)} | {LIKE_RUN: set()}
     for run in (name for name in values if name in {*RUNS, *needed}):
         try:
             models = (archived_models if run == "archived_run" else variant_models)(values[run])
