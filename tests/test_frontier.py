@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 
 from tttnn.analysis import frontier
+from tttnn.analysis.controls import chosen_settings, effects_and_mean
 from tttnn.analysis.frontier import at_equal_operations, cost_points, method_costs, on_front, tuned, winners
+from tttnn.analysis.real_model import real_rows
+from tttnn.analysis.variant_effects import archived_variants
 from tttnn.files import write_json
 from tttnn.models.model_registry import find_entry
 from tttnn.report import charts
@@ -161,3 +164,25 @@ def test_archived_variants_are_read_and_drawn():
         chart = charts.frontier_chart(points, "fig-frontier", "Bits over cost.", cost)
         assert chart.svg().count("<svg") == 1 and len(chart.data) == len(points)
         assert all(method in chart.svg() for method in points["method"])
+
+
+def test_what_other_pages_say_of_the_methods_is_what_the_rows_say():
+    """Sentences of *Should I use it?* and of two chapters name a result without a number, so no code of theirs checks it."""
+    costs = method_costs("successors", MODEL, tuned("successors-val", MODEL))
+    equal = at_equal_operations(costs).query("method == 'kNN-LM'")
+    assert equal.loc[equal["k"].idxmax(), "high"] < 0, "kNN-LM is ahead of training at equal operations"
+    assert frontier.by_domain(costs)[frontier.MEAN].idxmin() == "SIFT", "a tuned SIFT leads in the mean over domains"
+    real = real_rows(20)
+    ends = real[real["k"].isin([0, 20])].pivot_table(index="domain", columns="k", values="nats", aggfunc="sum")
+    assert set((ends[20] / ends[0]).nsmallest(2).index) == {"enron", "dm-mathematics"}, (
+        "they gain most with the real model"
+    )
+
+
+def test_dynamic_evaluation_is_level_with_neighbours_for_the_model_that_knows_its_text():
+    """So says the answer of *Should I use it?*"""
+    tried = chosen_settings(archived_variants("variants-val", MODEL), 20).set_index("method")
+    dynamic = tried.loc["dynamic evaluation", "variant"]
+    found = effects_and_mean(archived_variants("variants", MODEL, ["nearest", dynamic]), {dynamic: "nearest"}, 20)
+    mean = found[found["domain"] == frontier.MEAN].iloc[0]
+    assert mean["low"] < 0 < mean["high"]
