@@ -167,7 +167,7 @@ def test_archived_variants_are_read_and_drawn():
 
 
 def test_what_other_pages_say_of_the_methods_is_what_the_rows_say():
-    """Sentences of *Should I use it?* and of two chapters name a result without a number, so no code of theirs checks it."""
+    """Pages say in words which method leads, without a number that their own code computes."""
     costs = method_costs("successors", MODEL, tuned("successors-val", MODEL))
     equal = at_equal_operations(costs).query("method == 'kNN-LM'")
     assert equal.loc[equal["k"].idxmax(), "high"] < 0, "kNN-LM is ahead of training at equal operations"
