@@ -8,6 +8,7 @@ import torch
 from tiny import LINES, tiny_gpt2, tiny_gpt_neo, tiny_llama, tiny_qwen2
 
 from tttnn.errors import ParameterError
+from tttnn.experiment.record import asked_for
 from tttnn.methods import GROUP, METHODS, Method, find_method
 from tttnn.methods.in_context import _after
 from tttnn.models import load_model
@@ -267,6 +268,8 @@ def test_another_package_brings_a_method_by_its_entry_point(gpt2, tmp_path, monk
     plugins.cache_clear()
     try:
         assert nats(gpt2, "theirs:0.1") == nats(gpt2, "unigram:0.1")
+        assert asked_for({}, "theirs:0.1", [0])["package"] == "theirs 1", "rows of another version are other rows"
+        assert "package" not in asked_for({}, "unigram:0.1", [0])
         with pytest.raises(ParameterError, match="'broken' of the package theirs cannot be loaded"):
             find_method("broken")
         with pytest.raises(ParameterError, match=r"'ttmm' of tttnn\.methods is brought by tttnn itself and by theirs"):

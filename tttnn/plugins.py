@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from tttnn.errors import ParameterError, first_line
 
 Kind = TypeVar("Kind")
-
-
-@dataclass(frozen=True)
-class Plugin(Generic[Kind]):
-    """Something that another package brings.
-
-    Attributes
-    ----------
-    value : object
-        Of the kind that was asked for.
-    package : str
-        Its package with the version: results depend on it.
-    """
-
-    value: Kind
-    package: str
 
 
 @lru_cache
@@ -66,7 +49,7 @@ def load_plugin(group: str, name: str, own: Collection[str] = ()) -> Any:
         ) from error
 
 
-def find_plugin(group: str, name: str, kind: type[Kind], own: Collection[str] = ()) -> Plugin[Kind] | None:
+def find_plugin(group: str, name: str, kind: type[Kind], own: Collection[str] = ()) -> Kind | None:
     """Import what a package brings under a name; None if none does.
 
     Raises
@@ -81,7 +64,15 @@ def find_plugin(group: str, name: str, kind: type[Kind], own: Collection[str] = 
         raise ParameterError(
             f"{name!r} of the package {_package(point)} is a {type(value).__name__}: it must be a {kind.__name__}"
         )
-    return Plugin(value, f"{_package(point)} {point.dist.version if point.dist else ''}".strip())
+    return value
+
+
+def package_of(group: str, name: str) -> str | None:
+    """Package with its version that brings a name, on which results depend; None for what is our own."""
+    if name not in plugins(group):
+        return None
+    point = plugins(group)[name][0]
+    return f"{_package(point)} {point.dist.version if point.dist else ''}".strip()
 
 
 def _package(point: EntryPoint) -> str:

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.files import read_json, write_json
+from tttnn.methods import GROUP as METHODS_GROUP
+from tttnn.plugins import package_of
 from tttnn.provenance import commit, device, versions
 from tttnn.rows import RowJournal, RowsError, plain
 
@@ -61,11 +63,14 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 def asked_for(about: Mapping[str, Any], method: str, ks: list[int]) -> dict[str, Any]:
     """What rows depend on besides the loop: method, places of scores, and the population the documents are drawn from.
 
-    Domains and documents per domain are not in it: a larger draw extends a smaller one.
+    Domains and documents per domain are not in it: a larger draw extends a smaller one. Of another package's method its
+    version is.
     """
     drawn, corpus = about.get("drawn") or {}, about.get("corpus")
+    package = package_of(METHODS_GROUP, method.partition(":")[0])
     return {
         "method": method,
+        **({"package": package} if package else {}),
         "ks": ks,
         "split": drawn.get("split"),
         "corpus": corpus.get("fingerprint") if isinstance(corpus, Mapping) else corpus,

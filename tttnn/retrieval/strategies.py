@@ -22,7 +22,7 @@ from tttnn.embedding import Embedder
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.index import Index
 from tttnn.parameters import names, number
-from tttnn.plugins import find_plugin, plugins
+from tttnn.plugins import find_plugin, package_of, plugins
 from tttnn.retrieval.hull import hull
 from tttnn.retrieval.retriever import Neighbour, Neighbours, Retriever, Store
 from tttnn.retrieval.sift import NOISE, sift
@@ -79,8 +79,8 @@ class Selection:
     def identity(self) -> dict[str, Any]:
         """What its neighbours depend on besides the query, as JSON; of another package's strategy its version, too."""
         name = self.strategy.partition(":")[0]
-        plugin = None if name in STRATEGIES else find_plugin(GROUP, name, Rule)
-        brought = {"package": plugin.package} if plugin else {}
+        package = package_of(GROUP, name)
+        brought = {"package": package} if package else {}
         return {**self.retriever.identity, "strategy": self.strategy, "seed": self.seed, **brought}
 
     @property
@@ -360,7 +360,7 @@ def find_strategy(strategy: str) -> tuple[Rule, float | None]:
     plugin = find_plugin(GROUP, name, Rule, STRATEGIES)
     if not plugin:
         [name] = names("strategy", [name or strategy], [*STRATEGIES, *plugins(GROUP)])
-    rule = plugin.value if plugin else STRATEGIES[name]
+    rule = plugin or STRATEGIES[name]
     if not value and rule.default is not None:
         return rule, rule.default
     if bool(value) != (rule.value is not None):
