@@ -247,7 +247,8 @@ def _ratio(role: str, domain: str, published: str, e: Evidence) -> Finding:
     target = _target(published)
     _, sums = e.sums([(role, 0), (role, e.k)], [domain])
     ratio = interval(sums[:, 0, 1] / sums[:, 0, 0])
-    strong = target - TOLERANCE <= ratio.low and ratio.high <= target + TOLERANCE
+    near = min(TOLERANCE, (1 - target) / 2)  # or no gain at all would confirm a small one
+    strong = target - near <= ratio.low and ratio.high <= target + near
     weak = ratio.high < 1
     side = "rises" if ratio.low > 1 else "neither surely falls nor surely rises"
     reason = f"{'falls' if weak else side}; {100 * (ratio.value - target):+.1f} points from the report's {target:.0%}"
@@ -404,8 +405,9 @@ def _apart(role: str, spoken: Sequence[str], silent: str, chosen: Sequence[str],
 def _untrained_gain_more(e: Evidence) -> Finding:
     new = e.new_domains()
     spoken, silent = _heard(e, new, "main", "trained")
-    if not spoken:
-        raise Untestable(silent or "no domain was read by one of the models only")
+    if 2 * len(spoken) < len(new) or not new:
+        few = f"only {', '.join(spoken) or 'none'} of {len(new)} domains that one of the models read can be judged"
+        raise Untestable(few + _without(silent))
     columns = [(role, k) for role in ("main", "trained") for k in (0, e.k)]
     domains, sums = e.sums(columns, spoken)
     before, after, trained_before, trained_after = np.moveaxis(sums, 2, 0)
@@ -512,8 +514,8 @@ def _explained_by_k(domain: str, published: str, e: Evidence) -> Finding:
 
 
 _RATIO_RULE = (
-    f"confirmed: the whole interval of after/before lies within {100 * TOLERANCE:.0f} points of the report's figure; "
-    "in direction: it lies below 100%"
+    f"confirmed: the whole interval of after/before lies within {100 * TOLERANCE:.0f} points of the report's figure, and "
+    "within half of its gain; in direction: it lies below 100%"
 )
 _JUDGED_RULE = (
     f"; judged on the real model, where it has at least {ENOUGH} documents of a domain (of its runs at the published "
@@ -573,7 +575,7 @@ CLAIMS = (
         _steady,
     ),
     Claim(
-        "Specialised text gains most",
+        "Specialised text (GitHub, EuroParl) gains most",
         ("R16",),
         f"confirmed: after/before on {' and '.join(SPECIALISED)} is surely below that of every other domain; in "
         "direction: in the mean over domains surely below that of the others, and no other domain is surely below both"
@@ -593,8 +595,8 @@ CLAIMS = (
         "Models not pre-trained on the domain gain more",
         ("R13",),
         "confirmed: on every domain that one model saw and the other did not, by the settings of their pre-training, "
-        "the latter's after/before is surely lower on the same documents; in direction: over these domains together"
-        + _HEARD_RULE,
+        "the latter's after/before is surely lower on the same documents; in direction: over these domains together; "
+        "cannot be tested: fewer than half of them can be judged" + _HEARD_RULE,
         partial(_original_ratios, "all", runs=("gpt2", "gptneo")),
         _untrained_gain_more,
     ),
