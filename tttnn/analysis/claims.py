@@ -432,7 +432,7 @@ def _trained_may_lose(e: Evidence) -> Finding:
     worst = int(ratio[0].argmax())
     found = interval(ratio[:, worst])
     # The worst of several domains is above 100% by chance more often than one is: Bonferroni's correction.
-    strong = bool(np.quantile(ratio[1:, worst], 0.025 / len(domains)) > 1)
+    strong = not silent and bool(np.quantile(ratio[1:, worst], 0.025 / len(domains)) > 1)
     reason = f"{domains[worst]} is the worst of {len(domains)} domains; {(ratio[0] > 1).sum()} have a value above 100%"
     origin = e.origin("trained", domains=[domains[worst]])
     return Finding(strong, found.low > 1, f"{found:.1%}", origin, reason + _without(silent), found)
@@ -514,8 +514,8 @@ def _explained_by_k(domain: str, published: str, e: Evidence) -> Finding:
 
 
 _RATIO_RULE = (
-    f"confirmed: the whole interval of after/before lies within {100 * TOLERANCE:.0f} points of the report's figure, and "
-    "within half of its gain; in direction: it lies below 100%"
+    f"confirmed: the whole interval of after/before lies within {100 * TOLERANCE:.0f} points of the report's figure "
+    "and within half of its gain; in direction: it lies below 100%"
 )
 _JUDGED_RULE = (
     f"; judged on the real model, where it has at least {ENOUGH} documents of a domain (of its runs at the published "
