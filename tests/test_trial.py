@@ -25,7 +25,7 @@ from tttnn.corpus import Document, open_corpus, write_jsonl
 from tttnn.errors import ParameterError
 from tttnn.experiment import read_rows
 from tttnn.files import read_json
-from tttnn.report.trial_page import lead, trial_page
+from tttnn.report.trial_page import POOR_START, lead, trial_page
 from tttnn.rows import RowsError
 from tttnn.studies import trial as measured
 from tttnn.studies import trial_work as worked
@@ -292,9 +292,9 @@ def rows_of(way, ratios, k=5, size=1000):
     ]  # fmt: skip
 
 
-def made(ratios, **ways):
+def made(ratios, deflated=400, **ways):
     rows = pd.DataFrame([*rows_of(NEAREST, ratios), *(row for way, each in ways.items() for row in rows_of(way, each))])
-    documents = pd.DataFrame({"domain": "d", "document": range(len(ratios)), "bytes": 1000, "deflated": 400})
+    documents = pd.DataFrame({"domain": "d", "document": range(len(ratios)), "bytes": 1000, "deflated": deflated})
     facts = {"model": "m", "corpus": "c", "learning_rate": 1e-3, "bytes": 10_000, "documents": 10}
     plan = Plan(5, 1, None, len(ratios), len(ratios), 10.0)
     return Trial(Request("wheels", "m", k=5), plan, rows, documents, facts, [], Path("out"), None)
@@ -323,6 +323,13 @@ def test_the_verdict_goes_by_intervals(ratios, ways, verdict):
     )
     shown = lead(made(ratios), advice)
     assert ("interval" in shown) == (verdict != TOO_FEW)
+
+
+def test_a_gain_of_a_model_that_is_worse_than_deflate_is_not_called_worth_it():
+    trial = made(GAIN, deflated=100)
+    assert advise(trial).verdict == YES
+    assert lead(trial, advise(trial)).startswith(POOR_START) and "deflate" in lead(trial, advise(trial))
+    assert lead(made(GAIN), advise(made(GAIN))).startswith("Worth it")
 
 
 def test_the_gain_is_taken_apart_and_its_parts_are_all_of_it():

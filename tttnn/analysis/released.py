@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 RUNS = {"gpt2": "GPT-2", "gpt2-split": "GPT-2, split query", "gpt2-large": "GPT-2-large", "gptneo": "GPT-Neo"}
 WHOLE = ("gpt2", "gpt2-large", "gptneo")  # one run a model, with the whole document as the query
 TOGETHER = "all"  # the mean of the tasks, weighted by their share of the Pile
-MARGIN = 0.05  # bits per byte between two models, below which a share of their gap is a division by almost nothing
+MARGIN = 0.1  # bits per byte between two models, below which a share of their gap is a division by almost nothing
 TURN = 0.5  # points of after/before by which a curve ends above its minimum, so that it has turned and not levelled off
 
 

@@ -55,7 +55,7 @@ def where(effects: pd.DataFrame, subject: str = "It") -> str:
     Returns
     -------
     str
-        One sentence, such as "It gains less on books and github; elsewhere the interval includes zero."
+        One sentence, such as "It gains less on books and github; the rest is not decided."
     """
     own = effects[effects["domain"] != MEAN]
     named = {"gains less": own["domain"][own["low"] > 0], "gains more": own["domain"][own["high"] < 0]}
@@ -64,4 +64,4 @@ def where(effects: pd.DataFrame, subject: str = "It") -> str:
         return f"{subject} differs in no domain by more than its interval."
     parts = [f"{verb} {'everywhere' if len(at) == len(own) else 'on ' + listed(at)}" for verb, at in found.items()]
     rest = len(own) > sum(map(len, found.values()))
-    return f"{subject} {' and '.join(parts)}{'; elsewhere the interval includes zero' if rest else ''}."
+    return f"{subject} {' and '.join(parts)}{'; the rest is not decided' if rest else ''}."

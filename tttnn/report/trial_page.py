@@ -34,6 +34,7 @@ OPENING = {
     UNCLEAR: "Not decided",
     TOO_FEW: "Too few documents to tell",
 }
+POOR_START = "Bits fall, but from a poor start"  # where deflate needs fewer before
 
 
 def trial_page(trial: Trial, advice: Advice) -> str:
@@ -64,8 +65,10 @@ def lead(trial: Trial, advice: Advice) -> str:
         else f" (95% interval {100 * advice.ratio.low:.1f} to {100 * advice.ratio.high:.1f}%)"
     )
     documents = f"{advice.documents} document{'s' * (advice.documents != 1)}"
+    poor = advice.verdict in (YES, SMALL_YES) and advice.before > advice.deflate
+    opening = POOR_START if poor else OPENING[advice.verdict]
     answer = (
-        f"{OPENING[advice.verdict]}: after training on {_neighbours(advice.k)}, {trial.facts['model']} needs "
+        f"{opening}: after training on {_neighbours(advice.k)}, {trial.facts['model']} needs "
         f"{100 * advice.ratio.value:.1f}% of its bits{span} on {documents} of {trial.facts['corpus']}."
     )
     return " ".join(filter(None, [answer, _further(trial, advice), _caution(advice)]))
