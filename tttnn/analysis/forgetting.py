@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from tttnn.analysis.archive import FOLDER
 from tttnn.analysis.statistics import bootstrap_ratio
-from tttnn.experiment.record import identity
 from tttnn.files import read_json, write_json
 from tttnn.provenance import commit, device, versions
 from tttnn.rows import RowsError, plain
@@ -61,6 +60,8 @@ def keep(
 
 def _facts(ttt: TTT, others: Sequence[DrawnDocument], ks: Sequence[int]) -> dict[str, Any]:
     """Say what the numbers depend on besides the documents adapted to, as JSON, and where they come from."""
+    from tttnn.experiment.record import identity  # loads torch, which readers of the rows do without
+
     texts = [[other.domain, other.number, hashlib.sha256(other.text.encode()).hexdigest()[:16]] for other in others]
     settings = identity(ttt.lm, ttt.retriever, ttt.switches) | {"others": texts, "ks": list(ks)}
     known = json.loads(json.dumps(plain(settings)))

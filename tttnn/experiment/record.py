@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.files import read_json, write_json
-from tttnn.methods import GROUP as METHODS_GROUP
 from tttnn.plugins import package_of
 from tttnn.provenance import commit, device, versions
 from tttnn.rows import RowJournal, RowsError, plain
@@ -66,8 +65,10 @@ def asked_for(about: Mapping[str, Any], method: str, ks: list[int]) -> dict[str,
     Domains and documents per domain are not in it: a larger draw extends a smaller one. Of another package's method its
     version is.
     """
+    from tttnn.methods import GROUP  # loads torch, which readers of records do without
+
     drawn, corpus = about.get("drawn") or {}, about.get("corpus")
-    package = package_of(METHODS_GROUP, method.partition(":")[0])
+    package = package_of(GROUP, method.partition(":")[0])
     return {
         "method": method,
         **({"package": package} if package else {}),
