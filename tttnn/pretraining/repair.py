@@ -7,6 +7,8 @@ neighbours bring from there on is theirs.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +64,7 @@ def repair(
     Raises
     ------
     ParameterError
-        If there are too few texts, or `out` holds a run with other settings.
+        If there are too few texts, or `out` holds a run with other settings or texts.
     BusyError
         If another process is writing to `out`.
     """
@@ -78,7 +80,7 @@ def repair(
     settings = {
         "model": ttt.lm.name, "weights": ttt.lm.weight_hash(), "switches": vars(ttt.switches),
         "settings": vars(ttt.lm.settings), "texts": len(train), "validation texts": len(validation),
-        "every": every, "patience": patience, "most": most,
+        "every": every, "patience": patience, "most": most, "SHA-256 of all texts": _digest([train, validation]),
     }  # fmt: skip
     with sole_writer(out):
         found = _claim(out / RUN, settings)
@@ -93,6 +95,14 @@ def repair(
         for file in (STATE, BEST):
             (out / file).unlink(missing_ok=True)
     return found
+
+
+def _digest(texts: Sequence[Sequence[str]]) -> str:
+    digest = hashlib.sha256()
+    for part in texts:
+        for text in [*part, None]:  # where a part ends, too
+            digest.update(json.dumps(text).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _claim(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
