@@ -377,7 +377,7 @@ def try_(
 
 @app.command()
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Folders of rows, or names of archived runs.")],
+    runs: Annotated[list[str], typer.Argument(help="Folders of rows, which go first, or names of archived runs.")],
     out: Annotated[Path, typer.Option(help="The page.")] = Path("compare.html"),
     k: Annotated[int | None, typer.Option(help="Neighbours; default: the most that all were scored at.")] = None,
     as_json: AsJson = False,

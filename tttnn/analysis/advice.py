@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tttnn.analysis.archive import archived, archived_models
+from tttnn.analysis.archive import FOLDER, archived, archived_models
 from tttnn.analysis.controls import copying
 from tttnn.analysis.statistics import Interval, curve, ends, exponential, few_ratio, jackknife
 from tttnn.rows import RowsError
@@ -362,9 +362,9 @@ def _cost(trial: Trial, near: pd.DataFrame, k: int) -> dict[str, Any]:
 def _on_gpu(model: str, trained: float, scored: float) -> dict[str, Any] | None:
     """Seconds of a document with so many trained and scored tokens, from archived rows of the model on a GPU."""
     for run in GPU_RUNS:
-        if model not in archived_models(run):
+        if model not in archived_models(FOLDER / run):
             continue
-        found = archived(run, model)
+        found = archived(FOLDER / run, model)
         rows = found.rows[found.rows["failure"] == ""]
         done, scores = rows[rows["train_tokens"] > 0], rows[rows["nats"].notna()]
         train = done["train_seconds"].sum() / done["train_tokens"].sum()

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tttnn.analysis.archive import FOLDER
+from tttnn.analysis.archive import place_of
 from tttnn.corpus.deflate import LEVEL, deflated
 from tttnn.files import read_json
 
@@ -57,7 +57,7 @@ def archived_deflate(run: str) -> pd.DataFrame | None:
     """
     import pandas as pd
 
-    path = FOLDER / run / FILE
+    path = place_of(run) / FILE
     return pd.DataFrame(read_json(path)["documents"], columns=COLUMNS) if path.is_file() else None
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tttnn.analysis.archive import FOLDER
+from tttnn.analysis.archive import FOLDER, place_of
 from tttnn.analysis.statistics import ends, interval, resampled_sums
 from tttnn.files import read_json, write_json
 from tttnn.rows import RowsError
@@ -79,7 +79,7 @@ def archived_ways(run: str, model: str) -> pd.DataFrame | None:
     """What :func:`keep` archived: a row for each document; None if there is nothing of this model."""
     import pandas as pd
 
-    path = FOLDER / run / FILE
+    path = place_of(run) / FILE
     kept = read_json(path).get(model) if path.is_file() else None
     if kept is None:
         return None

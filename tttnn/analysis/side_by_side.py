@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.analysis.advice import json_values, pooled
-from tttnn.analysis.archive import FOLDER, archived, archived_models
+from tttnn.analysis.archive import FOLDER, archived, archived_models, place_of
 from tttnn.analysis.statistics import before_after, ends
 from tttnn.analysis.variant_effects import effects
 from tttnn.errors import ParameterError
@@ -60,8 +60,8 @@ def side_by_side(runs: Sequence[str | Path], k: int | None = None) -> SideBySide
     Parameters
     ----------
     runs : sequence of str
-        Names of archived runs, such as ``real/nearest``, or folders that `run`, `variants`, `sweep` or `try` wrote.
-        Each model of a run is one line.
+        Names of archived runs, such as ``real/nearest``, or folders that `run`, `variants`, `sweep` or `try` wrote; a
+        folder with runs goes before an archived run of its name. Each model of a run is one line.
     k : int, optional
         Neighbours; default: the most that all were scored at.
 
@@ -107,17 +107,17 @@ def _opened(runs: Sequence[str | Path]) -> dict[str, tuple[pd.DataFrame, str]]:
     return found
 
 
-def _sources(place: str) -> list[tuple[str, str]]:
+def _sources(place: str) -> list[tuple[str, str | Path]]:
     """Names and folders of the runs below a folder: one, or that of a trial, or one for each variant or rate."""
-    folder = FOLDER / place if (FOLDER / place).is_dir() else Path(place)
-    name = place if (FOLDER / place).is_dir() else folder.name
+    folder = place_of(place)
+    name = place if folder == FOLDER / place else folder.name
     if (folder / TRIAL).is_file():
-        return [(name, str(folder / NEAREST))]
+        return [(name, folder / NEAREST)]
     below = sorted(path.parent for path in folder.glob("*/*/run.json"))
     several = list(dict.fromkeys(path.parent for path in below))
     if (folder / "run.json").is_file() or not several:
         return [(name, place)]
-    return [(f"{name}/{each.name}", f"{place}/{each.name}") for each in several]
+    return [(f"{name}/{each.name}", each) for each in several]
 
 
 def _scored(rows: pd.DataFrame) -> pd.DataFrame:
