@@ -36,7 +36,7 @@ def archived_variants(run: str, model: str, names: Iterable[str] | None = None) 
 
     place = place_of(run)
     if names is None:
-        names = sorted(path.parent.parent.name for path in place.glob(f"*/{model}/run.json"))
+        names = sorted(path.name for path in place.glob("*") if (path / model / "run.json").is_file())
     parts = [archived(place / name, model).rows.assign(variant=name) for name in names]
     if not parts:
         raise RowsError(f"no variants of {model!r} in {run!r}")
@@ -52,7 +52,7 @@ def variant_models(run: str) -> list[str]:
         If there is no such run; the message lists those there are.
     """
     place = place_of(run)
-    variants = sorted(path.name for path in place.glob("*") if path.is_dir())
+    variants = sorted({path.relative_to(place).parts[0] for path in place.glob("*/**/run.json")})
     if not variants:
         known = ", ".join(sorted(path.name for path in FOLDER.iterdir()))
         raise RowsError(f"no archived run {run!r}: there are {known}; a folder must hold a folder for each variant")
