@@ -24,6 +24,9 @@ from tttnn.rows import JOURNAL, TABLE, RowsError, read_journal, read_rows
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tttnn.corpus import Corpus
+    from tttnn.models import LanguageModel
+
 FOLDER = Path(__file__).parent / "archive"
 
 log = logging.getLogger(__name__)
@@ -208,6 +211,30 @@ def keep(folders: Sequence[str | Path], run: str) -> Path:
         rows.to_parquet(partial, index=False)
     write_json(place / "run.json", _joined(parts))
     return place
+
+
+def check_made_with(run: str, lm: LanguageModel, corpus: Corpus) -> dict[str, Any]:
+    """Return the facts of a model's archived run if it was made with these weights, on this corpus.
+
+    Raises
+    ------
+    RowsError
+        If it was made with others, so that nothing measured now belongs beside its rows.
+    """
+    from tttnn.retrieval import corpus_fingerprint
+
+    facts: dict[str, Any] = read_json(FOLDER / run / lm.name / "run.json")
+    if corpus_fingerprint(corpus) != facts["about"]["corpus"]["fingerprint"]:
+        raise RowsError(f"{run}: made on another corpus than {corpus.name}; give the one it was made on")
+    if lm.weight_hash() != facts["settings"]["weights"]:
+        raise RowsError(f"{run}: made with other weights of {lm.name}; give those it was made with")
+    return facts
+
+
+def strategy_of(facts: dict[str, Any]) -> str:
+    """The strategy by which a run chose its neighbours."""
+    retriever = _stated(facts["settings"]).get("retriever")
+    return str(retriever.get("strategy", "nearest")) if isinstance(retriever, dict) else "nearest"
 
 
 def _rows_so_far(folder: Path) -> pd.DataFrame:
