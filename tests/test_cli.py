@@ -107,6 +107,30 @@ def test_sweep_goes_into_a_model_s_card(place):
     assert f"| **{float(rate)}** | {row['1']:.4f} | {row['2']:.4f} |" in card
 
 
+def test_a_rate_that_diverges_is_null_in_the_card_and_never_the_best(place):
+    corpus = place / "corpus"
+    pretrain(tiny_settings(), corpus, place / "wild", "cpu", 1)
+    folder = place / "wild" / "model"
+    for rates, best in (("1e30,1e-3", "0.001"), ("1e30", None)):
+        arguments = ["--corpus", corpus, "--model", folder, "--rates", rates, "--ks", "0,1", "--card"]
+        done = called("sweep", *arguments, "--per-domain", 1, "--out", place / rates, home=place / "home")
+        if best is None:
+            assert done.returncode == 2 and "rates: none has a finite score at k = 1" in done.stderr
+            continue
+        assert done.returncode == 0 and f"best at k = 1: {best}" in done.stdout, done.stderr
+    assert read_json(folder / "sweep.json")["ratio_to_k0"]["1e+30"] == {"0": 1.0, "1": None}
+    assert "| 1e+30 | diverged |" in (folder / "README.md").read_text(encoding="utf-8")
+    assert load_model(folder).settings.learning_rate == 1e-3
+
+
+def test_a_text_on_which_the_model_diverges_is_null_in_json(place):
+    arguments = ["--corpus", place / "corpus", "--model", place / "model", "--k", 2, "--learning-rate", "1e30"]
+    done = called("evaluate", place / "text.txt", *arguments, "--json", home=place / "home")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert found["after"] is found["ratio"] is None and found["before"] > 0
+
+
 def tiny_settings():
     architecture = {"model_type": "gpt2", "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
     lines = {split: [Source("lines", [f"lines.{split}.jsonl"])] for split in ("train", "val")}

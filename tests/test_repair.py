@@ -75,6 +75,15 @@ def test_a_repair_on_other_texts_is_refused_finished_or_not(folder, tmp_path, mo
     assert run("begun")["curve"] == run("finished")["curve"]
 
 
+def test_a_repair_that_diverges_ends_with_the_weights_from_before(folder, tmp_path):
+    ttt = TTT(load_model(folder, threads=1), switches=Switches(learning_rate=1e30, max_chunks=1))
+    found = repair(ttt, TRAIN, LINES, tmp_path / "out", every=2, patience=2, most=16)
+    bits = [each for *_, each in found["curve"]]
+    assert found["end"] == "flat" and bits[0] > 0 and bits[1:] == [None, None]
+    assert load_model(tmp_path / "out" / "model").weight_hash() == ttt.lm.weight_hash()
+    assert repair(ttt, TRAIN, LINES, tmp_path / "out", every=2, patience=2, most=16) == found
+
+
 def test_a_flat_curve_ends_it():
     assert not room._flat([(0, 0, 2.0), (8, 8, 1.5), (16, 16, 1.4)], 2)
     assert room._flat([(0, 0, 2.0), (8, 8, 1.4), (16, 16, 1.5), (24, 24, 1.4)], 2)

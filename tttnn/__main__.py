@@ -554,7 +554,7 @@ def repair(
     switches = Switches(learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, seed=seed)
     ttt = TTT(load_model(model, device, threads), None, switches)
     found = train_until_flat(ttt, texts, others, out, every=every, most=most)
-    bits = [look[-1] for look in found["curve"]]
+    bits = [look[-1] for look in found["curve"] if look[-1] is not None]  # missing where it diverged
     typer.echo(f"bits/byte {bits[0]:.4f} -> {min(bits):.4f} ({found['end']}): {out / 'model'}")
 
 
@@ -614,10 +614,12 @@ def _card_folder(model: str) -> Path:
 
 
 def _tell(values: dict[str, Any], words: str, as_json: bool) -> None:
-    """Write a result to stdout: in words, or as one JSON object."""
+    """Write a result to stdout: in words, or as one JSON object, in which a number that is none is null."""
     import json
 
-    typer.echo(json.dumps(values, ensure_ascii=False, allow_nan=False) if as_json else words)
+    from tttnn.files import finite
+
+    typer.echo(json.dumps(finite(values), ensure_ascii=False, allow_nan=False) if as_json else words)
 
 
 def _announce(ttt: TTT, documents: Sequence[Any], ks: Sequence[int], out: Path, times: int = 1) -> None:

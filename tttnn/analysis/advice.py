@@ -16,6 +16,7 @@ import numpy as np
 from tttnn.analysis.archive import FOLDER, archived, archived_models
 from tttnn.analysis.controls import copying
 from tttnn.analysis.statistics import Interval, curve, ends, exponential, few_ratio, jackknife
+from tttnn.files import finite
 from tttnn.rows import RowsError
 from tttnn.studies.trial_plan import LEAST, NEAREST, RATES, most_neighbours
 
@@ -108,15 +109,14 @@ class Advice:
 def json_values(value: Any) -> Any:
     """JSON values of tables, intervals and numbers; what is missing or infinite is None."""
     if isinstance(value, Interval):
-        return {"value": value.value, "low": json_values(value.low), "high": json_values(value.high)}
+        return {name: json_values(getattr(value, name)) for name in ("value", "low", "high")}
     if hasattr(value, "to_dict"):
-        return [{name: json_values(each) for name, each in row.items()} for row in value.to_dict("records")]
+        return json_values(value.to_dict("records"))
     if isinstance(value, (list, tuple)):
         return [json_values(each) for each in value]
     if isinstance(value, dict):
         return {name: json_values(each) for name, each in value.items()}
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite(value.item() if isinstance(value, np.generic) else value)
 
 
 def advise(trial: Trial) -> Advice:

@@ -175,7 +175,7 @@ def _sweep(settings: Settings, sweep: dict[str, Any]) -> str:
     ratios, ks = sweep["ratio_to_k0"], [k for k in sweep["ks"] if k]
     best = best_rate(sweep)
     rows = [
-        (f"**{float(rate)}**" if float(rate) == best else f"{float(rate)}", *(f"{row[str(k)]:.4f}" for k in ks))
+        (f"**{float(rate)}**" if float(rate) == best else f"{float(rate)}", *(_ratio(row[str(k)]) for k in ks))
         for rate, row in ratios.items()
     ]
     places = {"per-domain": sweep["per_domain"], "max-bytes": sweep["max_bytes"], "max-chunks": sweep["max_chunks"]}
@@ -191,6 +191,10 @@ def _sweep(settings: Settings, sweep: dict[str, Any]) -> str:
         f"neighbours to nats before{chunks}.\n\n{_table(('learning rate', *(f'k = {k}' for k in ks)), rows)}\n\n"
         f"```\n{command}\n```"
     )
+
+
+def _ratio(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.4f}"
 
 
 def _rounded(values: dict[str, float], domain: str) -> str:
