@@ -251,7 +251,7 @@ def _with_longest(rows: pd.DataFrame, k: int) -> pd.DataFrame:
 
 
 def _curve(near: pd.DataFrame) -> pd.DataFrame:
-    """Pooled values at each scored k, of the documents scored everywhere."""
+    """Pooled values at each k, of the documents scored there; its interval is of those scored at 0, too."""
     table = curve(near).sort_values("k")[["k", "bits_per_byte", "ratio"]]
     spans = [ends(near, int(k)) if k else None for k in table["k"]]
     found = [Interval(1, 1, 1) if span is None else few_ratio(span["before"], span["after"]) for span in spans]
