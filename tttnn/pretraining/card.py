@@ -97,7 +97,7 @@ def render_card(settings: Settings, figures: dict[str, Any], sweep: dict[str, An
         "## Training\n\n" + _training(settings, figures),
         "## Data\n\n" + _data(settings, figures),
         "## Validation\n\n" + _validation(settings, figures),
-        "## Make it again\n\n" + _command(settings, figures),
+        "## Make it again\n\n" + _command(figures),
         *(["## Test-time learning rate\n\n" + _sweep(settings, sweep)] if sweep else []),
     ]) + "\n"  # fmt: skip
 
@@ -201,7 +201,7 @@ def _rounded(values: dict[str, float], domain: str) -> str:
     return f"{values[domain]:.4f}" if domain in values else ""
 
 
-def _command(settings: Settings, figures: dict[str, Any]) -> str:
+def _command(figures: dict[str, Any]) -> str:
     flags = f"--device {figures['device_type']} --threads {figures['threads']}"
     return (
         f"```\npython -m tttnn pretrain settings.json --data ROOT --out FOLDER {flags}\n```\n\n"
