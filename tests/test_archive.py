@@ -8,10 +8,13 @@ import pandas as pd
 import pytest
 
 from tttnn.analysis import archive as module
-from tttnn.analysis.archive import FOLDER, archived, archived_models, archived_rows, keep
+from tttnn.analysis.archive import FOLDER, archived, archived_models, archived_rows, keep, place_of
+from tttnn.analysis.deflate import archived_deflate
 from tttnn.analysis.published import PILE_NAMES, PILE_SETS, published_curves
 from tttnn.analysis.real_model import MODEL, RUN
-from tttnn.analysis.variant_effects import archived_variants
+from tttnn.analysis.scoring_effects import archived_ways
+from tttnn.analysis.side_by_side import side_by_side
+from tttnn.analysis.variant_effects import archived_variants, variant_models
 from tttnn.files import write_json
 from tttnn.models import CHECKPOINTS, load_model
 from tttnn.rows import RowsError, read_rows
@@ -19,6 +22,8 @@ from tttnn.rows import RowsError, read_rows
 # A run, or a variant of one: "variants/random".
 RUNS = sorted({str(path.parents[1].relative_to(FOLDER)) for path in FOLDER.glob("**/run.json")})
 MODELS = [(run, model) for run in RUNS for model in archived_models(run)]
+
+MODELS_OF_SEVEN = archived_models("seven-domains")
 
 each_model = pytest.mark.parametrize(("run", "model"), MODELS)
 
@@ -104,6 +109,30 @@ def test_a_folder_of_one_s_own_is_read_like_an_archived_run(tmp_path):
     write_json(tmp_path / "again" / "run.json", {"settings": {"model": "gpt2"}})
     with pytest.raises(ValueError, match="both runs of gpt2; keep one"):
         archived_models(str(tmp_path))
+
+
+def own_run(folder, document=7, model="m"):
+    """A finished run of one's own with one document."""
+    write_json(folder / "run.json", {"settings": {"model": model}, "about": {}})
+    rows = [{"model": model, "domain": "letters", "document": document, "k": k, "nats": 2.0 - k} for k in (0, 1)]
+    pd.DataFrame(rows).assign(bytes=9, words=2, steps=0, failure="").to_parquet(folder / "rows.parquet")
+
+
+def test_a_folder_of_one_s_own_goes_before_an_archived_run_of_its_name(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "variants").mkdir()
+    assert place_of("variants") == FOLDER / "variants", "nothing was run there yet"
+    own_run(tmp_path / "variants" / "nearest" / "m")
+    assert place_of("variants") == tmp_path / "variants"
+    assert "variants: read from" in caplog.text, "and it is said"
+    assert archived_models("variants") == variant_models("variants") == ["m"]
+    assert archived_variants("variants", "m")["variant"].unique().tolist() == ["nearest"]
+    with pytest.raises(RowsError, match="no archived run"):
+        archived_variants("variants", "m", ["random"])  # is in the archive only
+    assert side_by_side(["variants"]).table["documents"].tolist() == [1]
+    own_run(tmp_path / "seven-domains")
+    assert archived_deflate("seven-domains") is None and archived_ways("seven-domains", "m") is None
+    assert archived_models(FOLDER / "seven-domains") == MODELS_OF_SEVEN
 
 
 def test_every_published_task_has_a_domain_of_the_pile():

@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 from command_line import called, started
-from tiny import LINES, tiny_gpt2
+from tiny import LINES, tiny_gpt2, tiny_roberta
 
 from tttnn.__main__ import _report, main
 from tttnn.corpus import Document, write_jsonl
@@ -105,6 +105,93 @@ def test_sweep_goes_into_a_model_s_card(place):
     assert card == render_card(load_settings(folder / "settings.json"), trained, sweep)
     rate, row = min(sweep["ratio_to_k0"].items(), key=lambda item: item[1]["2"])
     assert f"| **{float(rate)}** | {row['1']:.4f} | {row['2']:.4f} |" in card
+
+
+ALL = {
+    "index build": [], "cost": [], "evaluate": ["--k", 1], "variants": ["nearest"], "sweep": ["--rates", "1e-3"],
+    "ttmm build": ["--clusters", 2, "--documents", 1], "run": [], "try": ["--minutes", 0.2, "--k", 1, "--documents", 2],
+}  # fmt: skip
+
+
+def line_of(command, place, corpus, out):
+    """A command on few documents, with the options that each of them takes."""
+    words = [*command.split(), *ALL[command]]
+    words += [place / "text.txt"] if command == "evaluate" else [corpus] if command == "try" else []
+    words += [] if command == "try" else ["--corpus", corpus]
+    words += [] if command == "index build" else ["--model", place / "model"]
+    words += ["--ks", "0,1", "--per-domain", 1] if command in ("cost", "variants", "sweep", "run") else []
+    return words + (["--out", out] if command in ("variants", "sweep", "run", "try") else [])
+
+
+@pytest.fixture(scope="module")
+def unsplit(tmp_path_factory):
+    """A folder of texts that nobody split."""
+    folder, draw = tmp_path_factory.mktemp("unsplit") / "notes", random.Random(1)
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number}.txt").write_text(" ".join(draw.choices(" ".join(LINES).split(), k=40)), encoding="utf-8")
+    return folder
+
+
+def test_every_command_that_opens_a_corpus_can_read_the_same_split(place, unsplit, tmp_path):
+    for command in ALL:
+        words = line_of(command, place, unsplit, tmp_path / command)
+        done = called(*words, "--held-out", 0.2, home=tmp_path / "home")
+        assert done.returncode == 0, (command, done.stderr)
+    done = called("corpus", unsplit, "--held-out", 0.2, home=tmp_path / "home")
+    [imported] = (path for path in (tmp_path / "home" / "imported").iterdir() if path.is_dir())
+    assert read_json(imported / "manifest.json")["documents"] == {"train": 12, "val": 4, "test": 4}
+    assert done.returncode == 0 and len(list((tmp_path / "home" / "indexes").iterdir())) == 1
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_nothing_held_out_and_unknown_types_are_refused(place, unsplit, tmp_path, command):
+    roberta = tmp_path / "roberta"
+    tiny_roberta(roberta)
+    words = line_of(command, place, unsplit, tmp_path / "out")
+    for more, message in (
+        (["--held-out", 0], "held_out=0.0: must be from 1e-06 to 0.4"),
+        (["--embedder", roberta, "--embedder-type", "float8"], "dtype='float8'"),
+    ):
+        done = called(*words, *more, home=tmp_path / "home")
+        assert done.returncode != 0 and message in done.stderr, done.stderr
+
+
+def test_the_seed_of_a_sweep_reaches_its_steps(place):
+    words = line_of("sweep", place, place / "corpus", place / "seeded")
+    done = called(*words, "--seed", 7, home=place / "home")
+    assert done.returncode == 0 and run_switches(place / "seeded" / "lr-0.001")["seed"] == 7, done.stderr
+
+
+def test_documents_side_by_side_on_a_cluster_are_refused(place, tmp_path):
+    words = line_of("run", place, place / "corpus", tmp_path / "out")
+    done = called(*words, "--cluster", "local", "--documents-at-once", 8, home=tmp_path / "home")
+    assert done.returncode == 2 and "documents_at_once=8 and cluster='local'" in done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_rate_that_diverges_is_null_in_the_card_and_never_the_best(place):
+    corpus = place / "corpus"
+    pretrain(tiny_settings(), corpus, place / "wild", "cpu", 1)
+    folder = place / "wild" / "model"
+    for rates, best in (("1e30,1e-3", "0.001"), ("1e30", None)):
+        arguments = ["--corpus", corpus, "--model", folder, "--rates", rates, "--ks", "0,1", "--card"]
+        done = called("sweep", *arguments, "--per-domain", 1, "--out", place / rates, home=place / "home")
+        if best is None:
+            assert done.returncode == 2 and "rates: none has a finite score at k = 1" in done.stderr
+            continue
+        assert done.returncode == 0 and f"best at k = 1: {best}" in done.stdout, done.stderr
+    assert read_json(folder / "sweep.json")["ratio_to_k0"]["1e+30"] == {"0": 1.0, "1": None}
+    assert "| 1e+30 | diverged |" in (folder / "README.md").read_text(encoding="utf-8")
+    assert load_model(folder).settings.learning_rate == 1e-3
+
+
+def test_a_text_on_which_the_model_diverges_is_null_in_json(place):
+    arguments = ["--corpus", place / "corpus", "--model", place / "model", "--k", 2, "--learning-rate", "1e30"]
+    done = called("evaluate", place / "text.txt", *arguments, "--json", home=place / "home")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert found["after"] is found["ratio"] is None and found["before"] > 0
 
 
 def tiny_settings():

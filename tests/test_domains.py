@@ -9,7 +9,7 @@ from tttnn.analysis.dear_tokens import dear_shares
 from tttnn.analysis.deflate import archived_deflate
 from tttnn.analysis.domains import archived_domains, domain_table, source_table
 from tttnn.corpus import Document, open_corpus, write_jsonl
-from tttnn.corpus.deflate import deflate_bits_per_byte
+from tttnn.corpus.deflate import deflated
 from tttnn.experiment import draw_documents
 from tttnn.models import load_model
 from tttnn.retrieval import open_retriever
@@ -50,7 +50,7 @@ def test_a_domain_is_counted_by_hand(corpus, lm):
     assert facts["seen"] == facts["near_duplicates"] == 0.5, "all of one test document, nothing of the other"
     texts = [document.text for document in corpus.documents("test", "debates")]
     size = sum(map(len, texts))
-    assert facts["deflate"] == pytest.approx(sum(len(t) * deflate_bits_per_byte(t) for t in texts) / size)
+    assert facts["deflate"] == pytest.approx(8 * sum(map(deflated, texts)) / size)
     assert facts["uniform"] == pytest.approx(math.log2(8192) * sum(len(lm.encode(t)) for t in texts) / size)
     assert [row["source"] for row in facts["sources"]] == ["house/en@1", "house/es@1"], "most text first"
     assert described["domains"]["notes"]["siblings"] is None, "a corpus that names no units"

@@ -61,6 +61,14 @@ def test_shares_of_siblings_by_hand():
     assert by_rank[["k", "same_unit"]].values.tolist() == [[1, pytest.approx(2 / 3)], [2, pytest.approx(1 / 3)]]
 
 
+def test_documents_of_equal_numbers_are_told_apart_by_domain_and_model():
+    both = pd.concat([WORLD, WORLD.assign(domain="letters")])
+    found = sibling_shares(pd.concat([both, both.assign(model="another")]), ["k"])
+    assert found["documents"].tolist() == [12, 12], "three numbers in two domains for two models"
+    assert sibling_shares(both, ["model"])["documents"].tolist() == [6]
+    assert sibling_shares(both.drop(columns="model"))["documents"].tolist() == [3, 3]
+
+
 def test_rows_of_before_are_refused_with_the_cure():
     with pytest.raises(RowsError, match="add_origins adds the columns"):
         sibling_shares(WORLD.drop(columns="same_unit"))

@@ -58,6 +58,32 @@ def test_an_interrupted_repair_ends_with_the_same_bytes(folder, tmp_path, monkey
     assert repair(_ttt(folder), TRAIN, LINES, tmp_path / "cut", every=8, patience=2, most=40) == whole
 
 
+def test_a_repair_on_other_texts_is_refused_finished_or_not(folder, tmp_path, monkeypatch):
+    def run(out, train=TRAIN, validation=LINES):
+        return repair(_ttt(folder), train, validation, tmp_path / out, every=8, most=8)
+
+    run("finished")
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "_export", lambda ttt, out: (_ for _ in ()).throw(InterruptedError))
+        with pytest.raises(InterruptedError):
+            run("begun")
+    swapped = [LINES[0], *TRAIN[1:]], [TRAIN[0], *LINES[1:]]
+    for out in ("finished", "begun"):
+        for train, validation in ((TRAIN[::-1], LINES), (TRAIN, LINES[::-1]), swapped):
+            with pytest.raises(ParameterError, match="other SHA-256 of all texts; give another folder"):
+                run(out, train, validation)
+    assert run("begun")["curve"] == run("finished")["curve"]
+
+
+def test_a_repair_that_diverges_ends_with_the_weights_from_before(folder, tmp_path):
+    ttt = TTT(load_model(folder, threads=1), switches=Switches(learning_rate=1e30, max_chunks=1))
+    found = repair(ttt, TRAIN, LINES, tmp_path / "out", every=2, patience=2, most=16)
+    bits = [each for *_, each in found["curve"]]
+    assert found["end"] == "flat" and bits[0] > 0 and bits[1:] == [None, None]
+    assert load_model(tmp_path / "out" / "model").weight_hash() == ttt.lm.weight_hash()
+    assert repair(ttt, TRAIN, LINES, tmp_path / "out", every=2, patience=2, most=16) == found
+
+
 def test_a_flat_curve_ends_it():
     assert not room._flat([(0, 0, 2.0), (8, 8, 1.5), (16, 16, 1.4)], 2)
     assert room._flat([(0, 0, 2.0), (8, 8, 1.4), (16, 16, 1.5), (24, 24, 1.4)], 2)

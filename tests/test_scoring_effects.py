@@ -2,16 +2,21 @@
 
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 from nats_rows import rows
+from test_retrieval import documents
+from tiny import tiny_gpt2
 
-from tttnn import load_model, open_corpus
-from tttnn.analysis import scoring_effects
+from tttnn import TTT, Switches, load_model, open_corpus, open_retriever
+from tttnn.analysis import archive, dear_tokens, deflate, scoring_effects
 from tttnn.analysis.archive import archived
 from tttnn.corpus import Document, write_jsonl
+from tttnn.experiment import draw_documents, run, run_facts
+from tttnn.files import read_json, write_json
 from tttnn.rows import RowsError
 
 
@@ -84,3 +89,58 @@ def test_ways_are_not_archived_beside_another_corpus(tmp_path):
     write_jsonl(tmp_path / "a.train.jsonl", [Document("other text")])
     with pytest.raises(RowsError, match="made on another corpus than"):
         scoring_effects.keep(RUN, load_model(MODEL), open_corpus(tmp_path), 1 / 3)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A corpus of short and long documents, a model, and its run on the short ones."""
+    place = tmp_path_factory.mktemp("ways")
+    for split, seed, count in (("train", 1, 12), ("test", 2, 6)):
+        several = list(documents("letters", count, seed))
+        long = [Document(each.text * 3, each.meta) for each in several]
+        write_jsonl(place / "corpus" / f"letters.{split}.jsonl", [*long, *several])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TTTNN_HOME", str(place / "home"))
+        corpus, lm = open_corpus(place / "corpus"), load_model(tiny_gpt2(place / "gpt2"), threads=1)
+        facts = run_facts(corpus, open_retriever(corpus), per_domain=2, split="test", max_bytes=300, seed=3)
+        loop = TTT(lm, open_retriever(corpus), Switches(learning_rate=1e-3, max_length=16))
+        run(loop, draw_documents(corpus, 2, 3, max_bytes=300), [0, 1], place / "archive" / "mine" / lm.name, facts)
+        for module in (archive, scoring_effects, dear_tokens):
+            patch.setattr(module, "FOLDER", place / "archive")
+        yield corpus, lm, place
+
+
+def test_what_is_kept_beside_a_run_is_of_its_documents(kept):
+    corpus, lm, place = kept
+    rows = archived("mine", lm.name).rows
+    asked = sorted(rows[["domain", "document"]].drop_duplicates().values.tolist())
+    scoring_effects.keep("mine", lm, corpus, 0.5)
+    ways = scoring_effects.archived_ways("mine", lm.name)
+    assert sorted(ways[["domain", "document"]].values.tolist()) == asked
+    first = rows[rows["k"] == 0].set_index("document")["nats"]
+    assert (ways.set_index("document")["bits_before"] * math.log(2)).to_dict() == pytest.approx(first.to_dict())
+    dear_tokens.keep("mine", lm, corpus)
+    assert sorted(row[1:3] for row in read_json(place / "archive/mine/dear_tokens.json")[lm.name]["documents"]) == asked
+    assert sorted(row[:2] for row in deflate.measure(corpus, 2, 3, max_bytes=300)["documents"]) == asked
+
+
+def test_other_weights_settings_or_ways_are_not_kept_beside_a_run(kept, tmp_path):
+    corpus, lm, place = kept
+    scoring_effects.keep("mine", lm, corpus, 0.5)
+    with pytest.raises(RowsError, match="holds gpt2 with other entries"):
+        scoring_effects.keep("mine", lm, corpus, 0.25)
+    other = load_model(tiny_gpt2(tmp_path / "gpt2", seed=7), threads=1)
+    for keep in (dear_tokens.keep, partial(scoring_effects.keep, share=0.5)):
+        with pytest.raises(RowsError, match="made with other weights of gpt2"):
+            keep("mine", other, corpus)
+    path = place / "archive" / "mine" / lm.name / "run.json"
+    facts = read_json(path)
+    drawn = facts["settings"]["retriever"] | {"strategy": "random", "seed": 1}
+    for change, message in (
+        ({"ks": [0, 2]}, "with other k;"), ({"retriever": drawn}, "by strategy 'random'"),
+        ({"method": "unigram"}, "by method 'unigram'"),
+    ):  # fmt: skip
+        write_json(path, facts | {"settings": facts["settings"] | change})
+        with pytest.raises(RowsError, match=message):
+            scoring_effects.keep("mine", lm, corpus, 0.5)
+    write_json(path, facts)

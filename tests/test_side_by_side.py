@@ -5,12 +5,15 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tttnn.analysis.archive import archived
 from tttnn.analysis.side_by_side import side_by_side
 from tttnn.analysis.statistics import ends
+from tttnn.analysis.variant_effects import archived_variants, variant_models
 from tttnn.errors import ParameterError
+from tttnn.files import write_json
 from tttnn.report.compare_page import compare_page
 from tttnn.rows import RowsError
 
@@ -51,6 +54,48 @@ def test_the_command_writes_one_page_and_json(tmp_path):
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<svg" in page and "<script" not in page and "In pairs" in page
     assert json.loads(done.stdout)["pairs"][0]["run"] == f"real/random: {MODEL}"
+
+
+HUB = "EleutherAI/gpt-neo-1.3B"
+
+
+def own_run(folder, after=1.0, model=HUB):
+    """A finished run of one's own with two documents."""
+    write_json(folder / "run.json", {"settings": {"model": model}, "about": {"corpus": "c"}})
+    rows = [
+        {"model": model, "domain": "letters", "document": document, "k": k, "nats": nats}
+        for document in (0, 1) for k, nats in ((0, 2.0), (1, after))
+    ]  # fmt: skip
+    pd.DataFrame(rows).assign(bytes=9, words=2, steps=0, failure="").to_parquet(folder / "rows.parquet")
+
+
+def test_variants_of_a_hub_s_model_are_found(tmp_path):
+    for variant in ("nearest", "rate-2"):
+        own_run(tmp_path / "v" / variant / HUB)
+    (tmp_path / "v" / "plots").mkdir()
+    assert archived_variants(str(tmp_path / "v"), HUB)["variant"].unique().tolist() == ["nearest", "rate-2"]
+    assert variant_models(str(tmp_path / "v")) == [HUB]
+    assert side_by_side([tmp_path / "v"]).table["run"].tolist() == [f"v/nearest: {HUB}", f"v/rate-2: {HUB}"]
+
+
+def test_the_rates_of_a_sweep_are_lines(tmp_path):
+    for rate in ("1e-05", "0.001"):
+        own_run(tmp_path / "s" / f"lr-{rate}")
+    assert side_by_side([tmp_path / "s"]).table["run"].tolist() == [f"s/lr-0.001: {HUB}", f"s/lr-1e-05: {HUB}"]
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own_run(tmp_path / "a" / "nearest")
+    own_run(tmp_path / "b" / "nearest", after=0.5)
+    own_run(tmp_path / "b" / "random", after=1.5)
+    found = side_by_side(["a/nearest", "b/nearest", "b/random"])
+    assert found.table[["run", "ratio"]].values.tolist() == [
+        [f"a/nearest: {HUB}", 0.5], [f"b/nearest: {HUB}", 0.25], [f"random: {HUB}", 0.75],
+    ]  # fmt: skip
+    for twice in (["a/nearest", tmp_path / "b" / ".." / "a" / "nearest"], ["b", "b/random"]):
+        with pytest.raises(ParameterError, match="is there twice; give each run once"):
+            side_by_side(twice)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from tttnn.analysis.statistics import (
     jackknife,
     resampled_sums,
 )
+from tttnn.rows import RowsError
 
 
 def rows(before, after, sizes):
@@ -39,6 +40,17 @@ def test_corpus_value_weights_documents_by_their_bytes():
     assert table["better"] == 0.5
     assert table["byte_perplexity_before"] == pytest.approx(math.exp(110 / 1010))
     assert table["word_perplexity_after"] == pytest.approx(math.exp(62 / 202))
+
+
+def test_rows_without_a_score_before_or_with_two_are_refused():
+    good = rows([100.0, 10.0], [50.0, 12.0], [1000, 10])
+    for without in (good[good["k"] != 0], good.drop(good[(good["document"] == 1) & (good["k"] == 0)].index)):
+        with pytest.raises(RowsError, match=r"model m domain d document [01] was scored at k = 2 and not at 0"):
+            before_after(without, 2)
+    for refuse in (before_after, ends):
+        with pytest.raises(RowsError, match=r"domain d document 0 has two scores at k = 0; give rows of one"):
+            refuse(pd.concat([good, good]), 2)
+    assert before_after(good.assign(nats=good["nats"].where(good["k"] == 0)), 2)["documents"].tolist() == [0]
 
 
 def test_interval_is_paired():

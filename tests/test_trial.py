@@ -205,6 +205,18 @@ def words(place, out, *more):
     return [*map(str, [*line, "--out", out, "--documents", 8]), *more]
 
 
+def test_a_trial_that_diverges_ends_with_its_page(place, tmp_path):
+    line = [*words(place, tmp_path / "out", "--minutes", "0.5"), "--json"]
+    line[line.index("1e-3")] = "1e30"
+    done = called(*line, home=place / "home")
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert answer["verdict"] == NO and answer["ratio"] == {"value": None, "low": None, "high": None}
+    assert read_json(tmp_path / "out" / "advice.json") == answer
+    assert Path(answer["page"]).is_file() and called("compare", tmp_path / "out", "--out", tmp_path / "c.html",
+                                                     "--json", home=place / "home").returncode == 0  # fmt: skip
+
+
 # The same command, each document of which takes a while: on a quick machine all would be done before it is interrupted.
 SLOWED = """
 import time

@@ -124,12 +124,13 @@ def fetch(names: Annotated[list[str] | None, typer.Argument(help="Of weights; de
 def corpus(
     name: Annotated[str, typer.Argument(help="'wheels', a folder or file, or hf:owner/name.")] = "wheels",
     skip_bad: SkipBad = False, text_key: TextKey = "text", domain_key: DomainKey = None,
+    held_out: HeldOut = None,
 ) -> None:  # fmt: skip
     """Build or open a corpus and show its domains."""
     from tttnn.corpus import open_corpus
     from tttnn.retrieval import corpus_fingerprint
 
-    opened = open_corpus(name, skip_bad, text_key, domain_key)
+    opened = open_corpus(name, skip_bad, text_key, domain_key, held_out=held_out)
     for domain, by_split in opened.sizes().items():
         documents, size = (sum(counts) for counts in zip(*by_split.values(), strict=True))
         typer.echo(f"{domain:20s} {documents:8,d} documents {size:14,d} bytes")
@@ -139,7 +140,7 @@ def corpus(
 @index.command()
 def build(
     corpus: Corpus = "wheels", embedder: Embedder = "lexical",
-    text_key: TextKey = "text", domain_key: DomainKey = None,
+    text_key: TextKey = "text", domain_key: DomainKey = None, held_out: HeldOut = None,
     kind: Annotated[str, typer.Option(help="Kind of index; 'auto' chooses by the number of documents.")] = "auto",
     skip_bad: SkipBad = False, device: Device = "cpu", embedder_type: EmbedderType = "float32",
     batch_tokens: Annotated[int, typer.Option(help="Tokens that it embeds at once, padding included.")] = 8192,
@@ -150,7 +151,7 @@ def build(
     from tttnn.ray_cluster import cluster as connected
     from tttnn.retrieval import open_retriever
 
-    opened = open_corpus(corpus, skip_bad, text_key, domain_key)
+    opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
     with connected(cluster, workers) if cluster else nullcontext():
         retriever = open_retriever(
             opened, embedder, kind=kind, device=device, workers=workers if cluster else None, dtype=embedder_type,
@@ -204,12 +205,12 @@ def plan(
 def build_experts(
     clusters: Annotated[int, typer.Option(help="Of the training documents: an expert each.")],
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
-    text_key: TextKey = "text", domain_key: DomainKey = None,
+    text_key: TextKey = "text", domain_key: DomainKey = None, held_out: HeldOut = None,
     lora: Annotated[int, typer.Option(help="Rank of the experts' adapters.")] = 8,
     documents: Annotated[int, typer.Option(help="Most documents an expert is trained on; 0: all.")] = 0,
     learning_rate: Rate = None, rate: Annotated[float, typer.Option(help="Times that, or the model's own.")] = 1.0,
     max_chunks: MaxChunks = None, precision: Precision = "float32", seed: Seed = 1216, skip_bad: SkipBad = False,
-    threads: Threads = None, device: Device = "cpu",
+    threads: Threads = None, device: Device = "cpu", embedder_type: EmbedderType = "float32",
 ) -> None:  # fmt: skip
     """Cluster a corpus and train an expert on each cluster, once; resumable."""
     from dataclasses import replace
@@ -222,8 +223,8 @@ def build_experts(
 
     method = TTMM(clusters, documents=documents)
     switches = Switches(learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, lora=lora, seed=seed)
-    opened = open_corpus(corpus, skip_bad, text_key, domain_key)
-    ttt = _loop(model, opened, embedder, switches, threads, device)
+    opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
+    ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type)
     if rate != 1:
         base = learning_rate or ttt.lm.settings.learning_rate
         ttt.switches = replace(switches, learning_rate=rate * base)
@@ -236,7 +237,7 @@ def build_experts(
 def evaluate(
     file: Annotated[Path, typer.Argument(help="UTF-8 text to evaluate.")],
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
-    text_key: TextKey = "text", domain_key: DomainKey = None,
+    text_key: TextKey = "text", domain_key: DomainKey = None, held_out: HeldOut = None,
     k: Annotated[int, typer.Option(help="Neighbours to train on.")] = 20,
     learning_rate: Rate = None, max_chunks: MaxChunks = None, precision: Precision = "float32", prefix: Prefix = None,
     strategy: Strategy = "nearest", seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None,
@@ -254,7 +255,7 @@ def evaluate(
     switches = Switches(
         prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, seed=asked.seed
     )
-    opened = open_corpus(corpus, skip_bad, text_key, domain_key)
+    opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
     ttt = _loop(model, opened, embedder, switches, threads, device, asked.strategy, embedder_type)
     result = ttt.evaluate(text, k)
     before, after = result.before.bits_per_byte, result.after.bits_per_byte
@@ -315,9 +316,9 @@ def run(
         vocabulary=vocabulary, precision=precision, weights=weights, ranks=ranks, lora=lora, train=train,
         loss=loss, reuse=reuse, pace=pace, seed=asked.seed, scoring=scoring,
     )  # fmt: skip
-    at_once = check_together(switches, 1 if cluster else documents_at_once)
+    at_once = check_together(switches, documents_at_once, cluster)
     out = asked.check_folder(out, switches)
-    opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out or 0.1)
+    opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
     documents = asked.draw(opened)
 
     def make() -> TTT:
@@ -349,7 +350,7 @@ def try_(
     documents: Annotated[int, typer.Option(help="Most documents.")] = 60,
     learning_rate: Rate = None, split: Split = "test", seed: Seed = 1216, skip_bad: SkipBad = False,
     text_key: TextKey = "text", domain_key: DomainKey = None, held_out: HeldOut = None, threads: Threads = None,
-    device: Device = "cpu", as_json: AsJson = False,
+    device: Device = "cpu", embedder_type: EmbedderType = "float32", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Find out in a few minutes whether neighbours are worth it for documents of one's own: one page, one answer."""
     from tttnn.studies.trial_plan import Budget
@@ -364,7 +365,7 @@ def try_(
 
     asked = Request(
         corpus, model, embedder, minutes, k, documents, learning_rate, split, seed, threads, device, skip_bad, text_key,
-        domain_key, held_out,
+        domain_key, held_out, embedder_type,
     )  # fmt: skip
     place = check_writable(out or asked.folder())
     trial = run_trial(asked, asked.open(), place, budget, partial(typer.echo, err=True))
@@ -377,7 +378,7 @@ def try_(
 
 @app.command()
 def compare(
-    runs: Annotated[list[str], typer.Argument(help="Folders of rows, or names of archived runs.")],
+    runs: Annotated[list[str], typer.Argument(help="Folders of rows, which go first, or names of archived runs.")],
     out: Annotated[Path, typer.Option(help="The page.")] = Path("compare.html"),
     k: Annotated[int | None, typer.Option(help="Neighbours; default: the most that all were scored at.")] = None,
     as_json: AsJson = False,
@@ -396,13 +397,14 @@ def compare(
 @app.command()
 def cost(
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
-    text_key: TextKey = "text", domain_key: DomainKey = None,
+    text_key: TextKey = "text", domain_key: DomainKey = None, held_out: HeldOut = None,
     domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Documents per domain that the run is to have.")] = 30,
     sample: Annotated[int, typer.Option(help="The first so many of them, per domain, are counted.")] = 3,
     max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,2,3,5,7,10,15,20",
     max_chunks: MaxChunks = None, precision: Precision = "float32", prefix: Prefix = None, lora: Lora = None,
     seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
+    embedder_type: EmbedderType = "float32",
 ) -> None:  # fmt: skip
     """Estimate hours and memory of a run on this machine; nothing is trained on the documents counted."""
     from collections import Counter
@@ -422,9 +424,9 @@ def cost(
     sample = int(number("sample", sample, least=1))
     switches = Switches(prefix=prefix, max_chunks=max_chunks, precision=precision, lora=lora, seed=asked.seed)
     busy = cpu_percent(1)  # this process sleeps meanwhile
-    opened = open_corpus(corpus, skip_bad, text_key, domain_key)
+    opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
     documents = asked.draw(opened)
-    ttt = _loop(model, opened, embedder, switches, threads, device)
+    ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type)
     check_run(ttt.lm, ttt.retriever, switches, asked.ks)
     by_domain = groupby(documents, key=lambda document: document.domain)
     work = count_work(ttt, [document for _, own in by_domain for document in islice(own, sample)], max(asked.ks))
@@ -444,12 +446,13 @@ def variants(
     out: Annotated[Path, typer.Option(help="Folder for rows, one below it for each variant and model; continues.")],
     names: Annotated[list[str] | None, typer.Argument(help="Of variants; default: all that need no experts.")] = None,
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
-    text_key: TextKey = "text", domain_key: DomainKey = None,
+    text_key: TextKey = "text", domain_key: DomainKey = None, held_out: HeldOut = None,
     domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Documents drawn per domain.")] = 10,
     max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,5,20", max_chunks: MaxChunks = 1,
     learning_rate: Rate = None, precision: Precision = "float32", prefix: Prefix = None, seed: Seed = 1216,
     skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
+    embedder_type: EmbedderType = "float32",
 ) -> None:  # fmt: skip
     """Evaluate test documents in named ways: controls, baselines and quirks of the published code.
 
@@ -466,9 +469,9 @@ def variants(
     switches = Switches(
         learning_rate=learning_rate, prefix=prefix, max_chunks=max_chunks, precision=precision, seed=asked.seed
     )
-    out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key)
+    out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
     documents = asked.draw(opened)
-    ttt = _loop(model, opened, embedder, switches, threads, device)
+    ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type)
     _announce(ttt, documents, asked.ks, out, len(chosen))
     rows = run_variants(ttt, documents, asked.ks, chosen, out, run_facts(opened, ttt.need_retriever(), **asked.drawn))
     failed = rows[rows["failure"] != ""].groupby("variant").size()
@@ -479,11 +482,12 @@ def variants(
 def sweep(
     out: Annotated[Path, typer.Option(help="Folder for rows; the same call continues there.")],
     model: Model = "gpt2-xs-general", corpus: Corpus = "wheels", embedder: Embedder = "lexical",
-    text_key: TextKey = "text", domain_key: DomainKey = None,
+    text_key: TextKey = "text", domain_key: DomainKey = None, held_out: HeldOut = None,
     rates: Annotated[str, typer.Option(help="Learning rates, comma-separated.")] = "1e-4,2e-4,5e-4,1e-3,2e-3",
     per_domain: Annotated[int, typer.Option(help="Validation documents drawn per domain.")] = 3,
     max_bytes: MaxBytes = 6000, ks: Ks = "0,1,5,20", max_chunks: MaxChunks = None, prefix: Prefix = None,
     seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
+    embedder_type: EmbedderType = "float32",
     card: Annotated[bool, typer.Option("--card", help="Write sweep.json and the table of the model's card.")] = False,
 ) -> None:  # fmt: skip
     """Compare test-time learning rates on validation documents."""
@@ -498,9 +502,10 @@ def sweep(
 
     asked, compared = Asked(places_with_zero(ks), per_domain, seed, "val", max_bytes), checked_rates(rates)
     folder = _card_folder(model) if card else None
-    out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key)
+    out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
     documents = asked.draw(opened)
-    ttt = _loop(model, opened, embedder, Switches(prefix=prefix, max_chunks=max_chunks), threads, device)
+    switches = Switches(prefix=prefix, max_chunks=max_chunks, seed=asked.seed)
+    ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type)
     _announce(ttt, documents, asked.ks, out, len(compared))
     table = compare(ttt, documents, compared, asked.ks, out, run_facts(opened, ttt.need_retriever(), **asked.drawn))
     typer.echo(table.pivot(index="learning_rate", columns="k", values="ratio").to_string(float_format="%.4f"))
@@ -554,7 +559,7 @@ def repair(
     switches = Switches(learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, seed=seed)
     ttt = TTT(load_model(model, device, threads), None, switches)
     found = train_until_flat(ttt, texts, others, out, every=every, most=most)
-    bits = [look[-1] for look in found["curve"]]
+    bits = [look[-1] for look in found["curve"] if look[-1] is not None]  # missing where it diverged
     typer.echo(f"bits/byte {bits[0]:.4f} -> {min(bits):.4f} ({found['end']}): {out / 'model'}")
 
 
@@ -614,10 +619,12 @@ def _card_folder(model: str) -> Path:
 
 
 def _tell(values: dict[str, Any], words: str, as_json: bool) -> None:
-    """Write a result to stdout: in words, or as one JSON object."""
+    """Write a result to stdout: in words, or as one JSON object, in which a number that is none is null."""
     import json
 
-    typer.echo(json.dumps(values, ensure_ascii=False, allow_nan=False) if as_json else words)
+    from tttnn.files import finite
+
+    typer.echo(json.dumps(finite(values), ensure_ascii=False, allow_nan=False) if as_json else words)
 
 
 def _announce(ttt: TTT, documents: Sequence[Any], ks: Sequence[int], out: Path, times: int = 1) -> None:

@@ -42,9 +42,17 @@ ALONE = (
 Stack = dict[str, Tensor]  # name of a weight -> it for each document, (documents, ...)
 
 
-def check_together(switches: Switches, at_once: int) -> int:
-    """Return how many documents are adapted at once; raise ParameterError where a switch needs one for itself."""
+def check_together(switches: Switches, at_once: int, cluster: str | None = None) -> int:
+    """Return how many documents are adapted at once; raise ParameterError where that must be one.
+
+    It must where a switch needs a document for itself, and on a cluster, whose workers take one each.
+    """
     at_once = int(number("documents_at_once", at_once, least=1, whole=True))
+    if cluster and at_once > 1:
+        raise ParameterError(
+            f"documents_at_once={at_once} and cluster={cluster!r}: a worker adapts one document at a time; give one of "
+            "the two"
+        )
     asked = [name for name in ALONE if getattr(switches, name)] + ["weights"] * (switches.weights != "float32")
     if asked and at_once > 1:
         raise ParameterError(f"documents_at_once={at_once} and {asked[0]}: give documents_at_once=1 with it")

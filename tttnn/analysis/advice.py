@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tttnn.analysis.archive import archived, archived_models
+from tttnn.analysis.archive import FOLDER, archived, archived_models
 from tttnn.analysis.controls import copying
 from tttnn.analysis.statistics import Interval, curve, ends, exponential, few_ratio, jackknife
+from tttnn.files import finite
 from tttnn.rows import RowsError
 from tttnn.studies.trial_plan import LEAST, NEAREST, RATES, most_neighbours
 
@@ -108,15 +109,14 @@ class Advice:
 def json_values(value: Any) -> Any:
     """JSON values of tables, intervals and numbers; what is missing or infinite is None."""
     if isinstance(value, Interval):
-        return {"value": value.value, "low": json_values(value.low), "high": json_values(value.high)}
+        return {name: json_values(getattr(value, name)) for name in ("value", "low", "high")}
     if hasattr(value, "to_dict"):
-        return [{name: json_values(each) for name, each in row.items()} for row in value.to_dict("records")]
+        return json_values(value.to_dict("records"))
     if isinstance(value, (list, tuple)):
         return [json_values(each) for each in value]
     if isinstance(value, dict):
         return {name: json_values(each) for name, each in value.items()}
-    value = value.item() if isinstance(value, np.generic) else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite(value.item() if isinstance(value, np.generic) else value)
 
 
 def advise(trial: Trial) -> Advice:
@@ -251,7 +251,7 @@ def _with_longest(rows: pd.DataFrame, k: int) -> pd.DataFrame:
 
 
 def _curve(near: pd.DataFrame) -> pd.DataFrame:
-    """Pooled values at each scored k, of the documents scored everywhere."""
+    """Pooled values at each k, of the documents scored there; its interval is of those scored at 0, too."""
     table = curve(near).sort_values("k")[["k", "bits_per_byte", "ratio"]]
     spans = [ends(near, int(k)) if k else None for k in table["k"]]
     found = [Interval(1, 1, 1) if span is None else few_ratio(span["before"], span["after"]) for span in spans]
@@ -362,9 +362,9 @@ def _cost(trial: Trial, near: pd.DataFrame, k: int) -> dict[str, Any]:
 def _on_gpu(model: str, trained: float, scored: float) -> dict[str, Any] | None:
     """Seconds of a document with so many trained and scored tokens, from archived rows of the model on a GPU."""
     for run in GPU_RUNS:
-        if model not in archived_models(run):
+        if model not in archived_models(FOLDER / run):
             continue
-        found = archived(run, model)
+        found = archived(FOLDER / run, model)
         rows = found.rows[found.rows["failure"] == ""]
         done, scores = rows[rows["train_tokens"] > 0], rows[rows["nats"].notna()]
         train = done["train_seconds"].sum() / done["train_tokens"].sum()

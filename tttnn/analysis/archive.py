@@ -1,13 +1,15 @@
 """Archived runs: result rows too costly for a live chapter, kept in the package with their provenance.
 
 A run has a folder, and in it one folder for each model with its rows and where they come from: what
-``python -m tttnn run --out <run>/<model>`` writes. A folder of one's own is read like an archived one.
+``python -m tttnn run --out <run>/<model>`` writes. A folder of one's own is read like an archived one, and goes before
+one of the same name: see :func:`place_of`.
 
 :func:`keep` puts a run there. It may be unfinished: what it has so far is shown, and called again it adds the rest.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,14 +17,44 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.analysis.published import PILE_SETS
-from tttnn.files import read_json, write_json, writing
+from tttnn.files import expand, read_json, write_json, writing
 from tttnn.models.model_registry import find_entry
 from tttnn.rows import JOURNAL, TABLE, RowsError, read_journal, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from tttnn.corpus import Corpus
+    from tttnn.models import LanguageModel
+
 FOLDER = Path(__file__).parent / "archive"
+
+log = logging.getLogger(__name__)
+
+
+def place_of(run: str | Path) -> Path:
+    """The folder of a run: one's own of that name, if there are runs in it, and otherwise an archived one.
+
+    A folder of one's own that has the name of an archived run, such as ``variants`` in the folder where one works, is
+    taken, and a warning says so.
+
+    Parameters
+    ----------
+    run : str or Path
+        Name of an archived run, or a folder; ``~`` is home.
+
+    Returns
+    -------
+    Path
+        Absolute, so that whatever lies below it is read from the same place. It need not exist.
+    """
+    own, kept = Path(expand(run)).absolute(), FOLDER / expand(run)
+    if kept == own or not kept.is_dir():
+        return own
+    if next(own.glob("**/run.json"), None) is None:
+        return kept
+    log.warning("%s: read from %s, and not from the archived run of this name", run, own)
+    return own
 
 
 @dataclass(frozen=True)
@@ -88,13 +120,13 @@ class Archive:
         }
 
 
-def archived(run: str, model: str) -> Archive:
+def archived(run: str | Path, model: str) -> Archive:
     """Open the archived rows of one model; domains that bear the Pile's names get ours.
 
     Parameters
     ----------
-    run : str
-        Name of the run, for example ``seven-domains``, or a folder of runs of one's own.
+    run : str or Path
+        Name of the run, for example ``seven-domains``, or a folder of runs of one's own; see :func:`place_of`.
     model : str
         Name of the model, one of :func:`archived_models`.
 
@@ -105,12 +137,12 @@ def archived(run: str, model: str) -> Archive:
     """
     folders = _folders(run)
     if model not in folders:
-        raise RowsError(f"no archived rows of {model!r} in {run!r}: there are {', '.join(archived_models(run))}")
+        raise RowsError(f"no archived rows of {model!r} in {str(run)!r}: there are {', '.join(archived_models(run))}")
     rows = read_rows(folders[model]).replace({"domain": PILE_SETS, "neighbour_domain": PILE_SETS})
     return Archive(rows, read_json(folders[model] / "run.json"))
 
 
-def archived_models(run: str) -> list[str]:
+def archived_models(run: str | Path) -> list[str]:
     """Names of the models of an archived run: fewest weights first, models outside the registry last.
 
     Raises
@@ -121,7 +153,7 @@ def archived_models(run: str) -> list[str]:
     return sorted(_folders(run), key=lambda name: (find_entry(name).parameters or math.inf, name))
 
 
-def archived_rows(run: str) -> pd.DataFrame:
+def archived_rows(run: str | Path) -> pd.DataFrame:
     """The rows of all models of an archived run in one frame, in the order of :func:`archived_models`.
 
     Raises
@@ -181,6 +213,30 @@ def keep(folders: Sequence[str | Path], run: str) -> Path:
     return place
 
 
+def check_made_with(run: str, lm: LanguageModel, corpus: Corpus) -> dict[str, Any]:
+    """Return the facts of a model's archived run if it was made with these weights, on this corpus.
+
+    Raises
+    ------
+    RowsError
+        If it was made with others, so that nothing measured now belongs beside its rows.
+    """
+    from tttnn.retrieval import corpus_fingerprint
+
+    facts: dict[str, Any] = read_json(FOLDER / run / lm.name / "run.json")
+    if corpus_fingerprint(corpus) != facts["about"]["corpus"]["fingerprint"]:
+        raise RowsError(f"{run}: made on another corpus than {corpus.name}; give the one it was made on")
+    if lm.weight_hash() != facts["settings"]["weights"]:
+        raise RowsError(f"{run}: made with other weights of {lm.name}; give those it was made with")
+    return facts
+
+
+def strategy_of(facts: dict[str, Any]) -> str:
+    """The strategy by which a run chose its neighbours."""
+    retriever = _stated(facts["settings"]).get("retriever")
+    return str(retriever.get("strategy", "nearest")) if isinstance(retriever, dict) else "nearest"
+
+
 def _rows_so_far(folder: Path) -> pd.DataFrame:
     return read_journal(folder) if (folder / JOURNAL).is_file() else read_rows(folder)
 
@@ -224,16 +280,15 @@ def _calls(facts: dict[str, Any]) -> list[dict[str, Any]]:
     return [call for part in facts.get("parts") or [facts] for call in part.get("calls") or [part["about"]]]
 
 
-def _folders(run: str) -> dict[str, Path]:
+def _folders(run: str | Path) -> dict[str, Path]:
     """The folder of each model's run."""
-    place = FOLDER / run
     folders: dict[str, Path] = {}
-    for path in sorted((place if place.is_dir() else Path(run)).glob("**/run.json")):
+    for path in sorted(place_of(run).glob("**/run.json")):
         model = read_json(path)["settings"]["model"]
         if model in folders:
             raise RowsError(f"{run}: {folders[model]} and {path.parent} are both runs of {model}; keep one there")
         folders[model] = path.parent
     if not folders:
         known = ", ".join(sorted(path.name for path in FOLDER.iterdir()))
-        raise RowsError(f"no archived run {run!r}: there are {known or 'none'}; a folder must hold run.json files")
+        raise RowsError(f"no archived run {str(run)!r}: there are {known or 'none'}; a folder must hold run.json files")
     return folders

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from tttnn.analysis.archive import archived
+from tttnn.analysis.archive import FOLDER, archived
 from tttnn.analysis.timings import bench_rows
 from tttnn.errors import ParameterError
 from tttnn.index.build import SHARD_ROWS
@@ -151,7 +151,7 @@ def _measured(file: str, capability: str) -> dict[str, Mapping[str, Any]]:
 def bytes_per_token(model: str) -> float:
     """Bytes of a token over the archived documents; of a model without rows, those of the pre-trained one."""
     run, name = (TOKENIZED[model], model) if model in TOKENIZED else OTHERS
-    rows: pd.DataFrame = archived(run, name).rows
+    rows: pd.DataFrame = archived(FOLDER / run, name).rows
     first = rows[(rows["k"] == 0) & rows["tokens"].notna()]
     return float(first["bytes"].sum() / first["tokens"].sum())
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from tttnn.analysis.archive import FOLDER
+from tttnn.analysis.archive import FOLDER, check_made_with
 from tttnn.files import read_json, write_json
 from tttnn.studies.dear_tokens import COLUMNS, measure
 
@@ -29,11 +29,17 @@ def keep(run: str, lm: LanguageModel, corpus: Corpus) -> None:
     For maintainers, in a checkout: ``python -c "from tttnn import load_model, open_corpus; from
     tttnn.analysis.dear_tokens import keep; keep('seven-domains', load_model('gpt2-xs-general'),
     open_corpus('folder/of/the/corpus'))"``.
+
+    Raises
+    ------
+    RowsError
+        If the run was made on another corpus, or with other weights.
     """
-    drawn = read_json(FOLDER / run / lm.name / "run.json")["about"]["drawn"]
+    drawn = check_made_with(run, lm, corpus)["about"]["drawn"]
     path = FOLDER / run / FILE
     known = read_json(path) if path.is_file() else {}
-    write_json(path, known | {lm.name: measure(lm, corpus, drawn["per_domain"], drawn["seed"], drawn["split"])})
+    how = drawn["per_domain"], drawn["seed"], drawn["split"], drawn.get("max_bytes")
+    write_json(path, known | {lm.name: measure(lm, corpus, *how)})
 
 
 def dear_shares(run: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tttnn.analysis.archive import FOLDER
+from tttnn.analysis.archive import place_of
 from tttnn.corpus.deflate import LEVEL, deflated
 from tttnn.files import read_json
 
@@ -23,12 +23,14 @@ FILE = "deflate.json"
 COLUMNS = ("domain", "document", "bytes", "deflated")
 
 
-def measure(corpus: Corpus, per_domain: int, seed: int, split: str = "test") -> dict[str, Any]:
+def measure(
+    corpus: Corpus, per_domain: int, seed: int, split: str = "test", max_bytes: int | None = None
+) -> dict[str, Any]:
     """What an archived run keeps about deflate, since a corpus's text is not in the package.
 
     Parameters
     ----------
-    corpus, per_domain, seed, split
+    corpus, per_domain, seed, split, max_bytes
         As the run's documents were drawn: see :func:`~tttnn.experiment.drawing.draw_documents`.
 
     Returns
@@ -38,10 +40,10 @@ def measure(corpus: Corpus, per_domain: int, seed: int, split: str = "test") -> 
     """
     from tttnn.experiment import draw_documents
 
-    drawn = draw_documents(corpus, per_domain, seed, split)
+    drawn = draw_documents(corpus, per_domain, seed, split, max_bytes)
     return {
         "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
-        "drawn": {"per_domain": per_domain, "split": split, "seed": seed},
+        "drawn": {"per_domain": per_domain, "split": split, "max_bytes": max_bytes, "seed": seed},
         "compressor": f"deflate, level {LEVEL}, one document at a time (zlib {zlib.ZLIB_RUNTIME_VERSION})",
         "documents": [[d.domain, d.number, len(d.text.encode()), deflated(d.text)] for d in drawn],
     }
@@ -57,7 +59,7 @@ def archived_deflate(run: str) -> pd.DataFrame | None:
     """
     import pandas as pd
 
-    path = FOLDER / run / FILE
+    path = place_of(run) / FILE
     return pd.DataFrame(read_json(path)["documents"], columns=COLUMNS) if path.is_file() else None
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tttnn import operations
-from tttnn.analysis.archive import archived
+from tttnn.analysis.archive import archived, place_of
 from tttnn.analysis.controls import MEAN, mean_ratios
 from tttnn.analysis.statistics import Interval, interval, resampled_sums
 from tttnn.analysis.variant_effects import KEY, archived_variants
@@ -93,7 +93,7 @@ def method_costs(run: str, model: str, methods: Mapping[str, str], served: int |
     parts = []
     for method, variant in methods.items():
         try:
-            found = archived(f"{run}/{variant}", model)
+            found = archived(place_of(run) / variant, model)
         except RowsError:
             continue
         parts.append(_spent(found.rows, found.facts, served).assign(method=method))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tttnn.analysis.advice import full_run
-from tttnn.analysis.archive import archived
+from tttnn.analysis.archive import FOLDER, archived
 from tttnn.analysis.statistics import bootstrap_ratio, ends, few_ratio
 from tttnn.studies.trial_plan import PLACES
 
@@ -43,7 +43,7 @@ def hindsight(
 
     made = []
     for model in models:
-        trials, whole = archived(TRIALS, model).rows, ends(archived(FULL, model).rows, max(PLACES))
+        trials, whole = archived(FOLDER / TRIALS, model).rows, ends(archived(FOLDER / FULL, model).rows, max(PLACES))
         for domain, part in whole.groupby("domain"):
             truth, rows = float(part["after"].sum() / part["before"].sum()), trials[trials["domain"] == domain]
             rows = rows.assign(nats=rows["nats"].where(rows["k"].isin(PLACES)))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tttnn.analysis.archive import FOLDER
+from tttnn.analysis.archive import FOLDER, check_made_with, place_of, strategy_of
 from tttnn.analysis.statistics import ends, interval, resampled_sums
 from tttnn.files import read_json, write_json
 from tttnn.rows import RowsError
@@ -47,25 +47,30 @@ def keep(run: str, lm: LanguageModel, corpus: Corpus, share: float, domains: Seq
     Raises
     ------
     RowsError
-        If the run was made on another corpus.
+        If the run was made on another corpus, with other weights, by another method or with other neighbours than the
+        nearest, or its documents archived earlier were scored at another k or with another share.
     """
     from tttnn.experiment import draw_documents
     from tttnn.provenance import commit, device, versions
-    from tttnn.retrieval import corpus_fingerprint, open_retriever
+    from tttnn.retrieval import open_retriever
     from tttnn.studies.quirks import scored_in_ways
     from tttnn.ttt import TTT, Switches
 
-    path = FOLDER / run / FILE
-    facts, known = read_json(FOLDER / run / lm.name / "run.json"), read_json(path) if path.is_file() else {}
-    about, settings = facts["about"], facts["settings"]
-    if corpus_fingerprint(corpus) != about["corpus"]["fingerprint"]:
-        raise RowsError(f"{run}: made on another corpus than {corpus.name}; give the one it was made on")
+    path, facts = FOLDER / run / FILE, check_made_with(run, lm, corpus)
+    known = read_json(path) if path.is_file() else {}
+    about, settings, kept = facts["about"], facts["settings"], known.get(lm.name, {})
+    drawn, k, entries = about["drawn"], settings["ks"][-1], round(share * len(lm.head[0]))
+    _check_adapted(run, facts)
+    same = {"k": k, "entries": entries, "weights": settings["weights"]}
+    if other := [name for name, value in same.items() if kept.get(name, value) != value]:
+        raise RowsError(f"{path}: holds {lm.name} with other {' and '.join(other)}; give those, or remove it there")
     retriever = open_retriever(corpus, about["index"]["embedder"])
     ttt = TTT(lm, retriever, Switches(**settings["switches"]))
-    drawn, k, entries = about["drawn"], settings["ks"][-1], round(share * len(lm.head[0]))
-    made = {"k": k, "entries": entries, "commit": commit(), "versions": versions(), "device": device()}
-    documents = known.get(lm.name, {}).get("documents", [])
-    for document in draw_documents(corpus, drawn["per_domain"], drawn["seed"], drawn["split"], domains=domains):
+    made = same | {"commit": commit(), "versions": versions(), "device": device()}
+    documents, chosen = kept.get("documents", []), domains or drawn.get("domains")
+    for document in draw_documents(
+        corpus, drawn["per_domain"], drawn["seed"], drawn["split"], drawn.get("max_bytes"), chosen
+    ):
         neighbours = [neighbour.text for neighbour in retriever.neighbours(document.text, k)]
         bits = scored_in_ways(ttt, document.text, neighbours, entries)
         documents = [
@@ -75,11 +80,20 @@ def keep(run: str, lm: LanguageModel, corpus: Corpus, share: float, domains: Seq
     write_json(path, known | {lm.name: made | {"documents": documents}})
 
 
+def _check_adapted(run: str, facts: dict[str, Any]) -> None:
+    """Refuse a run whose documents were not adapted on their nearest neighbours."""
+    for name, used, done in (
+        ("method", facts["settings"].get("method", "ttt"), "ttt"), ("strategy", strategy_of(facts), "nearest"),
+    ):  # fmt: skip
+        if used != done:
+            raise RowsError(f"{run}: made by {name} {used!r}; only {done!r} can be scored in other ways")
+
+
 def archived_ways(run: str, model: str) -> pd.DataFrame | None:
     """What :func:`keep` archived: a row for each document; None if there is nothing of this model."""
     import pandas as pd
 
-    path = FOLDER / run / FILE
+    path = place_of(run) / FILE
     kept = read_json(path).get(model) if path.is_file() else None
     if kept is None:
         return None

@@ -12,6 +12,7 @@ from tttnn.rows import FLAGS, RowsError
 if TYPE_CHECKING:
     import pandas as pd
 
+DOCUMENT = ("model", "domain", "document")  # what tells documents apart; not all rows name a model
 PAIR = ["nearest", "other-units"]
 COMPARED = ["domain", "documents", "same_unit", "nearest", "other_units", "difference", "low", "high"]
 
@@ -22,8 +23,8 @@ def sibling_shares(rows: pd.DataFrame, by: Sequence[str] = ("domain",)) -> pd.Da
     Parameters
     ----------
     rows : DataFrame
-        Of :func:`tttnn.experiment.run`, or of :func:`tttnn.analysis.domains.sibling_rows`; a document that has rows of
-        several models counts once for each.
+        Of :func:`tttnn.experiment.run`, or of :func:`tttnn.studies.corpus_facts.sibling_rows`; a document that has rows
+        of several models counts once for each.
     by : sequence of str
         Columns to group by, such as domain and k (the rank).
 
@@ -40,9 +41,11 @@ def sibling_shares(rows: pd.DataFrame, by: Sequence[str] = ("domain",)) -> pd.Da
     """
     if missing := [name for name in FLAGS if name not in rows]:
         raise RowsError(f"rows without {' and '.join(missing)}: tttnn.analysis.origins.add_origins adds the columns")
-    groups = rows[rows["k"] > 0].astype(dict.fromkeys(FLAGS, "Float64")).groupby(list(by), sort=True)
-    shares = groups[list(FLAGS)].mean().astype(float)
-    return shares.assign(documents=groups["document"].nunique()).reset_index()
+    found = rows[rows["k"] > 0].astype(dict.fromkeys(FLAGS, "Float64"))
+    shares = found.groupby(list(by), sort=True)[list(FLAGS)].mean().astype(float)
+    key = [name for name in DOCUMENT if name in rows]
+    counts = found.drop_duplicates(list(dict.fromkeys([*by, *key]))).groupby(list(by), sort=True).size()
+    return shares.assign(documents=counts).reset_index()
 
 
 def loss_by_rank(rows: pd.DataFrame) -> pd.DataFrame:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.analysis.advice import json_values, pooled
-from tttnn.analysis.archive import FOLDER, archived, archived_models
+from tttnn.analysis.archive import FOLDER, archived, archived_models, place_of
 from tttnn.analysis.statistics import before_after, ends
 from tttnn.analysis.variant_effects import effects
 from tttnn.errors import ParameterError
-from tttnn.files import expand
+from tttnn.files import expand, read_json
 from tttnn.parameters import number
 from tttnn.rows import RowsError
 
@@ -60,8 +61,8 @@ def side_by_side(runs: Sequence[str | Path], k: int | None = None) -> SideBySide
     Parameters
     ----------
     runs : sequence of str
-        Names of archived runs, such as ``real/nearest``, or folders that `run`, `variants`, `sweep` or `try` wrote.
-        Each model of a run is one line.
+        Names of archived runs, such as ``real/nearest``, or folders that `run`, `variants`, `sweep` or `try` wrote; a
+        folder with runs goes before an archived run of its name. Each model of a run is one line.
     k : int, optional
         Neighbours; default: the most that all were scored at.
 
@@ -89,35 +90,54 @@ def side_by_side(runs: Sequence[str | Path], k: int | None = None) -> SideBySide
     return SideBySide(k, table, pd.concat(domains, ignore_index=True), pairs, unpaired)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A run: where it is, and what it is called, or, beside another of that name, by the path that was given."""
+
+    folder: Path
+    name: str
+    path: str
+
+
 def _opened(runs: Sequence[str | Path]) -> dict[str, tuple[pd.DataFrame, str]]:
     """Rows of each model of each run, and what corpus they are of, by a name that tells them apart."""
+    sources = [(run, source) for run in runs for source in _sources(str(expand(run)))]
+    called = Counter(source.name for _, source in sources)
+    seen: set[Path] = set()
     found: dict[str, tuple[pd.DataFrame, str]] = {}
-    for run in runs:
-        place = str(expand(run))
-        for name, source in _sources(place):
-            models = archived_models(source)
-            for model in models:
-                label = f"{name}: {model}"
-                if label in found:
-                    raise ParameterError(f"runs={str(run)!r}: is there twice; give each run once")
-                archive = archived(source, model)
-                corpus = archive.facts["about"].get("corpus")
-                print_ = corpus.get("fingerprint") if isinstance(corpus, dict) else corpus
-                found[label] = archive.rows, f"{print_} {archive.facts['about'].get('drawn', {}).get('split')}"
+    for run, source in sources:
+        if source.folder.resolve() in seen:
+            raise ParameterError(f"runs={str(run)!r}: is there twice; give each run once")
+        seen.add(source.folder.resolve())
+        name = source.name if called[source.name] == 1 else source.path
+        for model in archived_models(source.folder):
+            archive = archived(source.folder, model)
+            corpus = archive.facts["about"].get("corpus")
+            print_ = corpus.get("fingerprint") if isinstance(corpus, dict) else corpus
+            found[f"{name}: {model}"] = archive.rows, f"{print_} {archive.facts['about'].get('drawn', {}).get('split')}"
     return found
 
 
-def _sources(place: str) -> list[tuple[str, str]]:
-    """Names and folders of the runs below a folder: one, or that of a trial, or one for each variant or rate."""
-    folder = FOLDER / place if (FOLDER / place).is_dir() else Path(place)
-    name = place if (FOLDER / place).is_dir() else folder.name
+def _sources(given: str) -> list[_Source]:
+    """The runs below a folder: one, or that of a trial, or one for each variant or rate."""
+    folder = place_of(given)
+    name = given if folder.is_relative_to(FOLDER) else folder.name
     if (folder / TRIAL).is_file():
-        return [(name, str(folder / NEAREST))]
-    below = sorted(path.parent for path in folder.glob("*/*/run.json"))
-    several = list(dict.fromkeys(path.parent for path in below))
-    if (folder / "run.json").is_file() or not several:
-        return [(name, place)]
-    return [(f"{name}/{each.name}", f"{place}/{each.name}") for each in several]
+        return [_Source(folder / NEAREST, name, given)]
+    parts = sorted({_part(path.parent, folder) for path in folder.glob("**/run.json")})
+    if not parts:
+        archived_models(given)  # raises, with the name as it was given
+    if parts[0] == Path():
+        return [_Source(folder, name, given)]
+    return [_Source(folder / part, f"{name}/{part}", f"{given}/{part}") for part in parts]
+
+
+def _part(place: Path, folder: Path) -> Path:
+    """Where a run is below a folder, apart from the folder that is named by its model, perhaps with its owner."""
+    below = place.relative_to(folder)
+    model = Path(read_json(place / "run.json")["settings"]["model"])
+    own = below.parts[-len(model.parts) :] == model.parts
+    return Path(*below.parts[: -len(model.parts)]) if own else below
 
 
 def _scored(rows: pd.DataFrame) -> pd.DataFrame:

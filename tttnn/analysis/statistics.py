@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tttnn.rows import RowsError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -196,9 +198,28 @@ def ends(rows: pd.DataFrame, k: int, key: Sequence[str] = ("domain", "document")
     -------
     DataFrame
         One row per document scored at both: the columns of `key`, before, after.
+
+    Raises
+    ------
+    RowsError
+        If a document has several scores at the same k.
     """
-    wide = rows[rows["nats"].notna()].pivot(index=list(key), columns="k", values="nats")
+    scored = rows[rows["nats"].notna()]
+    _check_once(scored, key)
+    wide = scored.pivot(index=list(key), columns="k", values="nats")
     return wide.reindex(columns=[0, k]).set_axis(["before", "after"], axis=1).dropna().reset_index()
+
+
+def _check_once(scored: pd.DataFrame, key: Sequence[str]) -> None:
+    """Refuse rows in which a document has several scores at the same k, as of two variants together."""
+    twice = scored[scored.duplicated([*key, "k"])]
+    if len(twice):
+        which = _called(twice.iloc[0], key)
+        raise RowsError(f"{which} has two scores at k = {twice['k'].iloc[0]}; give rows of one model and one variant")
+
+
+def _called(row: pd.Series, key: Sequence[str]) -> str:
+    return " ".join(f"{name} {row[name]}" for name in key)
 
 
 def early_share(rows: pd.DataFrame, few: int = 5, k: int = 20) -> float:
@@ -235,6 +256,11 @@ def before_after(
     DataFrame
         One row a group: documents, failures, before and after (bits/byte), ratio, low, high (95% interval of
         the ratio), better (share of documents that improved), byte and word perplexity before and after.
+
+    Raises
+    ------
+    RowsError
+        If a document that was scored at k has no score at 0, or several scores at one of them.
     """
     import pandas as pd
 
@@ -243,9 +269,16 @@ def before_after(
 
 
 def _before_after(part: pd.DataFrame, k: int, resamples: int, seed: int) -> dict[str, float]:
-    scored = part[part["nats"].notna()].set_index([c for c in ("model", "domain", "document") if c in part])
-    last = scored[scored["k"] == k]
-    first = scored[scored["k"] == 0].loc[last.index]
+    key = [name for name in ("model", "domain", "document") if name in part]
+    scored = part[part["nats"].notna() & part["k"].isin([0, k])]
+    _check_once(scored, key)
+    scored = scored.set_index(key)
+    last, first = scored[scored["k"] == k], scored[scored["k"] == 0]
+    alone = last.index.difference(first.index)
+    if len(alone):
+        which = _called(last.loc[alone[:1]].reset_index().iloc[0], key)
+        raise RowsError(f"{which} was scored at k = {k} and not at 0: give rows with a score before any neighbour")
+    first = first.loc[last.index]
     ratio = Interval(math.nan, math.nan, math.nan)
     if len(last):
         ratio = bootstrap_ratio(last["nats"], first["nats"], resamples, seed)

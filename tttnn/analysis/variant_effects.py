@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tttnn.analysis.archive import FOLDER, archived, archived_models
+from tttnn.analysis.archive import FOLDER, archived, archived_models, place_of
 from tttnn.analysis.statistics import before_after, ends, interval, resampled_sums
 from tttnn.rows import RowsError
 
@@ -22,7 +21,8 @@ def archived_variants(run: str, model: str, names: Iterable[str] | None = None) 
     Parameters
     ----------
     run : str
-        Name of the run, or a folder with a folder for each variant: what ``python -m tttnn variants`` writes.
+        Name of the run, or a folder with a folder for each variant: what ``python -m tttnn variants`` writes; see
+        :func:`tttnn.analysis.archive.place_of`.
     model : str
     names : iterable of str, optional
         Of variants; default: all that have this model.
@@ -34,10 +34,10 @@ def archived_variants(run: str, model: str, names: Iterable[str] | None = None) 
     """
     import pandas as pd
 
-    place = FOLDER / run if (FOLDER / run).is_dir() else run
+    place = place_of(run)
     if names is None:
-        names = sorted(path.parent.parent.name for path in Path(place).glob(f"*/{model}/run.json"))
-    parts = [archived(f"{run}/{name}", model).rows.assign(variant=name) for name in names]
+        names = sorted(path.name for path in place.glob("*") if (path / model / "run.json").is_file())
+    parts = [archived(place / name, model).rows.assign(variant=name) for name in names]
     if not parts:
         raise RowsError(f"no variants of {model!r} in {run!r}")
     return pd.concat(parts, ignore_index=True)
@@ -51,12 +51,12 @@ def variant_models(run: str) -> list[str]:
     RowsError
         If there is no such run; the message lists those there are.
     """
-    place = FOLDER / run if (FOLDER / run).is_dir() else Path(run)
-    variants = sorted(path.name for path in place.glob("*") if path.is_dir())
+    place = place_of(run)
+    variants = sorted({path.relative_to(place).parts[0] for path in place.glob("*/**/run.json")})
     if not variants:
         known = ", ".join(sorted(path.name for path in FOLDER.iterdir()))
         raise RowsError(f"no archived run {run!r}: there are {known}; a folder must hold a folder for each variant")
-    return sorted({model for name in variants for model in archived_models(f"{run}/{name}")})
+    return sorted({model for name in variants for model in archived_models(place / name)})
 
 
 def footing(rows: pd.DataFrame, k: int, labels: Mapping[str, str] | None = None) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tttnn.corpus.folder import Corpus, in_piles_layout
 from tttnn.corpus.formats import Keys
+from tttnn.corpus.held_out import SHARE
 from tttnn.corpus.importing import HUB, Reading, import_corpus
 from tttnn.corpus.jsonl import BadDocument, CorpusError, Document, read_jsonl, write_jsonl
 from tttnn.corpus.store import ConcatStore, TextStore
@@ -29,7 +30,7 @@ KINDS = "a corpus is a folder or file of texts, JSON Lines, CSV or Parquet, a da
 
 def open_corpus(
     name_or_folder: str | Path, skip_bad: bool = False, text_key: str = "text", domain_key: str | None = None,
-    split_seed: int = 1216, held_out: float = 0.1,
+    split_seed: int = 1216, held_out: float | None = None,
 ) -> Corpus:  # fmt: skip
     """Open a corpus by name, folder or file, as people have them.
 
@@ -52,8 +53,9 @@ def open_corpus(
         as ``meta.source``. By default the domain is ``meta.pile_set_name``, or a folder's or the corpus' name.
     split_seed : int
         Of the documents drawn for val and test.
-    held_out : float
-        Share of the documents drawn for each of val and test: above 0, at most 0.4; at most 10,000 of them.
+    held_out : float, optional
+        Share of the documents drawn for each of val and test: above 0, at most 0.4; at most 10,000 of them. Default:
+        0.1.
 
     Returns
     -------
@@ -78,7 +80,7 @@ def open_corpus(
     reading = Reading(
         Keys(text_key or "text", domain_key),
         int(number("split_seed", split_seed, least=0, whole=True)),
-        number("held_out", held_out, least=1e-6, most=0.4),
+        number("held_out", SHARE if held_out is None else held_out, least=1e-6, most=0.4),
         skip_bad,
     )
     if name_or_folder == "wheels":

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tttnn.corpus.jsonl import LARGEST_WINDOW, CorpusError, Document, encode_lines, read_blocks
+from tttnn.corpus.jsonl import LARGEST_WINDOW, CorpusError, read_blocks
 from tttnn.errors import ParameterError
 from tttnn.files import writing
 
@@ -43,44 +43,6 @@ class NotFramed(CorpusError):
     """A compressed file that can only be read from its beginning."""
 
 
-def write_framed(path: str | Path, documents: Iterable[Document], frame_bytes: int = FRAME, level: int = LEVEL) -> int:
-    """Write documents to a ``.jsonl.zst`` of independent frames, atomically, with constant memory.
-
-    Parameters
-    ----------
-    path : str or Path
-        Ends with ``.zst``.
-    documents : iterable of Document
-        Consumed one by one.
-    frame_bytes : int
-        A frame ends with the first line that fills it so far, or in the middle of a line of over 16 MiB.
-    level : int
-        Of compression, 1 to 22.
-
-    Returns
-    -------
-    int
-        The number of documents written.
-
-    Raises
-    ------
-    CorpusError
-        If a text holds a lone surrogate, which UTF-8 cannot express.
-    ParameterError
-        If `path` has another suffix, or `frame_bytes` is not in 1 ... 16 MiB.
-    """
-    count = 0
-
-    def lines() -> Iterator[bytes]:
-        nonlocal count
-        for line in encode_lines(Path(path), documents):
-            yield line
-            count += 1
-
-    _write_frames(Path(path), lines(), frame_bytes, level)
-    return count
-
-
 def recompress(source: str | Path, target: str | Path, frame_bytes: int = FRAME, level: int = LEVEL) -> int:
     """Rewrite a plain or compressed JSON Lines file as a ``.zst`` of independent frames: the same text, byte for byte.
 
@@ -91,8 +53,10 @@ def recompress(source: str | Path, target: str | Path, frame_bytes: int = FRAME,
     ----------
     source, target : str or Path
         `target` ends with ``.zst``.
-    frame_bytes, level : int
-        As in `write_framed`.
+    frame_bytes : int
+        A frame ends with the first line that fills it so far, or in the middle of a line of over 16 MiB.
+    level : int
+        Of compression, 1 to 22.
 
     Returns
     -------
@@ -104,7 +68,7 @@ def recompress(source: str | Path, target: str | Path, frame_bytes: int = FRAME,
     CorpusError
         If `source` is damaged or ends too early.
     ParameterError
-        As in `write_framed`.
+        If `target` has another suffix, or `frame_bytes` is not in 1 ... 16 MiB.
     """
     return _write_frames(Path(target), read_blocks(source), frame_bytes, level)
 

@@ -50,7 +50,7 @@ def _pack(blocks: Iterable[str], joint: str) -> list[str]:
     documents: list[list[str]] = []
     current: list[str] = []
     size = 0
-    for block in _short_enough(blocks, joint):
+    for block in _short_enough(blocks):
         length = _bytes(block) + len(joint)
         if current and size + length > WANTED:
             documents.append(current)
@@ -65,7 +65,7 @@ def _pack(blocks: Iterable[str], joint: str) -> list[str]:
     return [text for text in texts if SHORTEST <= _bytes(text) <= LONGEST]
 
 
-def _short_enough(blocks: Iterable[str], joint: str) -> Iterator[str]:
+def _short_enough(blocks: Iterable[str]) -> Iterator[str]:
     """Cut blocks that would make too long a document at their lines; blocks without text are left out."""
     for block in blocks:
         if _bytes(block) + SMALL <= LONGEST:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tttnn.corpus.overlap import windows
 
+SHARE = 0.1  # of the documents, for each of val and test
 MOST = 10_000  # documents a split: what near-copies are looked for of is held in memory
 SAMPLED = np.uint64(1 << 60)  # windows whose hash is below: one in 16
 COPIED = 0.5  # share of a document's windows that make it a near-copy

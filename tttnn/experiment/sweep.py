@@ -11,7 +11,7 @@ from tttnn.errors import ParameterError
 from tttnn.experiment.checks import checked_ks
 from tttnn.experiment.drawing import DrawnDocument
 from tttnn.experiment.runner import run
-from tttnn.files import sole_writer
+from tttnn.files import finite, sole_writer
 from tttnn.parameters import numbers
 from tttnn.retrieval import corpus_fingerprint
 from tttnn.ttt import TTT
@@ -106,10 +106,10 @@ def record(
     Returns
     -------
     dict
-        JSON values; the ratios of nats to k = 0 are rounded to four decimals.
+        JSON values; the ratios of nats to k = 0 are rounded to four decimals, and None where the model diverged.
     """
     ratios = {
-        f"{rate:g}": {str(k): round(ratio, 4) for k, ratio in zip(rows["k"], rows["ratio"], strict=True)}
+        f"{rate:g}": {str(k): finite(round(ratio, 4)) for k, ratio in zip(rows["k"], rows["ratio"], strict=True)}
         for rate, rows in table.groupby("learning_rate", sort=False)
     }
     return {

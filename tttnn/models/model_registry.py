@@ -298,6 +298,15 @@ def _swept_rate(folder: Path, weights: Callable[[], str]) -> float | None:
 
 
 def best_rate(sweep: dict[str, Any]) -> float:
-    """The learning rate with the lowest ratio of nats at the largest k of a sweep."""
-    ratios, last = sweep["ratio_to_k0"], str(max(sweep["ks"]))
-    return float(min(ratios, key=lambda rate: ratios[rate][last]))
+    """The learning rate with the lowest ratio of nats at the largest k of a sweep, of those that did not diverge.
+
+    Raises
+    ------
+    ParameterError
+        If all of them did.
+    """
+    last = str(max(sweep["ks"]))
+    ratios = {rate: ratio[last] for rate, ratio in sweep["ratio_to_k0"].items() if ratio[last] is not None}
+    if not ratios:
+        raise ParameterError(f"rates: none has a finite score at k = {last}; give lower ones")
+    return float(min(ratios, key=ratios.__getitem__))

@@ -8,7 +8,7 @@ when the same command is given again. The training process needs torch, transfor
 numpy and tqdm, so it also runs on a machine that has a GPU and little else.
 """
 
-from tttnn.pretraining.data import HeldOutError, assert_disjoint
+from tttnn.pretraining.data import HeldOutError
 from tttnn.pretraining.settings import Settings, SettingsError, load_settings
 from tttnn.pretraining.train import pretrain
 from tttnn.pretraining.validation import validate
@@ -17,7 +17,6 @@ __all__ = [
     "HeldOutError",
     "Settings",
     "SettingsError",
-    "assert_disjoint",
     "load_settings",
     "pretrain",
     "validate",

@@ -97,7 +97,7 @@ def render_card(settings: Settings, figures: dict[str, Any], sweep: dict[str, An
         "## Training\n\n" + _training(settings, figures),
         "## Data\n\n" + _data(settings, figures),
         "## Validation\n\n" + _validation(settings, figures),
-        "## Make it again\n\n" + _command(settings, figures),
+        "## Make it again\n\n" + _command(figures),
         *(["## Test-time learning rate\n\n" + _sweep(settings, sweep)] if sweep else []),
     ]) + "\n"  # fmt: skip
 
@@ -175,7 +175,7 @@ def _sweep(settings: Settings, sweep: dict[str, Any]) -> str:
     ratios, ks = sweep["ratio_to_k0"], [k for k in sweep["ks"] if k]
     best = best_rate(sweep)
     rows = [
-        (f"**{float(rate)}**" if float(rate) == best else f"{float(rate)}", *(f"{row[str(k)]:.4f}" for k in ks))
+        (f"**{float(rate)}**" if float(rate) == best else f"{float(rate)}", *(_ratio(row[str(k)]) for k in ks))
         for rate, row in ratios.items()
     ]
     places = {"per-domain": sweep["per_domain"], "max-bytes": sweep["max_bytes"], "max-chunks": sweep["max_chunks"]}
@@ -193,11 +193,15 @@ def _sweep(settings: Settings, sweep: dict[str, Any]) -> str:
     )
 
 
+def _ratio(value: float | None) -> str:
+    return "diverged" if value is None else f"{value:.4f}"
+
+
 def _rounded(values: dict[str, float], domain: str) -> str:
     return f"{values[domain]:.4f}" if domain in values else ""
 
 
-def _command(settings: Settings, figures: dict[str, Any]) -> str:
+def _command(figures: dict[str, Any]) -> str:
     flags = f"--device {figures['device_type']} --threads {figures['threads']}"
     return (
         f"```\npython -m tttnn pretrain settings.json --data ROOT --out FOLDER {flags}\n```\n\n"

@@ -112,36 +112,10 @@ def texts(files: Iterable[Path]) -> Iterator[str]:
     return (document.text for path in files for document in read_jsonl(path))
 
 
-def assert_disjoint(train: Iterable[str], heldout: Iterable[str]) -> int:
-    """Check that no held-out text is trained on, by the SHA-256 of whole texts.
-
-    Near-duplicates pass: this proves that documents differ, not that they share no passage.
-
-    Parameters
-    ----------
-    train, heldout : iterable of str
-        Texts; read once each, only the hashes of `heldout` are kept.
-
-    Returns
-    -------
-    int
-        How many different held-out texts were compared with.
-
-    Raises
-    ------
-    HeldOutError
-        On the first training text that is a held-out text; the message shows its beginning.
-    """
-    hashes = {_hash(text) for text in heldout}
-    _refuse_known(train, hashes)
-    return len(hashes)
-
-
-def _refuse_known(train: Iterable[str], hashes: set[bytes], file: Path | None = None) -> None:
+def _refuse_known(train: Iterable[str], hashes: set[bytes], file: Path) -> None:
     for text in train:
         if _hash(text) in hashes:
-            where = f"{file}: " if file else ""
-            raise HeldOutError(f"{where}this training text is in a validation or test file; remove it: {text[:80]!r}")
+            raise HeldOutError(f"{file}: this training text is in a validation or test file; remove it: {text[:80]!r}")
 
 
 def _hash(text: str) -> bytes:

@@ -7,7 +7,10 @@ neighbours bring from there on is theirs.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tttnn.errors import ParameterError
-from tttnn.files import read_json, sole_writer, write_json, writing_folder
+from tttnn.files import finite, read_json, sole_writer, write_json, writing_folder
 from tttnn.parameters import number
 from tttnn.pretraining.checkpoint import read_checkpoint, save_checkpoint
 from tttnn.scoring import Scorer
@@ -56,13 +59,13 @@ def repair(
     Returns
     -------
     dict
-        What `repair.json` holds: "settings", "curve" with a (texts, steps, bits per byte) for each look, and "end":
-        whether it was "flat" or the "most" texts were reached.
+        What `repair.json` holds: "settings", "curve" with a (texts, steps, bits per byte) for each look (bits are None
+        where the model diverged), and "end": whether it was "flat" or the "most" texts were reached.
 
     Raises
     ------
     ParameterError
-        If there are too few texts, or `out` holds a run with other settings.
+        If there are too few texts, or `out` holds a run with other settings or texts.
     BusyError
         If another process is writing to `out`.
     """
@@ -78,7 +81,7 @@ def repair(
     settings = {
         "model": ttt.lm.name, "weights": ttt.lm.weight_hash(), "switches": vars(ttt.switches),
         "settings": vars(ttt.lm.settings), "texts": len(train), "validation texts": len(validation),
-        "every": every, "patience": patience, "most": most,
+        "every": every, "patience": patience, "most": most, "SHA-256 of all texts": _digest([train, validation]),
     }  # fmt: skip
     with sole_writer(out):
         found = _claim(out / RUN, settings)
@@ -93,6 +96,14 @@ def repair(
         for file in (STATE, BEST):
             (out / file).unlink(missing_ok=True)
     return found
+
+
+def _digest(texts: Sequence[Sequence[str]]) -> str:
+    digest = hashlib.sha256()
+    for part in texts:
+        for text in [*part, None]:  # where a part ends, too
+            digest.update(json.dumps(text).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def _claim(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -125,16 +136,21 @@ def _look(ttt: TTT, scorers: Sequence[Scorer], counters: dict[str, Any], out: Pa
     if counters["curve"] and counters["curve"][-1][0] == counters["texts"]:
         return  # of a state that was read back
     total = sum((scorer() for scorer in scorers[1:]), scorers[0]())
-    counters["curve"].append((counters["texts"], counters["steps"], total.bits_per_byte))
+    bits = finite(total.bits_per_byte)
+    counters["curve"].append((counters["texts"], counters["steps"], bits))
     log.info("%s: %.4f bits per byte after %d texts", ttt.lm.name, total.bits_per_byte, counters["texts"])
-    if total.bits_per_byte == min(bits for *_, bits in counters["curve"]):
+    if len(counters["curve"]) == 1 or (bits is not None and bits == min(_bits(counters["curve"]))):
         save_checkpoint(out / BEST, ttt.lm.model, ttt.optimizer, counters)
     save_checkpoint(out / STATE, ttt.lm.model, ttt.optimizer, counters)
     write_json(out / RUN, read_json(out / RUN) | {"curve": counters["curve"]})
 
 
-def _flat(curve: Sequence[tuple[int, int, float]], patience: int) -> bool:
-    bits = [each for *_, each in curve]
+def _bits(curve: Sequence[tuple[int, int, float | None]]) -> list[float]:
+    return [math.inf if bits is None else bits for *_, bits in curve]
+
+
+def _flat(curve: Sequence[tuple[int, int, float | None]], patience: int) -> bool:
+    bits = _bits(curve)
     return len(bits) > patience and min(bits[-patience:]) >= min(bits[:-patience])
 
 

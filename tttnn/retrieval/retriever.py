@@ -357,13 +357,13 @@ def _stored_vectors(folder: Path, embedder: Embedder) -> Callable[[int], Iterato
 
 def is_built(
     corpus: Corpus, embedder: str | Path | Embedder = "lexical", split: str = "train", kind: str = "auto",
-    device: str = "cpu",
+    device: str = "cpu", dtype: str = "float32",
 ) -> bool:  # fmt: skip
     """Whether `open_retriever` would find its index ready; no document is read for it."""
     fingerprint = _remembered(corpus).get("fingerprint")
     if not fingerprint:
         return False
-    name, key = _name_and_key(_open_unless_lexical(embedder, device))
+    name, key = _name_and_key(_open_unless_lexical(embedder, device, dtype))
     return (retriever_folder(corpus, split, name, fingerprint, key) / f"index-{kind}" / MANIFEST).exists()
 
 

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 COLUMNS = ("model", "domain", "document", "bytes", "tokens", "dear", "nats", "dear_nats")
 
 
-def measure(lm: LanguageModel, corpus: Corpus, per_domain: int, seed: int, split: str = "test") -> dict[str, Any]:
+def measure(
+    lm: LanguageModel, corpus: Corpus, per_domain: int, seed: int, split: str = "test", max_bytes: int | None = None
+) -> dict[str, Any]:
     """Score documents with a model as it is, and count the tokens that cost it more than a uniform guess.
 
     Parameters
     ----------
     lm : LanguageModel
-    corpus, per_domain, seed, split
+    corpus, per_domain, seed, split, max_bytes
         As the documents of a run were drawn: see :func:`tttnn.experiment.draw_documents`.
 
     Returns
@@ -40,11 +42,11 @@ def measure(lm: LanguageModel, corpus: Corpus, per_domain: int, seed: int, split
     facts = {
         "model": lm.name, "weights": lm.weight_hash(), "entries": entries,
         "corpus": {"name": corpus.name, "fingerprint": corpus_fingerprint(corpus)},
-        "drawn": {"per_domain": per_domain, "split": split, "seed": seed},
+        "drawn": {"per_domain": per_domain, "split": split, "max_bytes": max_bytes, "seed": seed},
         "commit": commit(), "versions": versions(), "device": device(),
     }  # fmt: skip
     documents = []
-    for drawn in tqdm(draw_documents(corpus, per_domain, seed, split), desc=f"{lm.name}: documents"):
+    for drawn in tqdm(draw_documents(corpus, per_domain, seed, split, max_bytes), desc=f"{lm.name}: documents"):
         nats = Scorer(lm, drawn.text).token_nats().double()  # (tokens,)
         dear = nats[nats > math.log(entries)]
         sums = len(nats), len(dear), float(nats.sum()), float(dear.sum())

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import numpy as np
 from tttnn.corpus import Corpus, Document, open_corpus, write_jsonl
 from tttnn.corpus.deflate import deflated
 from tttnn.corpus.origin import unit
-from tttnn.embedding import LexicalEmbedder, load_embedder
+from tttnn.embedding import Embedder, LexicalEmbedder, load_embedder
 from tttnn.errors import ParameterError
 from tttnn.experiment import DrawnDocument, run_facts
 from tttnn.experiment.checks import LARGEST_SEED, check_writable
@@ -61,7 +61,7 @@ READ = 2e7  # bytes a second, a careful guess
 PACKED = 4  # bytes of text in a byte of a compressed file, another one
 LOOKED_AT = 3  # documents whose neighbours are counted
 SAMPLED = 64  # texts that an embedder is timed on
-HELD_OUT, MOST_HELD_OUT = 0.1, 0.25  # shares for test, of many documents and of few
+MOST_HELD_OUT = 0.25  # share for test, of few documents
 LARGE = 5e7  # weights, from which steps are made in bfloat16 where a device has instructions for it
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,8 @@ class Request:
         As for a run.
     skip_bad, text_key, domain_key, held_out
         As the corpus is opened; by default more is held out of a few documents than of many.
+    embedder_type : str
+        What a transformer embedder computes in.
 
     Raises
     ------
@@ -109,6 +111,7 @@ class Request:
     text_key: str = "text"
     domain_key: str | None = None
     held_out: float | None = None
+    embedder_type: str = "float32"
 
     def __post_init__(self) -> None:
         if self.corpus != "wheels" and not self.corpus.startswith("hf:") and not Path(expand(self.corpus)).exists():
@@ -121,15 +124,15 @@ class Request:
 
     def open(self) -> Corpus:
         """Open the corpus; where nobody split it and its test part is small, with a larger one."""
-        opened = self._opened(self.held_out or HELD_OUT)
+        opened = self._opened()
         counts = opened.manifest.get("documents", {}) if "imported_from" in opened.manifest else {}
         if self.held_out is None and 0 < counts.get(self.split, ENOUGH) < ENOUGH:
             self.held_out = round(min(MOST_HELD_OUT, 2 * ENOUGH / sum(counts.values())), 3)
-            opened = self._opened(self.held_out)
+            opened = self._opened()
         return opened
 
-    def _opened(self, held_out: float) -> Corpus:
-        return open_corpus(self.corpus, self.skip_bad, self.text_key, self.domain_key, held_out=held_out)
+    def _opened(self) -> Corpus:
+        return open_corpus(self.corpus, self.skip_bad, self.text_key, self.domain_key, held_out=self.held_out)
 
     def folder(self) -> Path:
         """A folder for it, below the one where the command is called: equal requests have the same."""
@@ -202,7 +205,9 @@ def run_trial(
         precision = "bfloat16" if fast else "float32"
         ttt = TTT(lm, None, Switches(learning_rate=rate, seed=request.seed, precision=precision))
         used = _affordable(request, corpus, out, budget, say)
-        ttt.retriever = retriever = open_retriever(used, request.embedder, device=request.device)
+        ttt.retriever = retriever = open_retriever(
+            used, request.embedder, device=request.device, dtype=request.embedder_type
+        )
         drawn = _drawn(used, request)
         sizes = [(len(each.text.encode("utf-8", "replace")), len(lm.encode(each.text))) for each in drawn]
         ways = _ways(ttt, retriever, drawn)
@@ -228,8 +233,8 @@ def _record(out: Path, request: Request) -> dict[str, Any]:
     asked = json.loads(json.dumps(asdict(request)))
     path = out / RECORD
     known = read_json(path) if path.exists() else {"request": asked}
-    other = [f"{name} ({known['request'].get(name)}, now {asked[name]})" for name in asked
-             if known["request"].get(name) != asked[name]]  # fmt: skip
+    before = {field.name: field.default for field in fields(request)} | known["request"]  # of an earlier version, too
+    other = [f"{name} ({before[name]}, now {asked[name]})" for name in asked if before[name] != asked[name]]
     if other:
         raise RowsError(f"{out} holds a trial with other {', '.join(other)}; give another folder by --out")
     return known
@@ -238,7 +243,9 @@ def _record(out: Path, request: Request) -> dict[str, Any]:
 def _affordable(request: Request, corpus: Corpus, out: Path, budget: Budget, say: Say) -> Corpus:
     """The corpus, or one in `out` that has a part of its documents, if an index of all would take too long."""
     place = out / SAMPLE
-    if not place.exists() and not is_built(corpus, request.embedder, device=request.device):
+    if not place.exists() and not is_built(
+        corpus, request.embedder, device=request.device, dtype=request.embedder_type
+    ):
         needed = _text_bytes(corpus, "train") * _seconds_per_byte(corpus, request, budget.clock)
         share = INDEX_SHARE * budget.seconds / max(needed, 1e-9)
         if share < 1:
@@ -272,11 +279,15 @@ def _seconds_per_byte(corpus: Corpus, request: Request, clock: Callable[[], floa
     if not texts:
         return 0.0
     is_lexical = request.embedder == LexicalEmbedder.name
-    embedder = LexicalEmbedder.fit(texts) if is_lexical else load_embedder(request.embedder, device=request.device)
+    embedder = LexicalEmbedder.fit(texts) if is_lexical else _transformer(request)
     start = clock()
     embedder.embed(texts)
     passes = 2 if is_lexical else 1  # it is fitted first
     return passes * (clock() - start) / sum(len(text.encode("utf-8", "replace")) for text in texts)
+
+
+def _transformer(request: Request) -> Embedder:
+    return load_embedder(request.embedder, device=request.device, dtype=request.embedder_type)
 
 
 def _drawn(corpus: Corpus, request: Request) -> list[DrawnDocument]:
