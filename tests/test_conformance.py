@@ -48,8 +48,11 @@ def test_our_methods_keep_the_rules(name):
 
 @pytest.mark.parametrize(
     ("name", "switches"),
-    [("ttt-dynamic:8", {"lora": 2}), ("ttt", {"dropout": 0.2}), ("dynamic:8", {"train": "last:1"})],
-)
+    [
+        ("ttt-dynamic:8", {"lora": 2}), ("ttt", {"dropout": 0.2}), ("dynamic:8", {"train": "last:1"}),
+        *((name, {"precision": "bfloat16", "buckets": True}) for name in ("ttt", "dynamic:8", "ttt-dynamic:8")),
+    ],
+)  # fmt: skip
 def test_so_do_those_that_train_with_other_switches(name, switches):
     check_method(name, tiny_loop(**switches))
 

@@ -206,6 +206,15 @@ def test_dynamic_evaluation_after_neighbours_goes_on_from_them(gpt2):
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("buckets", [False, True])
+def test_what_a_neighbour_teaches_does_not_depend_on_the_text(gpt2, precision, buckets):
+    """Steps along the text are undone, in the copies that steps are computed with, too."""
+    loop = TTT(gpt2.lm, switches=replace(SWITCHES, precision=precision, buckets=buckets))
+    losses = [[step.losses for step in steps(loop, "ttt-dynamic:8", text)] for text in (TEXT, "19 " * 30)]
+    assert losses[0] == losses[1]
+
+
 def test_with_lora_dynamic_evaluation_trains_adapters(gpt2):
     lora = TTT(gpt2.lm, switches=Switches(learning_rate=1e-2, max_length=32, lora=2))
     before = gpt2.lm.weight_hash()

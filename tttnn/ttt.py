@@ -550,9 +550,7 @@ class TTT:
         part = frozen_but(self.lm.model, self._parameters) if self.switches.train else contextlib.nullcontext()
         try:
             with self.lm.restoring(), part:
-                self._round()
-                if self._copies:
-                    self._copies.renew()
+                self.renew()
                 yield
         finally:
             if not self.switches.keep_optimizer:
@@ -568,6 +566,12 @@ class TTT:
         finally:
             self._parameters = []
             self.forget()
+
+    def renew(self) -> None:
+        """Let all that a step computes with follow the weights; for who changes them by other means than steps."""
+        self._round()
+        if self._copies:
+            self._copies.renew()
 
     def forget(self) -> None:
         """Begin with fresh AdamW moments, which a session does by itself unless `keep_optimizer`."""
@@ -704,9 +708,7 @@ class TTT:
     def _descend(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # at once: the next forward pass needs the room
-        self._round()
-        if self._copies:
-            self._copies.renew()
+        self.renew()
 
     def _drop_gradients(self) -> None:
         for each in chain(self._parameters, self._copies.tensors if self._copies else ()):

@@ -128,4 +128,5 @@ def _put_back(ttt: TTT) -> Iterator[None]:
         with torch.no_grad():
             for parameter, value in zip(parameters, before, strict=True):
                 parameter.copy_(value)
+        ttt.renew()
         ttt.optimizer.load_state_dict(state)
