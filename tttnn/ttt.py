@@ -26,7 +26,7 @@ from tttnn.models import LanguageModel, mean_cross_entropy
 from tttnn.models.graphs import BucketedSteps, ahead
 from tttnn.models.lora import adapter_size, adapters, forked_rng
 from tttnn.models.model_registry import check_prefix, understand
-from tttnn.models.parts import check_part, find_part, frozen_but
+from tttnn.models.parts import Columns, check_part, find_part, frozen_but
 from tttnn.models.precision import WorkingCopies, tf32
 from tttnn.models.products import bfloat16_is_fast, has_amx
 from tttnn.parameters import number
@@ -354,6 +354,7 @@ class TTT:
         rank, part = self.switches.lora, self.switches.train
         weights = find_part(lm.model, part) if part else list(lm.model.parameters())
         self._parameters = [] if rank else weights  # what a step changes; adapters come and go
+        self._columns = [each for each in weights if isinstance(each, Columns)]
         self._trained = trained = adapter_size(lm.model, rank) if rank else sum(p.numel() for p in weights)
         copied = 0 if rank or lm.has_copy else sum(p.numel() for p in lm.model.parameters())
         own = ADAPTING if rank else ADAPTING - COPY  # adapters are not copied, but are themselves new
@@ -570,6 +571,8 @@ class TTT:
     def renew(self) -> None:
         """Let all that a step computes with follow the weights; for who changes them by other means than steps."""
         self._round()
+        for columns in self._columns:
+            columns.write_back()
         if self._copies:
             self._copies.renew()
 
@@ -691,6 +694,8 @@ class TTT:
             loss.backward()
         if copies:
             copies.give_gradients()
+        for columns in self._columns:
+            columns.take_gradient()
         nn.utils.clip_grad_norm_(self._parameters, self.switches.clip)
         if self.switches.reuse:
             self._kept = [parameter.grad for parameter in self._parameters]
@@ -711,7 +716,7 @@ class TTT:
         self.renew()
 
     def _drop_gradients(self) -> None:
-        for each in chain(self._parameters, self._copies.tensors if self._copies else ()):
+        for each in chain(self._parameters, self.lm.model.parameters(), self._copies.tensors if self._copies else ()):
             each.grad = None
 
     def _new_buckets(self) -> BucketedSteps | None:
