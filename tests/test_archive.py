@@ -179,6 +179,8 @@ DRAWN = {"strategy": "random-domain", "seed": 1216}
          {"switches": BEFORE["switches"] | {"learning_rate": 1e-4}}, True),
         ({"switches": NOW["switches"] | {"clip": 2.0}}, {}, False),
         ({"weights": "v"}, {}, False),
+        ({"config": "c"}, {}, True),
+        ({"config": "c"}, {"config": "d"}, False),
     ],
 )  # fmt: skip
 def test_parts_of_two_versions_belong_together_if_what_both_say_is_equal(tmp_path, monkeypatch, now, before, same):

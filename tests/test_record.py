@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 from test_experiment import DOCUMENTS, SWITCHES, FixedRetriever, ttt  # noqa: F401
+from tiny import tiny_llama
 from torch import OutOfMemoryError
 
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.experiment import DrawnDocument, RowsError, read_rows, run
 from tttnn.experiment.record import identity, tokenizer_hash
 from tttnn.files import read_json
+from tttnn.models import load_model
 from tttnn.rows import JOURNAL, TABLE, RowJournal
 from tttnn.ttt import TTT, Switches
 
@@ -84,6 +86,37 @@ def test_tokenizer_prefix_and_retriever_are_part_of_what_rows_depend_on(ttt, tmp
     before = tokenizer_hash(ttt.lm.tokenizer)
     ttt.lm.tokenizer(["a", "bc"], padding=False, truncation=True, max_length=1)
     assert tokenizer_hash(ttt.lm.tokenizer) == before == known["tokenizer"], "calls leave no trace"
+
+
+def configured(folder, **changes):
+    """The same weights under a changed config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return load_model(folder)
+
+
+def test_what_a_model_computes_with_its_weights_is_part_of_what_rows_depend_on(tmp_path):
+    folder = tiny_llama(tmp_path / "model")
+    plain = load_model(folder)
+    run(TTT(plain, FixedRetriever(), SWITCHES), DOCUMENTS[:1], [0], tmp_path / "rows")
+    assert configured(folder, use_cache=False, transformers_version="4.0.0").config_hash() == plain.config_hash()
+    for changes in ({"rms_norm_eps": 0.1}, {"rope_parameters": {"rope_theta": 10.0, "rope_type": "default"}}):
+        other = TTT(configured(folder, **changes), FixedRetriever(), SWITCHES)
+        assert other.lm.weight_hash() == plain.weight_hash()
+        with pytest.raises(RowsError, match=r"a run with other config \([0-9a-f]{12}\.\.\., now [0-9a-f]{12}\.\.\.\)"):
+            run(other, DOCUMENTS, [0], tmp_path / "rows")
+
+
+def test_rows_from_before_something_was_recorded_get_no_others_and_stay_readable(ttt, tmp_path):  # noqa: F811
+    run(ttt, DOCUMENTS[:1], [0], tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / JOURNAL).read_text().splitlines()]
+    del lines[0]["call"]["settings"]["config"]
+    (tmp_path / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(RowsError, match=r"rows of an earlier version .* did not record their config, so none can be"):
+        run(ttt, DOCUMENTS, [0], tmp_path)
+    with pytest.raises(RowsError, match=r"a run with other config .*, model"):
+        run(TTT(replace(ttt.lm, name="other"), FixedRetriever(), SWITCHES), DOCUMENTS, [0], tmp_path)
+    assert len(read_rows(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", None])

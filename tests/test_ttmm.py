@@ -142,12 +142,15 @@ def test_a_killed_build_goes_on_with_the_next_cluster(ttt, text, monkeypatch):
     assert build(ttt, method) and trained == [3, 1, 2, 3]
 
 
-def test_fewer_documents_are_drawn_and_another_rate_has_other_experts(ttt):
+def test_fewer_documents_are_drawn_and_another_rate_or_config_has_other_experts(ttt, monkeypatch):
     few = build(ttt, find_method("ttmm:2,0.04,5"))
     assert [each["documents"] for each in read_json(few / ttmm.RECORD)["clusters"]] == [5, 5]
     other = TTT(ttt.lm, ttt.retriever, Switches(learning_rate=2e-2, max_length=32, max_chunks=1, lora=2))
     method = find_method("ttmm:2,0.04,5")
     assert method.folder(other.lm, other.retriever, other.switches) != few
+    with monkeypatch.context() as patch:
+        patch.setattr(type(ttt.lm), "config_hash", lambda lm: "another")
+        assert method.folder(ttt.lm, ttt.retriever, ttt.switches) != few
     assert find_method("ttmm:2,1,5").folder(ttt.lm, ttt.retriever, ttt.switches) == few  # a temperature trains nothing
 
 

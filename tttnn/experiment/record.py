@@ -42,6 +42,7 @@ def identity(lm: LanguageModel, retriever: Retriever | Selection | None, switche
     return {
         "model": lm.name,
         "weights": lm.weight_hash(),
+        "config": lm.config_hash(),
         "tokenizer": tokenizer_hash(lm.tokenizer),
         "prefix_id": lm.token_before(switches.prefix) if switches.prefix else lm.prefix_id,
         # Scores at k = 0 alone need no retriever; one that is not ours may have a fingerprint only.
@@ -96,14 +97,14 @@ def check_belongs(journal: RowJournal, settings: Mapping[str, Any]) -> None:
     if not len(journal):
         return
     if not (calls := _added(journal)):
-        raise RowsError(
-            f"{journal.folder} holds rows of an earlier version of this program, which did not record all that they "
-            "depend on, so none can be added: they stay readable; give another folder for new ones"
-        )
+        raise _earlier(journal, "all that they depend on")
     if not _is_readable(journal.folder / RECORD):
         _write(journal)
-    known, asked = _flat({name: calls[0]["settings"].get(name) for name in settings}), _flat(settings)
+    before = calls[0]["settings"]
+    known, asked = _flat({name: before.get(name) for name in settings}), _flat(settings)
     other = [name for name in sorted(known.keys() | asked.keys()) if known.get(name) != asked.get(name)]
+    if other and not before.keys() & {name.partition(".")[0] for name in other}:
+        raise _earlier(journal, f"their {', '.join(other)}")
     if other:
         said = ", ".join(f"{name} ({_shown(known.get(name))}, now {_shown(asked.get(name))})" for name in other)
         raise RowsError(f"{journal.folder} holds a run with other {said}; give another folder")
@@ -159,6 +160,13 @@ def _write(journal: RowJournal) -> None:
     last = calls[-1]
     record = {"settings": last["settings"], "about": last["about"], "start": calls[0]["start"], "end": last["end"]}
     write_json(journal.folder / RECORD, record | {"calls": shown})
+
+
+def _earlier(journal: RowJournal, missing: str) -> RowsError:
+    return RowsError(
+        f"{journal.folder} holds rows of an earlier version of this program, which did not record {missing}, so none "
+        "can be added: they stay readable; give another folder for new ones"
+    )
 
 
 def _is_readable(path: Path) -> bool:

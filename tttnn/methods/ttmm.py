@@ -120,7 +120,8 @@ class TTMM(Method):
         named["learning_rate"] = f"{switches.learning_rate or lm.settings.learning_rate:.6g}"
         corpus = {name: value for name, value in retriever.identity.items() if name in ("corpus", "split", "embedder")}
         experts = {"clusters": self.clusters, "documents": self.documents}
-        return {**experts, **corpus, "weights": lm.weight_hash(), "settings": asdict(lm.settings), "switches": named}
+        model = {"weights": lm.weight_hash(), "config": lm.config_hash(), "settings": asdict(lm.settings)}
+        return {**experts, **corpus, **model, "switches": named}
 
     def steps(self, ttt: TTT, found: Retrieved, ks: Sequence[int]) -> Iterator[Step]:
         """Score with the weights as they are, and with the k nearest experts merged."""
