@@ -180,6 +180,7 @@ DRAWN = {"strategy": "random-domain", "seed": 1216}
         ({"switches": NOW["switches"] | {"clip": 2.0}}, {}, False),
         ({"weights": "v"}, {}, False),
         ({"config": "c"}, {}, True),
+        ({"order": "a"}, {"order": "b"}, True),
         ({"config": "c"}, {"config": "d"}, False),
     ],
 )  # fmt: skip

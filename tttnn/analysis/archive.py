@@ -189,6 +189,7 @@ def _stated(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run as this version writes them, and no switch that only repeats or replaces a setting."""
     own, switches = settings.get("settings", {}), settings.get("switches", {})
     stated = {**settings, "settings": own | {name: switches[name] for name in own if switches.get(name) is not None}}
+    stated.pop("order", None)  # of a part's documents, where the optimizer is kept
     stated["switches"] = {name: value for name, value in switches.items() if name not in own}
     if isinstance(found := settings.get("retriever"), str):  # of an earlier version: corpus-embedder[-strategy-seed]
         corpus, embedder, *chosen = found.split("-", 2)

@@ -6,6 +6,7 @@ The same one serves the small live runs of the chapters and the archived ones.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +30,7 @@ from tttnn.memory import give_back
 from tttnn.methods import find_method
 from tttnn.provenance import commit, device, versions
 from tttnn.retrieval import corpus_fingerprint
-from tttnn.rows import Row, RowJournal, RowsError
+from tttnn.rows import Row, RowJournal, RowsError, plain
 from tttnn.scoring import IllegalScore
 from tttnn.together import Together
 from tttnn.ttt import TTT, Retrieved, Step
@@ -110,7 +111,8 @@ def run(
     ------
     RowsError
         If the folder belongs to a run with other settings, model, corpus or split, another process writes there, or
-        it holds a part or more of a run that keeps the optimizer: its moments are not kept, so it cannot go on.
+        it holds a part or more of a run that keeps the optimizer, or one in another order of documents: its moments are
+        not kept, so it cannot go on.
     ParameterError
         If there is no document or no such method, or one of `ks` cannot be had.
     """
@@ -121,6 +123,8 @@ def run(
     offline = find_method(method).offline(ttt.lm, ttt.retriever, ttt.switches)
     about = {**(about or {}), **({"offline": offline} if offline else {})}
     settings = identity(ttt.lm, ttt.retriever, ttt.switches) | asked_for(about, method, places)
+    if ttt.switches.keep_optimizer:
+        settings["order"] = hashlib.sha256(json.dumps(plain(list(by_key))).encode()).hexdigest()
     place = TemporaryDirectory() if folder is None else nullcontext(folder)
     with place as name, RowJournal(Path(expand(name))) as journal:
         todo = [document for key, document in by_key.items() if key not in journal]
