@@ -49,8 +49,10 @@ class Dynamic(Method):
         number("segment", self.segment, least=2, whole=True)
 
     def check(self, lm: LanguageModel, retriever: Retriever | Selection | None, switches: Switches) -> None:
-        """Raise ParameterError if a segment is longer than what the model takes."""
+        """Raise ParameterError if a segment is longer than what the model takes, or dropout is asked for."""
         number("segment", self.segment, most=lm.positions)
+        if switches.dropout:
+            raise ParameterError(f"dropout={switches.dropout:g}: steps along the text go without; leave it out")
 
     def steps(self, ttt: TTT, found: Retrieved, ks: Sequence[int]) -> Iterator[Step]:
         """Score the text as it is, and along its segments."""
