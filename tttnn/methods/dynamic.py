@@ -60,6 +60,8 @@ class Dynamic(Method):
         scorer = ttt.scorer(found.scored)
         _check_segment(self.segment, scorer)
         yield Step(0, scorer(), evaluation_operations=scorer.operations())
+        if not max(ks):
+            return
         with ttt.session():
             step = _evaluated(ttt, scorer, self.segment, max(ks))
         yield step
