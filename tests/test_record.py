@@ -13,7 +13,7 @@ from tttnn.experiment import DrawnDocument, RowsError, read_rows, run
 from tttnn.experiment.record import identity, tokenizer_hash
 from tttnn.files import read_json
 from tttnn.models import load_model
-from tttnn.rows import JOURNAL, TABLE, RowJournal
+from tttnn.rows import JOURNAL, TABLE, RowJournal, read_journal
 from tttnn.ttt import TTT, Switches
 
 DRAWN = {"per_domain": 2, "split": "test", "max_bytes": 100, "seed": 1}
@@ -229,6 +229,31 @@ def test_a_fault_of_the_program_is_no_failed_document(ttt, tmp_path, error):  # 
 def test_what_one_document_lacks_is_its_own_failure(ttt, error, reason):  # noqa: F811
     rows = run(TTT(ttt.lm, Failing(error), SWITCHES), DOCUMENTS[:2], [0, 1])
     assert rows["failure"].str.contains(reason).tolist() == [True, True]
+
+
+def test_what_had_no_memory_is_tried_again_and_its_rows_replace_the_failure(ttt, tmp_path):  # noqa: F811
+    full = TTT(ttt.lm, Failing(MemoryError()), SWITCHES)
+    kept = run(ttt, DOCUMENTS[:1], [0, 1], tmp_path)
+    for _ in range(2):
+        rows = run(full, DOCUMENTS[:2], [0, 1], tmp_path)
+        assert rows["failure"].str.contains("no memory .*: the same call tries it again.* in another folder").sum() == 1
+    assert [call["documents"] for call in read_json(tmp_path / "run.json")["calls"]] == [1, 1]
+    rows = run(ttt, DOCUMENTS[:2], [0, 1], tmp_path)
+    assert rows["document"].tolist() == [0, 0, 1, 1] and not rows["failure"].any()
+    assert rows[:2].equals(kept), "what was done is not done again"
+    assert read_rows(tmp_path).equals(rows) and read_journal(tmp_path).equals(rows)
+    record = read_json(tmp_path / "run.json")
+    assert [call["documents"] for call in record["calls"]] == [1, 1], "each document counts for the call of its rows"
+    whole = (tmp_path / JOURNAL).read_bytes()
+    assert run(ttt, DOCUMENTS[:2], [0, 1], tmp_path).equals(rows) and (tmp_path / JOURNAL).read_bytes() == whole
+    with RowJournal(tmp_path) as journal, pytest.raises(RowsError, match="is already there"):
+        journal.append(next(iter(journal._done)), [{"k": 0}])
+
+
+def test_a_run_that_keeps_the_optimizer_does_not_try_again(ttt, tmp_path):  # noqa: F811
+    switches = replace(SWITCHES, keep_optimizer=True)
+    first = run(TTT(ttt.lm, Failing(MemoryError()), switches), DOCUMENTS[:2], [0, 1], tmp_path)
+    assert run(TTT(ttt.lm, FixedRetriever(), switches), DOCUMENTS[:2], [0, 1], tmp_path).equals(first)
 
 
 def test_rows_keep_their_order_of_keys_as_json(tmp_path):

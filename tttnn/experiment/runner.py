@@ -30,7 +30,7 @@ from tttnn.memory import give_back
 from tttnn.methods import find_method
 from tttnn.provenance import commit, device, versions
 from tttnn.retrieval import corpus_fingerprint
-from tttnn.rows import Row, RowJournal, RowsError, plain
+from tttnn.rows import NO_MEMORY, Row, RowJournal, RowsError, plain
 from tttnn.scoring import IllegalScore
 from tttnn.together import Together
 from tttnn.ttt import TTT, Retrieved, Step
@@ -44,7 +44,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SMALLER = "give a smaller context, max_chunks or max_bytes, precision bfloat16, or lora"
+ADVICE = (
+    "the same call tries it again, when more is free; or, in another folder, give a smaller context, max_chunks or "
+    "max_bytes, precision bfloat16, or lora"
+)
 Evaluate = Callable[[TTT, "Sequence[DrawnDocument]", Sequence[int], str], Iterable[tuple["DrawnDocument", list[Row]]]]
 
 
@@ -105,7 +108,8 @@ def run(
         retrieval_seconds, train_operations, evaluation_operations (floating-point, see `tttnn.operations`), failure. A
         document at k costs its retrieval, its training up to k, and the evaluation at k. Without a score at that k,
         nats is missing; where the model diverged it is infinite. A document that could not be evaluated has one row
-        with the reason in `failure`, which is logged, too; everything else that goes wrong is raised.
+        with the reason in `failure`, which is logged, too; everything else that goes wrong is raised. One that there
+        was no memory for is tried again by the next call.
 
     Raises
     ------
@@ -127,7 +131,9 @@ def run(
         settings["order"] = hashlib.sha256(json.dumps(plain(list(by_key))).encode()).hexdigest()
     place = TemporaryDirectory() if folder is None else nullcontext(folder)
     with place as name, RowJournal(Path(expand(name))) as journal:
-        todo = [document for key, document in by_key.items() if key not in journal]
+        # With a kept optimizer all that came after it would be other rows.
+        again = set() if ttt.switches.keep_optimizer else set(filter(journal.lacked_memory, by_key))
+        todo = [document for key, document in by_key.items() if key in again or key not in journal]
         if ttt.switches.keep_optimizer and len(todo) < len(by_key) and (todo or len(journal) > len(by_key)):
             raise RowsError(f"{folder}: a run that keeps the optimizer cannot go on; give another folder")
         with recorded(journal, settings, about, bool(todo)):
@@ -181,7 +187,7 @@ def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: 
         if not _memory_is_full(error):
             raise
         give_back(ttt.lm.device)
-        return [base | {"k": 0, "failure": f"no memory for this document: {SMALLER}"}]
+        return [base | {"k": 0, "failure": f"{NO_MEMORY}: {ADVICE}"}]
     return [base | _neighbour(step.k, document, found) | _row(step, found.seconds) for step in steps]
 
 
