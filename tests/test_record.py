@@ -9,8 +9,9 @@ from tiny import tiny_llama
 from torch import OutOfMemoryError
 
 from tttnn.errors import DocumentError, ParameterError
-from tttnn.experiment import DrawnDocument, RowsError, read_rows, run
+from tttnn.experiment import DrawnDocument, RowsError, read_rows, record, run
 from tttnn.experiment.record import identity, tokenizer_hash
+from tttnn.experiment.runner import _SideBySide, side_by_side
 from tttnn.files import read_json
 from tttnn.models import load_model
 from tttnn.rows import JOURNAL, TABLE, RowJournal, read_journal
@@ -33,6 +34,28 @@ def test_each_call_that_adds_rows_is_listed(ttt, tmp_path):  # noqa: F811
     assert [(call["documents"], call["drawn"]["per_domain"]) for call in record["calls"]] == [(2, 2), (2, 4)]
     assert all(call["commit"] and call["device"] and call["versions"] and call["end"] for call in record["calls"])
     assert record["about"]["drawn"]["per_domain"] == 4 and record["start"] <= record["end"]
+
+
+class OnAnotherCard(_SideBySide):
+    how = property(lambda self: {"model_device": "cuda:1"})
+
+
+def test_each_call_says_where_the_model_was_and_what_changes_digits(ttt, tmp_path, monkeypatch, caplog):  # noqa: F811
+    monkeypatch.delenv("TTTNN_FAST_LAYERS", raising=False)
+    run(ttt, DOCUMENTS[:1], [0], tmp_path)
+    run(ttt, DOCUMENTS[:2], [0], tmp_path, evaluate=side_by_side(2))
+    assert not caplog.records
+    monkeypatch.setenv("TTTNN_FAST_LAYERS", "0")
+    monkeypatch.setattr(record, "versions", lambda: {"torch": "1.0"})
+    run(ttt, DOCUMENTS[:3], [0], tmp_path, evaluate=OnAnotherCard(1))
+    [warning] = caplog.messages
+    assert all(
+        each in warning for each in ("other device (cpu, now cuda)", "environment ({}, now {", "torch (", "1.0)")
+    )
+    calls = read_json(tmp_path / "run.json")["calls"]
+    assert [call["model_device"] for call in calls] == ["cpu", "cpu", "cuda:1"] and "thread" in calls[0]["device"]
+    assert [call["environment"] for call in calls] == [{}, {}, {"TTTNN_FAST_LAYERS": "0"}]
+    assert [call.get("documents_at_once") for call in calls] == [None, 2, None]
 
 
 def test_documents_of_a_killed_call_are_counted(ttt, tmp_path):  # noqa: F811

@@ -51,8 +51,7 @@ class Archive:
         """What was trained on at most of each neighbour, and on what: ``2 chunks, H200``."""
         chunks = self.facts["settings"]["switches"].get("max_chunks")
         much = f"{chunks} chunk{'s' * (chunks != 1)}" if chunks else "all chunks"
-        card = _calls(self.facts)[0]["device"].rpartition("GPU: ")[2]
-        return f"{much}, {'CPU' if card in ('', 'none') else card.removeprefix('NVIDIA ')}"
+        return f"{much}, {_processor(_calls(self.facts)[0])}"
 
     @property
     def sample(self) -> str:
@@ -223,6 +222,16 @@ def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _calls(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """The calls that made a run, with the commit and device of each; a run of an earlier version was made by one."""
     return [call for part in facts.get("parts") or [facts] for call in part.get("calls") or [part["about"]]]
+
+
+def _processor(call: dict[str, Any]) -> str:
+    """What a call computed on: ``CPU``, ``H200``; one of an earlier version says only which GPUs its machine has."""
+    machine = (call.get("workers") or [call["device"]])[0]
+    cards, (kind, _, number) = machine.rpartition("GPU: ")[2], call.get("model_device", "").partition(":")
+    if kind == "cpu" or cards in ("", "none"):
+        return "CPU"
+    card = cards.split(", ")[int(number or 0)] if kind else cards
+    return str(card.removeprefix("NVIDIA "))
 
 
 def _folders(run: str) -> dict[str, Path]:

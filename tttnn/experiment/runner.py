@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -91,8 +92,8 @@ def run(
         seed or limit of bytes do not go into the same folder.
     evaluate : callable, optional
         Model and retriever, documents, ks, method -> pairs of a document and its rows, in any order; it may leave
-        documents out, for a later call. Default: one document after another, here. On a cluster: see
-        `tttnn.experiment.ray_runner.run_on_cluster`.
+        documents out, for a later call. What its attribute `how` says, if it has one, is recorded with the call.
+        Default: one document after another, here. On a cluster: see `tttnn.experiment.ray_runner.run_on_cluster`.
     method : str
         What is done with the neighbours: "ttt", or another method, see `tttnn.methods.find_method`.
 
@@ -126,6 +127,7 @@ def run(
         raise ParameterError("documents: there is none to evaluate")
     offline = find_method(method).offline(ttt.lm, ttt.retriever, ttt.switches)
     about = {**(about or {}), **({"offline": offline} if offline else {})}
+    how = {"model_device": str(ttt.lm.device), **getattr(evaluate, "how", {})}
     settings = identity(ttt.lm, ttt.retriever, ttt.switches) | asked_for(about, method, places)
     if ttt.switches.keep_optimizer:
         settings["order"] = hashlib.sha256(json.dumps(plain(list(by_key))).encode()).hexdigest()
@@ -136,7 +138,7 @@ def run(
         todo = [document for key, document in by_key.items() if key in again or key not in journal]
         if ttt.switches.keep_optimizer and len(todo) < len(by_key) and (todo or len(journal) > len(by_key)):
             raise RowsError(f"{folder}: a run that keeps the optimizer cannot go on; give another folder")
-        with recorded(journal, settings, about, bool(todo)):
+        with recorded(journal, settings, about, bool(todo), how):
             finished = (evaluate or _one_by_one)(ttt, todo, places, method)
             for document, rows in tqdm(finished, desc=f"{ttt.lm.name}: documents", unit="doc", total=len(todo)):
                 if rows[0]["failure"]:
@@ -212,20 +214,28 @@ def side_by_side(at_once: int) -> Evaluate:
 
     A group with a document that cannot be done, or for which there is no memory, is done one by one.
     """
+    return _SideBySide(at_once)
 
-    def evaluate(
-        ttt: TTT, documents: Sequence[DrawnDocument], ks: Sequence[int], method: str
+
+@dataclass(frozen=True)
+class _SideBySide:
+    at_once: int
+
+    @property
+    def how(self) -> dict[str, Any]:
+        return {"documents_at_once": self.at_once}
+
+    def __call__(
+        self, ttt: TTT, documents: Sequence[DrawnDocument], ks: Sequence[int], method: str
     ) -> Iterator[tuple[DrawnDocument, list[Row]]]:
         if method != METHOD:
             raise ParameterError(
-                f"documents_at_once={at_once}, method={method!r}: only {METHOD!r} does several at once"
+                f"documents_at_once={self.at_once}, method={method!r}: only {METHOD!r} does several at once"
             )
-        together = Together(ttt, at_once)
-        for first in range(0, len(documents), at_once):
-            group = documents[first : first + at_once]
+        together = Together(ttt, self.at_once)
+        for first in range(0, len(documents), self.at_once):
+            group = documents[first : first + self.at_once]
             yield from zip(group, _group_rows(together, ttt, group, ks), strict=True)
-
-    return evaluate
 
 
 def _group_rows(together: Together, ttt: TTT, group: Sequence[DrawnDocument], ks: Sequence[int]) -> Iterator[list[Row]]:
