@@ -93,6 +93,11 @@ def test_methods_score_with_the_loop_s_context_and_token_before_the_text(method,
         assert nats(loop, method, TEXT * 4)[0] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("method", ALL)
+def test_numbers_of_neighbours_may_be_text(gpt2, method):
+    assert nats(gpt2, method, ks="0,1") == nats(gpt2, method, ks=[0, 1])
+
+
 def test_a_share_too_small_for_one_token_leaves_the_text_alone(gpt2):
     text = TEXT * 4
     assert len(gpt2.lm.encode(text)) > gpt2.lm.settings.context

@@ -29,7 +29,7 @@ from tttnn.models.model_registry import check_prefix, understand
 from tttnn.models.parts import Columns, check_part, find_part, frozen_but
 from tttnn.models.precision import WorkingCopies, tf32
 from tttnn.models.products import bfloat16_is_fast, has_amx
-from tttnn.parameters import number
+from tttnn.parameters import number, numbers
 from tttnn.scoring import Score, Scorer
 
 if TYPE_CHECKING:
@@ -389,7 +389,8 @@ class TTT:
         """
         k = number("k", k, least=1, whole=True)
         found = self.retrieve(text, k, meta)
-        steps = tuple(self.follow(found, sorted({0, k, *(ks or ())}), waiting=False))
+        places = {0, k} | (check_ks(ks) if ks else set())
+        steps = tuple(self.follow(found, sorted(places), waiting=False))
         before, after = steps[0].score, steps[-1].score
         assert before is not None and after is not None  # both are asked for
         return Evaluation(before, after, steps, cast("Neighbours", found.neighbours))  # as k is at least 1
@@ -793,16 +794,14 @@ def _seconds(start: Any, end: Any) -> float:
 
 
 def check_ks(ks: Sequence[int], neighbours: Sequence[str] | None = None) -> set[int]:
-    """Return the numbers of neighbours to score after; of the neighbours, where given, there must be as many.
+    """Return the numbers of neighbours to score after, also if they are text; there must be as many neighbours.
 
     Raises
     ------
     ParameterError
-        If there is none, one is negative, or above the number of neighbours.
+        If there is none, one is negative, no whole number, or above the number of neighbours, where these are given.
     """
-    wanted = set(ks)
-    if not wanted or min(wanted) < 0:
-        raise ParameterError(f"ks={list(ks)}: give at least one number of neighbours, none negative")
+    wanted = {int(k) for k in numbers("ks", ks, least=0, whole=True)}
     if neighbours is not None and len(neighbours) < max(wanted):
         raise ParameterError(f"{len(neighbours)} neighbours, but a score after {max(wanted)} was asked for")
     return wanted

@@ -56,14 +56,14 @@ class Dynamic(Method):
 
     def steps(self, ttt: TTT, found: Retrieved, ks: Sequence[int]) -> Iterator[Step]:
         """Score the text as it is, and along its segments."""
-        check_ks(ks)
+        wanted = check_ks(ks)
         scorer = ttt.scorer(found.scored)
         _check_segment(self.segment, scorer)
         yield Step(0, scorer(), evaluation_operations=scorer.operations())
-        if not max(ks):
+        if not max(wanted):
             return
         with ttt.session():
-            step = _evaluated(ttt, scorer, self.segment, max(ks))
+            step = _evaluated(ttt, scorer, self.segment, max(wanted))
         yield step
 
 
