@@ -208,6 +208,9 @@ DRAWN = {"strategy": "random-domain", "seed": 1216}
          {"switches": BEFORE["switches"] | {"learning_rate": 1e-4}}, True),
         ({"switches": NOW["switches"] | {"clip": 2.0}}, {}, False),
         ({"weights": "v"}, {}, False),
+        ({"config": "c"}, {}, True),
+        ({"order": "a"}, {"order": "b"}, True),
+        ({"config": "c"}, {"config": "d"}, False),
     ],
 )  # fmt: skip
 def test_parts_of_two_versions_belong_together_if_what_both_say_is_equal(tmp_path, monkeypatch, now, before, same):
@@ -234,6 +237,23 @@ def test_the_facts_of_a_run_in_parts_name_the_commits_and_devices_of_all_calls(t
     summary = archived("mine", "m").summary()
     assert summary["commit"] == "1, 2, 3, c"
     assert summary["device"] == "device 1, device 2, device 3, 2026-01-01"
+
+
+@pytest.mark.parametrize(
+    ("call", "processor"),
+    [
+        ({}, "H100, A100"),
+        ({"model_device": "cpu"}, "CPU"),
+        ({"model_device": "cuda"}, "H100"),
+        ({"model_device": "cuda:1"}, "A100"),
+        ({"device": "Xeon, 2 cores; GPU: none"}, "CPU"),
+        ({"device": "Xeon; GPU: none", "workers": ["Xeon; GPU: NVIDIA L4"], "model_device": "cuda"}, "L4"),
+    ],
+)
+def test_a_caption_names_what_was_computed_on(call, processor):
+    facts = {"settings": {"switches": {"max_chunks": 2}}}
+    machine = {"device": "Xeon, 2 cores, 2 threads; GPU: NVIDIA H100, A100"}
+    assert module.Archive(None, facts | {"calls": [machine | call]}).conditions == f"2 chunks, {processor}"
 
 
 def test_what_does_not_belong_together_is_not_kept(tmp_path, monkeypatch):

@@ -48,8 +48,11 @@ def test_our_methods_keep_the_rules(name):
 
 @pytest.mark.parametrize(
     ("name", "switches"),
-    [("ttt-dynamic:8", {"lora": 2}), ("ttt", {"dropout": 0.2}), ("dynamic:8", {"train": "last:1"})],
-)
+    [
+        ("ttt-dynamic:8", {"lora": 2}), ("ttt", {"dropout": 0.2}), ("dynamic:8", {"train": "last:1"}),
+        *((name, {"precision": "bfloat16", "buckets": True}) for name in ("ttt", "dynamic:8", "ttt-dynamic:8")),
+    ],
+)  # fmt: skip
 def test_so_do_those_that_train_with_other_switches(name, switches):
     check_method(name, tiny_loop(**switches))
 
@@ -72,7 +75,8 @@ class Broken(Method):
     def steps(self, ttt, found, ks):
         scorer = ttt.scorer(found.scored)
         yield Step(0, scorer())
-        yield Step(max(ks), self.last(ttt, scorer, found))
+        if max(ks):
+            yield Step(max(ks), self.last(ttt, scorer, found))
 
 
 class LooksAhead(Broken):
@@ -89,6 +93,16 @@ class GivesTooMuch(Broken):
 
     def last(self, ttt, scorer, found):
         return scorer.total(0.9 * scorer.token_nats())
+
+
+class GoesOn(Broken):
+    """Scores once more where only k = 0 is asked for."""
+
+    def steps(self, ttt, found, ks):
+        yield from super().steps(ttt, found, [1, *ks])
+
+    def last(self, ttt, scorer, found):
+        return scorer()
 
 
 class DrawsAnew(Broken):
@@ -120,6 +134,7 @@ class CountsItself(Broken):
     [
         (LooksAhead, "at k=3 a change of byte 1 changes the score of byte 0"),
         (GivesTooMuch, r"all tokens' probabilities sum to 1\.\d+, not 1"),
+        (GoesOn, r"steps of k=.0, 1.: they go up from 0 to 0, each k once"),
         (DrawsAnew, "changes the score"),
         (LeavesItChanged, "the model is not what it was"),
         (CountsItself, "is not from ttt.scorer"),
@@ -150,6 +165,12 @@ def test_the_runner_takes_steps_that_go_up_from_0_alone(monkeypatch):
     monkeypatch.setitem(METHODS, "broken", backwards)
     with pytest.raises(IllegalScore, match="a step of k=2 after one of k=-1: steps go up from 0"):
         list(_legal(find_method("broken").steps(tiny_loop(), _found(TEXT), [0, 2]), _found(TEXT)))
+
+
+@pytest.mark.parametrize("name", [each for each in NAMES if each != "ttmm:2"])
+def test_the_runner_takes_a_run_at_k_0_alone(name):
+    rows = document_rows(tiny_loop(), DrawnDocument("d", 0, TEXT), [0], name)
+    assert [(row["k"], row["failure"]) for row in rows] == [(0, "")]
 
 
 def document_rows_without_neighbours(ttt, method, monkeypatch):

@@ -168,6 +168,17 @@ def test_a_finished_run_that_keeps_the_optimizer_can_be_called_again(ttt, tmp_pa
     assert (tmp_path / "rows.jsonl").read_bytes() == journal
 
 
+def test_rows_of_a_kept_optimizer_are_not_given_for_another_order(ttt, tmp_path):
+    kept = TTT(ttt.lm, FixedRetriever(), Switches(learning_rate=1e-2, max_length=16, keep_optimizer=True))
+    first = run(kept, DOCUMENTS, ks=[0, 1], folder=tmp_path)
+    backwards = run(kept, DOCUMENTS[::-1], ks=[0, 1])
+    assert not timeless(backwards).equals(timeless(first)), "so that the order is a setting"
+    with pytest.raises(RowsError, match=r"a run with other order \("):
+        run(kept, DOCUMENTS[::-1], ks=[0, 1], folder=tmp_path)
+    run(ttt, DOCUMENTS, ks=[0, 1], folder=tmp_path / "plain")
+    assert len(run(ttt, DOCUMENTS[::-1], ks=[0, 1], folder=tmp_path / "plain")) == len(first)
+
+
 def test_damage_of_the_corpus_is_raised_not_recorded(ttt, tmp_path):
     class Damaged(FixedRetriever):
         def neighbours(self, text, k, meta=None):

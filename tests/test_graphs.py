@@ -73,6 +73,16 @@ def test_copies_in_bfloat16_give_the_numbers_of_autocast(lm):
     assert found == pytest.approx(exact, rel=1e-2) and found[0] == exact[0], "scores are float32"
 
 
+@pytest.mark.parametrize("part", ["head", "norms", "down", "last:1", "queries"])
+def test_with_copies_a_part_is_trained_as_without(lm, part):
+    """Up to rounding: a part that is not trained at all would leave scores as they were."""
+    exact = bits(lm, replace(PLAIN, train=part))[0]
+    found = bits(lm, replace(PLAIN, train=part, precision="bfloat16", buckets=True))[0]
+    assert found == pytest.approx(exact, rel=1e-2) and found[0] == exact[0]
+    gain, wanted = found[0] - found[-1], exact[0] - exact[-1]
+    assert gain == pytest.approx(wanted, rel=0.1) and gain != 0
+
+
 def test_gradients_with_copies_are_those_of_autocast_bit_for_bit(lm):
     ids = torch.arange(24)[None] + 5
     with torch.autocast("cpu", torch.bfloat16):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import tttnn.index.exact
+from tttnn.errors import ParameterError
 from tttnn.files import read_json, sha256_file
 from tttnn.index import (
     BuildOptions,
@@ -24,6 +25,7 @@ from tttnn.index import (
     search_shard,
     verify,
 )
+from tttnn.index.faiss_runtime import load_faiss
 from tttnn.index.manifest import write_sealed
 
 
@@ -214,6 +216,17 @@ def test_torch_and_faiss_work_in_one_process(first, second):
         "index.search(np.eye(64, dtype=np.float32), 3); torch.ones(300, 300) @ torch.ones(300, 300)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_threads_may_be_text():
+    before = load_faiss().omp_get_max_threads()
+    try:
+        assert load_faiss(threads="2").omp_get_max_threads() == 2
+        for bad in ("x", 0, 2.5):
+            with pytest.raises(ParameterError, match=r"^threads="):
+                load_faiss(threads=bad)
+    finally:
+        load_faiss(before)
 
 
 @pytest.fixture

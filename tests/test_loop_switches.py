@@ -151,10 +151,17 @@ def test_bad_values_name_the_switch(bad):
         Switches(**bad)
 
 
-@pytest.mark.parametrize("switches", [{"loss": "suffix"}, {"reuse": 2}, {"pace": "uncertainty"}])
+@pytest.mark.parametrize("switches", [{"loss": "suffix"}, {"reuse": 2}, {"pace": "uncertainty"}, {"scoring": "tf32"}])
 def test_methods_that_would_ignore_them_are_refused(gpt2, switches):
     with pytest.raises(ParameterError, match="only method 'ttt' goes by it"):
         check_run(gpt2, None, replace(PLAIN, **switches), [0], "unigram:0.1")
+
+
+@pytest.mark.parametrize("method", ["dynamic:8", "ttt-dynamic:8"])
+def test_dynamic_evaluation_refuses_the_dropout_that_it_would_ignore(gpt2, method):
+    with pytest.raises(ParameterError, match=rf"^method='{method}': dropout=0\.1: steps along the text go without"):
+        check_run(gpt2, None, replace(PLAIN, dropout=0.1), [0], method)
+    assert check_run(gpt2, None, replace(PLAIN, dropout=0.1), [0], "ttt") == [0]
 
 
 def test_a_pace_is_refused_before_a_run_unless_the_strategy_goes_with_it(gpt2):

@@ -93,6 +93,11 @@ def test_methods_score_with_the_loop_s_context_and_token_before_the_text(method,
         assert nats(loop, method, TEXT * 4)[0] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("method", ALL)
+def test_numbers_of_neighbours_may_be_text(gpt2, method):
+    assert nats(gpt2, method, ks="0,1") == nats(gpt2, method, ks=[0, 1])
+
+
 def test_a_share_too_small_for_one_token_leaves_the_text_alone(gpt2):
     text = TEXT * 4
     assert len(gpt2.lm.encode(text)) > gpt2.lm.settings.context
@@ -203,6 +208,15 @@ def test_dynamic_evaluation_after_neighbours_goes_on_from_them(gpt2):
     assert nats(gpt2, "ttt-dynamic:64", "The fox.")[3] == pytest.approx(nats(gpt2, "ttt", "The fox.")[3], rel=1e-6)
     assert together[3] != nats(gpt2, "ttt")[3]
     losses = [[step.losses for step in steps(gpt2, name)] for name in ("ttt-dynamic:8", "ttt")]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("buckets", [False, True])
+def test_what_a_neighbour_teaches_does_not_depend_on_the_text(gpt2, precision, buckets):
+    """Steps along the text are undone, in the copies that steps are computed with, too."""
+    loop = TTT(gpt2.lm, switches=replace(SWITCHES, precision=precision, buckets=buckets))
+    losses = [[step.losses for step in steps(loop, "ttt-dynamic:8", text)] for text in (TEXT, "19 " * 30)]
     assert losses[0] == losses[1]
 
 

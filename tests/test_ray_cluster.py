@@ -116,7 +116,8 @@ def test_rows_are_the_same_although_a_worker_is_killed(address, model, here, tmp
     rows = run_on_cluster(here, partial(make, model, tmp_path / "graves"), DOCUMENTS, KS, tmp_path / "rows")
     assert len(buried(tmp_path / "graves")) == 1
     pd.testing.assert_frame_equal(timeless(rows), timeless(run(here, DOCUMENTS, KS)), check_dtype=False)
-    assert len(read_json(tmp_path / "rows" / "run.json")["about"]["workers"]) == 2
+    record = read_json(tmp_path / "rows" / "run.json")
+    assert len(record["about"]["workers"]) == 2 and record["calls"][0]["model_device"] == "cpu"
 
 
 def test_a_document_that_kills_its_workers_ends_the_run_and_costs_no_other(address, model, here, tmp_path, monkeypatch):

@@ -5,13 +5,16 @@ from dataclasses import replace
 
 import pytest
 from test_experiment import DOCUMENTS, SWITCHES, FixedRetriever, ttt  # noqa: F401
+from tiny import tiny_llama
 from torch import OutOfMemoryError
 
 from tttnn.errors import DocumentError, ParameterError
-from tttnn.experiment import DrawnDocument, RowsError, read_rows, run
+from tttnn.experiment import DrawnDocument, RowsError, read_rows, record, run
 from tttnn.experiment.record import identity, tokenizer_hash
+from tttnn.experiment.runner import _SideBySide, side_by_side
 from tttnn.files import read_json
-from tttnn.rows import JOURNAL, TABLE, RowJournal
+from tttnn.models import load_model
+from tttnn.rows import JOURNAL, TABLE, RowJournal, read_journal
 from tttnn.ttt import TTT, Switches
 
 DRAWN = {"per_domain": 2, "split": "test", "max_bytes": 100, "seed": 1}
@@ -31,6 +34,28 @@ def test_each_call_that_adds_rows_is_listed(ttt, tmp_path):  # noqa: F811
     assert [(call["documents"], call["drawn"]["per_domain"]) for call in record["calls"]] == [(2, 2), (2, 4)]
     assert all(call["commit"] and call["device"] and call["versions"] and call["end"] for call in record["calls"])
     assert record["about"]["drawn"]["per_domain"] == 4 and record["start"] <= record["end"]
+
+
+class OnAnotherCard(_SideBySide):
+    how = property(lambda self: {"model_device": "cuda:1"})
+
+
+def test_each_call_says_where_the_model_was_and_what_changes_digits(ttt, tmp_path, monkeypatch, caplog):  # noqa: F811
+    monkeypatch.delenv("TTTNN_FAST_LAYERS", raising=False)
+    run(ttt, DOCUMENTS[:1], [0], tmp_path)
+    run(ttt, DOCUMENTS[:2], [0], tmp_path, evaluate=side_by_side(2))
+    assert not caplog.records
+    monkeypatch.setenv("TTTNN_FAST_LAYERS", "0")
+    monkeypatch.setattr(record, "versions", lambda: {"torch": "1.0"})
+    run(ttt, DOCUMENTS[:3], [0], tmp_path, evaluate=OnAnotherCard(1))
+    [warning] = caplog.messages
+    assert all(
+        each in warning for each in ("other device (cpu, now cuda)", "environment ({}, now {", "torch (", "1.0)")
+    )
+    calls = read_json(tmp_path / "run.json")["calls"]
+    assert [call["model_device"] for call in calls] == ["cpu", "cpu", "cuda:1"] and "thread" in calls[0]["device"]
+    assert [call["environment"] for call in calls] == [{}, {}, {"TTTNN_FAST_LAYERS": "0"}]
+    assert [call.get("documents_at_once") for call in calls] == [None, 2, None]
 
 
 def test_documents_of_a_killed_call_are_counted(ttt, tmp_path):  # noqa: F811
@@ -84,6 +109,37 @@ def test_tokenizer_prefix_and_retriever_are_part_of_what_rows_depend_on(ttt, tmp
     before = tokenizer_hash(ttt.lm.tokenizer)
     ttt.lm.tokenizer(["a", "bc"], padding=False, truncation=True, max_length=1)
     assert tokenizer_hash(ttt.lm.tokenizer) == before == known["tokenizer"], "calls leave no trace"
+
+
+def configured(folder, **changes):
+    """The same weights under a changed config.json."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    return load_model(folder)
+
+
+def test_what_a_model_computes_with_its_weights_is_part_of_what_rows_depend_on(tmp_path):
+    folder = tiny_llama(tmp_path / "model")
+    plain = load_model(folder)
+    run(TTT(plain, FixedRetriever(), SWITCHES), DOCUMENTS[:1], [0], tmp_path / "rows")
+    assert configured(folder, use_cache=False, transformers_version="4.0.0").config_hash() == plain.config_hash()
+    for changes in ({"rms_norm_eps": 0.1}, {"rope_parameters": {"rope_theta": 10.0, "rope_type": "default"}}):
+        other = TTT(configured(folder, **changes), FixedRetriever(), SWITCHES)
+        assert other.lm.weight_hash() == plain.weight_hash()
+        with pytest.raises(RowsError, match=r"a run with other config \([0-9a-f]{12}\.\.\., now [0-9a-f]{12}\.\.\.\)"):
+            run(other, DOCUMENTS, [0], tmp_path / "rows")
+
+
+def test_rows_from_before_something_was_recorded_get_no_others_and_stay_readable(ttt, tmp_path):  # noqa: F811
+    run(ttt, DOCUMENTS[:1], [0], tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / JOURNAL).read_text().splitlines()]
+    del lines[0]["call"]["settings"]["config"]
+    (tmp_path / JOURNAL).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(RowsError, match=r"rows of an earlier version .* did not record their config, so none can be"):
+        run(ttt, DOCUMENTS, [0], tmp_path)
+    with pytest.raises(RowsError, match=r"a run with other config .*, model"):
+        run(TTT(replace(ttt.lm, name="other"), FixedRetriever(), SWITCHES), DOCUMENTS, [0], tmp_path)
+    assert len(read_rows(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", None])
@@ -196,6 +252,31 @@ def test_a_fault_of_the_program_is_no_failed_document(ttt, tmp_path, error):  # 
 def test_what_one_document_lacks_is_its_own_failure(ttt, error, reason):  # noqa: F811
     rows = run(TTT(ttt.lm, Failing(error), SWITCHES), DOCUMENTS[:2], [0, 1])
     assert rows["failure"].str.contains(reason).tolist() == [True, True]
+
+
+def test_what_had_no_memory_is_tried_again_and_its_rows_replace_the_failure(ttt, tmp_path):  # noqa: F811
+    full = TTT(ttt.lm, Failing(MemoryError()), SWITCHES)
+    kept = run(ttt, DOCUMENTS[:1], [0, 1], tmp_path)
+    for _ in range(2):
+        rows = run(full, DOCUMENTS[:2], [0, 1], tmp_path)
+        assert rows["failure"].str.contains("no memory .*: the same call tries it again.* in another folder").sum() == 1
+    assert [call["documents"] for call in read_json(tmp_path / "run.json")["calls"]] == [1, 1]
+    rows = run(ttt, DOCUMENTS[:2], [0, 1], tmp_path)
+    assert rows["document"].tolist() == [0, 0, 1, 1] and not rows["failure"].any()
+    assert rows[:2].equals(kept), "what was done is not done again"
+    assert read_rows(tmp_path).equals(rows) and read_journal(tmp_path).equals(rows)
+    record = read_json(tmp_path / "run.json")
+    assert [call["documents"] for call in record["calls"]] == [1, 1], "each document counts for the call of its rows"
+    whole = (tmp_path / JOURNAL).read_bytes()
+    assert run(ttt, DOCUMENTS[:2], [0, 1], tmp_path).equals(rows) and (tmp_path / JOURNAL).read_bytes() == whole
+    with RowJournal(tmp_path) as journal, pytest.raises(RowsError, match="is already there"):
+        journal.append(next(iter(journal._done)), [{"k": 0}])
+
+
+def test_a_run_that_keeps_the_optimizer_does_not_try_again(ttt, tmp_path):  # noqa: F811
+    switches = replace(SWITCHES, keep_optimizer=True)
+    first = run(TTT(ttt.lm, Failing(MemoryError()), switches), DOCUMENTS[:2], [0, 1], tmp_path)
+    assert run(TTT(ttt.lm, FixedRetriever(), switches), DOCUMENTS[:2], [0, 1], tmp_path).equals(first)
 
 
 def test_rows_keep_their_order_of_keys_as_json(tmp_path):

@@ -16,8 +16,8 @@ def folder(tmp_path):
     return tiny_gpt2(tmp_path / "model")
 
 
-def _ttt(folder):
-    return TTT(load_model(folder, threads=1), switches=Switches(learning_rate=3e-3, max_chunks=1))
+def _ttt(folder, **switches):
+    return TTT(load_model(folder, threads=1), switches=Switches(learning_rate=3e-3, max_chunks=1, **switches))
 
 
 def test_the_repaired_model_has_the_lowest_loss_of_the_curve(folder, tmp_path):
@@ -33,8 +33,9 @@ def test_the_repaired_model_has_the_lowest_loss_of_the_curve(folder, tmp_path):
     assert found["end"] in ("flat", "most")
 
 
-def test_an_interrupted_repair_ends_with_the_same_bytes(folder, tmp_path, monkeypatch):
-    whole = repair(_ttt(folder), TRAIN, LINES, tmp_path / "whole", every=8, patience=2, most=40)
+@pytest.mark.parametrize("switches", [{}, {"precision": "bfloat16", "buckets": True}])
+def test_an_interrupted_repair_ends_with_the_same_bytes(folder, tmp_path, monkeypatch, switches):
+    whole = repair(_ttt(folder, **switches), TRAIN, LINES, tmp_path / "whole", every=8, patience=2, most=40)
 
     class Stopped(Exception):
         pass
@@ -49,13 +50,13 @@ def test_an_interrupted_repair_ends_with_the_same_bytes(folder, tmp_path, monkey
 
     monkeypatch.setattr(room, "_look", stop)
     with pytest.raises(Stopped):
-        repair(_ttt(folder), TRAIN, LINES, tmp_path / "cut", every=8, patience=2, most=40)
+        repair(_ttt(folder, **switches), TRAIN, LINES, tmp_path / "cut", every=8, patience=2, most=40)
     monkeypatch.setattr(room, "_look", look)
-    cut = repair(_ttt(folder), TRAIN, LINES, tmp_path / "cut", every=8, patience=2, most=40)
+    cut = repair(_ttt(folder, **switches), TRAIN, LINES, tmp_path / "cut", every=8, patience=2, most=40)
     assert cut == whole
     weights = [(tmp_path / run / "model" / "model.safetensors").read_bytes() for run in ("cut", "whole")]
     assert weights[0] == weights[1]
-    assert repair(_ttt(folder), TRAIN, LINES, tmp_path / "cut", every=8, patience=2, most=40) == whole
+    assert repair(_ttt(folder, **switches), TRAIN, LINES, tmp_path / "cut", every=8, patience=2, most=40) == whole
 
 
 def test_a_repair_on_other_texts_is_refused_finished_or_not(folder, tmp_path, monkeypatch):

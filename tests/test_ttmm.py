@@ -7,6 +7,7 @@ from test_retrieval import documents
 from tiny import tiny_gpt2, tiny_qwen2
 
 from tttnn.corpus import open_corpus, write_jsonl
+from tttnn.embedding import EmbeddingError
 from tttnn.errors import ParameterError
 from tttnn.experiment import draw_documents, run
 from tttnn.files import read_json
@@ -142,12 +143,15 @@ def test_a_killed_build_goes_on_with_the_next_cluster(ttt, text, monkeypatch):
     assert build(ttt, method) and trained == [3, 1, 2, 3]
 
 
-def test_fewer_documents_are_drawn_and_another_rate_has_other_experts(ttt):
+def test_fewer_documents_are_drawn_and_another_rate_or_config_has_other_experts(ttt, monkeypatch):
     few = build(ttt, find_method("ttmm:2,0.04,5"))
     assert [each["documents"] for each in read_json(few / ttmm.RECORD)["clusters"]] == [5, 5]
     other = TTT(ttt.lm, ttt.retriever, Switches(learning_rate=2e-2, max_length=32, max_chunks=1, lora=2))
     method = find_method("ttmm:2,0.04,5")
     assert method.folder(other.lm, other.retriever, other.switches) != few
+    with monkeypatch.context() as patch:
+        patch.setattr(type(ttt.lm), "config_hash", lambda lm: "another")
+        assert method.folder(ttt.lm, ttt.retriever, ttt.switches) != few
     assert find_method("ttmm:2,1,5").folder(ttt.lm, ttt.retriever, ttt.switches) == few  # a temperature trains nothing
 
 
@@ -158,6 +162,21 @@ def test_rows_know_the_offline_cost_and_no_retrieval(ttt, drawn, tmp_path):
     rows = run(ttt, drawn, [0, 1, 2], tmp_path / "rows", method="ttmm:2")
     assert not rows["failure"].any() and not rows["retrieval_seconds"].any() and rows["neighbour"].isna().all()
     assert read_json(tmp_path / "rows" / "run.json")["about"]["offline"] == read_json(place / ttmm.RECORD)["offline"]
+
+
+def test_a_document_without_a_vector_is_its_own_failure(ttt, drawn, monkeypatch):
+    build(ttt, find_method("ttmm:2"))
+    lost, embed = drawn[0].text, ttt.retriever.embedder.embed
+
+    def without(texts, *rest):
+        if lost in texts:
+            raise EmbeddingError("text 0 of 1 has no token, so it has no vector: leave it out")
+        return embed(texts, *rest)
+
+    monkeypatch.setattr(ttt.retriever.embedder, "embed", without)
+    rows = run(ttt, drawn, [0, 2], method="ttmm:2")
+    assert [bool(failure) for failure in rows["failure"]] == [True, False, False]
+    assert rows["failure"].str.contains("has no vector").sum() == 1
 
 
 def test_what_cannot_be_built_is_said(ttt):

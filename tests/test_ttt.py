@@ -273,6 +273,15 @@ def test_evaluate_is_three_lines(gpt2):
     assert "after 3 neighbours" in repr(result) and len(repr(result)) < 100
 
 
+def test_numbers_of_neighbours_may_be_text(gpt2):
+    ttt = TTT(gpt2, FixedRetriever(), FAST)
+    steps = ttt.evaluate(TEXT, k="3", ks="0,1").steps
+    assert [step.score for step in steps] == [step.score for step in ttt.evaluate(TEXT, k=3, ks=[0, 1]).steps]
+    expected = [step.score for step in ttt.adapt(TEXT, NEIGHBOURS, [0, 1])]
+    assert [step.score for step in ttt.adapt(TEXT, NEIGHBOURS, ["0", "1"])] == expected
+    assert [step.score for step in ttt.adapt(TEXT, NEIGHBOURS, "[0, 1]")] == expected
+
+
 def test_split_query_scores_only_the_second_half(gpt2):
     retriever = FixedRetriever()
     switches = Switches(learning_rate=1e-2, max_length=32, split_query=True)
@@ -286,8 +295,13 @@ def test_split_query_scores_only_the_second_half(gpt2):
     ("call", "message"),
     [
         (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, [5]), "4 neighbours, but a score after 5"),
-        (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, []), "at least one"),
-        (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, [-1]), "none negative"),
+        (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, []), r"^ks=\[\] \(list\): give numbers"),
+        (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, [-1]), "^ks=-1: must be at least 0"),
+        (lambda ttt: ttt.adapt(TEXT, NEIGHBOURS, "0,x"), "^ks='0,x': entry='x' .*: must be a whole number"),
+        (
+            lambda ttt: TTT(ttt.lm, FixedRetriever()).evaluate(TEXT, 1, ks="0,-1"),
+            "^ks='0,-1': entry='-1': must be at least",
+        ),
         (lambda ttt: ttt.adapt("", NEIGHBOURS, [1]), "empty text"),
         (lambda ttt: ttt.adapt("ab\ud800", NEIGHBOURS, [1]), "character 2 of the text is a lone surrogate"),
         (lambda ttt: ttt.evaluate(TEXT), "need a retriever"),

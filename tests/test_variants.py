@@ -30,6 +30,7 @@ from tttnn.experiment.variants import (
 from tttnn.models import load_model
 from tttnn.retrieval import open_retriever
 from tttnn.retrieval.strategies import Selection
+from tttnn.rows import RowsError
 from tttnn.ttt import TTT, Switches
 
 SWITCHES = Switches(learning_rate=1e-2, max_length=32, max_chunks=1)
@@ -146,7 +147,18 @@ def test_rates_and_neighbours_are_those_of_the_name(ttt, drawn):
     assert changed(ttt, VARIANTS["rate-0.25"]).switches.learning_rate == pytest.approx(0.0025)
     adapters = changed(ttt, VARIANTS["lora-8-rate-10"]).switches
     assert (adapters.lora, adapters.learning_rate) == (8, pytest.approx(0.1))
-    assert run_variants(ttt, drawn[:1], [0, 2, 7], ["chunks-4"])["k"].max() == 2
+    rows = run_variants(ttt, drawn[:1], [0, 2, 7], ["chunks-4"])
+    assert rows[rows["nats"].notna()]["k"].tolist() == [0, 2, 5], "with the last score at its last neighbour"
+    assert run_variants(ttt, drawn[:1], [0, 2], ["chunks-4"])["k"].max() == 2
+
+
+def test_a_variant_without_a_score_after_neighbours_did_not_lose(ttt, drawn):
+    rows = run_variants(ttt, drawn, [0, 20], ["nearest", "chunks-4"])
+    assert (effects(rows, {"chunks-4": "nearest"}, 20)["ratio"] != 1).all()
+    for left in (0, -1):
+        part = rows[(rows["variant"] == "nearest") | (rows["k"] <= left)]
+        with pytest.raises(RowsError, match=r"^chunks-4: no score after 1 to 20 neighbours, so nothing to compare"):
+            effects(part, {"chunks-4": "nearest"}, 20)
 
 
 def test_a_killed_grid_goes_on_where_it_was_and_is_read_back(ttt, drawn, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tttnn.errors import ParameterError
-from tttnn.parameters import number
+from tttnn.parameters import MOST_THREADS, number
 
 if TYPE_CHECKING:
     import torch
@@ -46,4 +46,4 @@ def use_threads(threads: int | str | None) -> None:
     if threads is not None:
         import torch
 
-        torch.set_num_threads(number("threads", threads, least=1, most=2**15, whole=True))
+        torch.set_num_threads(number("threads", threads, least=1, most=MOST_THREADS, whole=True))

@@ -16,6 +16,7 @@ from tttnn.errors import ParameterError
 
 BRACKETS = {"[": "]", "(": ")"}
 QUOTES = "'\""
+MOST_THREADS = 2**15  # that a process is asked for
 LONGEST = 60  # characters of a value that a message shows
 
 

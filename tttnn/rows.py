@@ -31,6 +31,7 @@ COLUMNS = (
 )  # fmt: skip
 TEXTS = ("model", "domain", "source", "unit", "language", "neighbour_domain", "failure")
 FLAGS = ("same_unit", "same_source")  # all other columns are numbers
+NO_MEMORY = "no memory for this document"  # how a failure begins that says nothing about the document itself
 
 
 class RowsError(TTTNNError):
@@ -43,7 +44,8 @@ class RowJournal:
     """Append-only journal of calls and finished documents in a folder; one writer at a time.
 
     A line is written in one call and flushed to the disk before the document counts as done. A line cut short
-    by a kill is removed at the next opening: at most the document in flight is lost, and none is there twice.
+    by a kill is removed at the next opening: at most the document in flight is lost. None is there twice, but for one
+    that had no memory: a later line with its rows takes the place of that failure.
 
     Parameters
     ----------
@@ -53,7 +55,8 @@ class RowJournal:
     Attributes
     ----------
     calls : list of dict
-        What `begin` was given by each call, with the documents it added (their number) and its end (None: killed).
+        What `begin` was given by each call, with the documents whose rows are its own (their number) and its end (None:
+        killed).
 
     Raises
     ------
@@ -73,6 +76,7 @@ class RowJournal:
         try:
             self._lock()
             self._done: dict[Key, list[Row]] = {}
+            self._added_by: dict[Key, dict[str, Any]] = {}
             self._read()
             if not self._done and (folder / TABLE).exists():
                 raise _without_journal(folder)
@@ -94,6 +98,13 @@ class RowJournal:
     def __len__(self) -> int:
         return len(self._done)
 
+    def lacked_memory(self, key: Key) -> bool:
+        """Whether all that is there of a document is that there was no memory for it, so that it can be tried again."""
+        match self._done.get(plain(key)):
+            case [{"failure": str(reason)}]:
+                return reason.startswith(NO_MEMORY)
+        return False
+
     def begin(self, call: dict[str, Any]) -> None:
         """Record that a call begins to add documents, durably: JSON values."""
         self._write({"call": call})
@@ -103,8 +114,14 @@ class RowJournal:
         self._write({"end": when})
 
     def append(self, key: Key, rows: list[Row]) -> None:
-        """Record a finished document under its key, durably; a key already there is refused with RowsError."""
-        if key in self:
+        """Record a finished document under its key, durably.
+
+        Raises
+        ------
+        RowsError
+            If the key is already there, other than for want of memory.
+        """
+        if key in self and not self.lacked_memory(key):
             raise RowsError(f"{self.folder / JOURNAL}: {key} is already there")
         self._write({"key": key, "rows": rows})
 
@@ -128,10 +145,13 @@ class RowJournal:
         elif "end" in entry and self.calls:
             self.calls[-1]["end"] = entry["end"]
         elif "key" in entry:
-            if (key := tuple(entry["key"])) in self._done:
+            if (key := tuple(entry["key"])) in self and not self.lacked_memory(key):
                 raise ValueError(f"{key} is in an earlier line, too")
             self._done[key] = entry["rows"]
+            if key in self._added_by:
+                self._added_by.pop(key)["documents"] -= 1
             if self.calls:
+                self._added_by[key] = self.calls[-1]
                 self.calls[-1]["documents"] += 1
 
     def table(self, keys: Sequence[Key] | None = None) -> pd.DataFrame:
@@ -190,7 +210,7 @@ def _damaged(path: Path, number: int, error: Exception) -> RowsError:
 
 
 def read_journal(folder: str | Path) -> pd.DataFrame:
-    """Read the rows that a run has so far; a process that is adding to them is not disturbed.
+    """Read the rows that a run has so far, the last ones of each document; who is adding to them is not disturbed.
 
     Returns
     -------

@@ -26,10 +26,10 @@ from tttnn.models import LanguageModel, mean_cross_entropy
 from tttnn.models.graphs import BucketedSteps, ahead
 from tttnn.models.lora import adapter_size, adapters, forked_rng
 from tttnn.models.model_registry import check_prefix, understand
-from tttnn.models.parts import check_part, find_part, frozen_but
+from tttnn.models.parts import Columns, check_part, find_part, frozen_but
 from tttnn.models.precision import WorkingCopies, tf32
 from tttnn.models.products import bfloat16_is_fast, has_amx
-from tttnn.parameters import number
+from tttnn.parameters import number, numbers
 from tttnn.scoring import Score, Scorer
 
 if TYPE_CHECKING:
@@ -354,6 +354,7 @@ class TTT:
         rank, part = self.switches.lora, self.switches.train
         weights = find_part(lm.model, part) if part else list(lm.model.parameters())
         self._parameters = [] if rank else weights  # what a step changes; adapters come and go
+        self._columns = [each for each in weights if isinstance(each, Columns)]
         self._trained = trained = adapter_size(lm.model, rank) if rank else sum(p.numel() for p in weights)
         copied = 0 if rank or lm.has_copy else sum(p.numel() for p in lm.model.parameters())
         own = ADAPTING if rank else ADAPTING - COPY  # adapters are not copied, but are themselves new
@@ -388,7 +389,8 @@ class TTT:
         """
         k = number("k", k, least=1, whole=True)
         found = self.retrieve(text, k, meta)
-        steps = tuple(self.follow(found, sorted({0, k, *(ks or ())}), waiting=False))
+        places = {0, k} | (check_ks(ks) if ks else set())
+        steps = tuple(self.follow(found, sorted(places), waiting=False))
         before, after = steps[0].score, steps[-1].score
         assert before is not None and after is not None  # both are asked for
         return Evaluation(before, after, steps, cast("Neighbours", found.neighbours))  # as k is at least 1
@@ -550,9 +552,7 @@ class TTT:
         part = frozen_but(self.lm.model, self._parameters) if self.switches.train else contextlib.nullcontext()
         try:
             with self.lm.restoring(), part:
-                self._round()
-                if self._copies:
-                    self._copies.renew()
+                self.renew()
                 yield
         finally:
             if not self.switches.keep_optimizer:
@@ -568,6 +568,14 @@ class TTT:
         finally:
             self._parameters = []
             self.forget()
+
+    def renew(self) -> None:
+        """Let all that a step computes with follow the weights; for who changes them by other means than steps."""
+        self._round()
+        for columns in self._columns:
+            columns.write_back()
+        if self._copies:
+            self._copies.renew()
 
     def forget(self) -> None:
         """Begin with fresh AdamW moments, which a session does by itself unless `keep_optimizer`."""
@@ -687,6 +695,8 @@ class TTT:
             loss.backward()
         if copies:
             copies.give_gradients()
+        for columns in self._columns:
+            columns.take_gradient()
         nn.utils.clip_grad_norm_(self._parameters, self.switches.clip)
         if self.switches.reuse:
             self._kept = [parameter.grad for parameter in self._parameters]
@@ -704,12 +714,10 @@ class TTT:
     def _descend(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # at once: the next forward pass needs the room
-        self._round()
-        if self._copies:
-            self._copies.renew()
+        self.renew()
 
     def _drop_gradients(self) -> None:
-        for each in chain(self._parameters, self._copies.tensors if self._copies else ()):
+        for each in chain(self._parameters, self.lm.model.parameters(), self._copies.tensors if self._copies else ()):
             each.grad = None
 
     def _new_buckets(self) -> BucketedSteps | None:
@@ -786,16 +794,14 @@ def _seconds(start: Any, end: Any) -> float:
 
 
 def check_ks(ks: Sequence[int], neighbours: Sequence[str] | None = None) -> set[int]:
-    """Return the numbers of neighbours to score after; of the neighbours, where given, there must be as many.
+    """Return the numbers of neighbours to score after, also if they are text; there must be as many neighbours.
 
     Raises
     ------
     ParameterError
-        If there is none, one is negative, or above the number of neighbours.
+        If there is none, one is negative, no whole number, or above the number of neighbours, where these are given.
     """
-    wanted = set(ks)
-    if not wanted or min(wanted) < 0:
-        raise ParameterError(f"ks={list(ks)}: give at least one number of neighbours, none negative")
+    wanted = {int(k) for k in numbers("ks", ks, least=0, whole=True)}
     if neighbours is not None and len(neighbours) < max(wanted):
         raise ParameterError(f"{len(neighbours)} neighbours, but a score after {max(wanted)} was asked for")
     return wanted

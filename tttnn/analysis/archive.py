@@ -83,8 +83,7 @@ class Archive:
         """What was trained on at most of each neighbour, and on what: ``2 chunks, H200``."""
         chunks = self.facts["settings"]["switches"].get("max_chunks")
         much = f"{chunks} chunk{'s' * (chunks != 1)}" if chunks else "all chunks"
-        card = _calls(self.facts)[0]["device"].rpartition("GPU: ")[2]
-        return f"{much}, {'CPU' if card in ('', 'none') else card.removeprefix('NVIDIA ')}"
+        return f"{much}, {_processor(_calls(self.facts)[0])}"
 
     @property
     def sample(self) -> str:
@@ -245,6 +244,7 @@ def _stated(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run as this version writes them, and no switch that only repeats or replaces a setting."""
     own, switches = settings.get("settings", {}), settings.get("switches", {})
     stated = {**settings, "settings": own | {name: switches[name] for name in own if switches.get(name) is not None}}
+    stated.pop("order", None)  # of a part's documents, where the optimizer is kept
     stated["switches"] = {name: value for name, value in switches.items() if name not in own}
     if isinstance(found := settings.get("retriever"), str):  # of an earlier version: corpus-embedder[-strategy-seed]
         corpus, embedder, *chosen = found.split("-", 2)
@@ -278,6 +278,16 @@ def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _calls(facts: dict[str, Any]) -> list[dict[str, Any]]:
     """The calls that made a run, with the commit and device of each; a run of an earlier version was made by one."""
     return [call for part in facts.get("parts") or [facts] for call in part.get("calls") or [part["about"]]]
+
+
+def _processor(call: dict[str, Any]) -> str:
+    """What a call computed on: ``CPU``, ``H200``; one of an earlier version says only which GPUs its machine has."""
+    machine = (call.get("workers") or [call["device"]])[0]
+    cards, (kind, _, number) = machine.rpartition("GPU: ")[2], call.get("model_device", "").partition(":")
+    if kind == "cpu" or cards in ("", "none"):
+        return "CPU"
+    card = cards.split(", ")[int(number or 0)] if kind else cards
+    return str(card.removeprefix("NVIDIA "))
 
 
 def _folders(run: str | Path) -> dict[str, Path]:

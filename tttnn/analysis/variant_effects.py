@@ -92,7 +92,7 @@ def effects(rows: pd.DataFrame, pairs: Mapping[str, str], k: int) -> pd.DataFram
     pairs : mapping
         Variant -> the one it is compared with.
     k : int
-        Neighbours; a variant with fewer is taken at its last k.
+        Neighbours, at least 1; a variant with fewer is taken at its last k.
 
     Returns
     -------
@@ -100,6 +100,11 @@ def effects(rows: pd.DataFrame, pairs: Mapping[str, str], k: int) -> pd.DataFram
         One row per (variant, domain): variant, against, domain, documents, ratio and ratio_against (sum of nats after /
         sum of nats before), difference (ratio - ratio_against: above 0 the variant gains less) with the ends low and
         high of its 95% interval over documents resampled in pairs, clear (whether that excludes 0).
+
+    Raises
+    ------
+    RowsError
+        If a variant has no score after any neighbour.
     """
     import pandas as pd
 
@@ -114,7 +119,10 @@ def effects(rows: pd.DataFrame, pairs: Mapping[str, str], k: int) -> pd.DataFram
 def _last(rows: pd.DataFrame, variant: str, k: int) -> pd.DataFrame:
     """The ends of a variant's documents at the last k up to this one."""
     part = rows[(rows["variant"] == variant) & rows["nats"].notna() & (rows["k"] <= k)]
-    return ends(part, part["k"].max())
+    last = part["k"].max()
+    if not last > 0:  # of no row at all it is nan
+        raise RowsError(f"{variant}: no score after 1 to {k} neighbours, so nothing to compare")
+    return ends(part, last)
 
 
 def _effect(pairs: pd.DataFrame) -> dict[str, float]:

@@ -27,14 +27,13 @@ from tttnn.hub import cached_folder
 from tttnn.memory import announce, parameter_count
 from tttnn.models.graphs import ahead
 from tttnn.models.layers import fast_layers
+from tttnn.models.loading import NO_MATTER
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 POOLING = "mean of the last hidden states"
 DTYPES = ("float32", "float16", "bfloat16")
-# Parts of a config that do not change the vectors, or that change with the library's version.
-NO_MATTER = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
 
 class TransformerEmbedder:

@@ -149,7 +149,7 @@ def check_run(
     number("seed", switches.seed, least=0, most=LARGEST_SEED, whole=True)
     check_model(lm, switches)
     way = find_method(method)
-    for name in ("loss", "reuse", "pace"):
+    for name in ("loss", "reuse", "pace", "scoring"):
         if method != METHOD and (value := getattr(switches, name)) is not None:
             raise ParameterError(f"{name}={value!r} and method={method!r}: only method {METHOD!r} goes by it")
     if places[-1]:

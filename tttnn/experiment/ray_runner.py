@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,32 +73,42 @@ def run_on_cluster(
     evaluators = start_workers(_Evaluator, [(make, identity(ttt.lm, ttt.retriever, ttt.switches))] * workers, device)
     devices = results([evaluator.device.remote() for evaluator in evaluators])
     facts = {**(about or {}), "workers": devices}
-    return run(ttt, documents, ks, folder, facts, partial(_hand_out, evaluators), method)
+    return run(ttt, documents, ks, folder, facts, _HandOut(evaluators, device), method)
 
 
-def _hand_out(
-    evaluators: Sequence[Any], ttt: TTT, documents: Iterable[DrawnDocument], ks: Sequence[int], method: str
-) -> Iterator[tuple[DrawnDocument, list[Row]]]:
-    """Keep each worker busy with one document; finished ones come in any order."""
-    import ray
+@dataclass(frozen=True)
+class _HandOut:
+    """Keeps each worker busy with one document; finished ones come in any order."""
 
-    waiting, busy = iter(documents), {}
+    evaluators: Sequence[Any]
+    device: str
 
-    def give(evaluator: Any) -> None:
-        if (document := next(waiting, None)) is not None:
-            busy[evaluator.rows.remote(document, ks, method)] = evaluator, document
+    @property
+    def how(self) -> dict[str, Any]:
+        return {"model_device": self.device}
 
-    for evaluator in evaluators:
-        give(evaluator)
-    while busy:
-        [finished], _ = ray.wait(list(busy))
-        evaluator, document = busy.pop(finished)
-        try:
-            rows = results(finished)
-        except ClusterError as error:
-            raise ClusterError(f"{document.domain} document {document.number}: {error}") from error
-        give(evaluator)
-        yield document, rows
+    def __call__(
+        self, ttt: TTT, documents: Iterable[DrawnDocument], ks: Sequence[int], method: str
+    ) -> Iterator[tuple[DrawnDocument, list[Row]]]:
+        import ray
+
+        waiting, busy = iter(documents), {}
+
+        def give(evaluator: Any) -> None:
+            if (document := next(waiting, None)) is not None:
+                busy[evaluator.rows.remote(document, ks, method)] = evaluator, document
+
+        for evaluator in self.evaluators:
+            give(evaluator)
+        while busy:
+            [finished], _ = ray.wait(list(busy))
+            evaluator, document = busy.pop(finished)
+            try:
+                rows = results(finished)
+            except ClusterError as error:
+                raise ClusterError(f"{document.domain} document {document.number}: {error}") from error
+            give(evaluator)
+            yield document, rows
 
 
 class _Evaluator:

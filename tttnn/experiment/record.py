@@ -1,14 +1,16 @@
 """What the rows of a folder were computed with: `run.json`, which refuses rows that do not belong to those there.
 
 It holds `settings`, all that a number depends on besides its document; `about`, where the latest rows come from; and
-`calls`, one entry for each call that added rows: when, by which commit, on which device, how documents were drawn, how
-many there were. It is made from the journal, so that it can be lost or damaged without harm.
+`calls`, one entry for each call that added rows: when, by which commit, on which machine and which device of it, how
+documents were drawn, how many there were. It is made from the journal, so that it can be lost or damaged without harm.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from tttnn.retrieval.strategies import Selection
     from tttnn.ttt import Switches
 
+log = logging.getLogger(__name__)
+
 RECORD = "run.json"
 SHOWN = 40  # characters of a value in a message
 
@@ -41,6 +45,7 @@ def identity(lm: LanguageModel, retriever: Retriever | Selection | None, switche
     return {
         "model": lm.name,
         "weights": lm.weight_hash(),
+        "config": lm.config_hash(),
         "tokenizer": tokenizer_hash(lm.tokenizer),
         "prefix_id": lm.token_before(switches.prefix) if switches.prefix else lm.prefix_id,
         # Scores at k = 0 alone need no retriever; one that is not ours may have a fingerprint only.
@@ -97,14 +102,14 @@ def check_belongs(journal: RowJournal, settings: Mapping[str, Any]) -> None:
     if not len(journal):
         return
     if not (calls := _added(journal)):
-        raise RowsError(
-            f"{journal.folder} holds rows of an earlier version of this program, which did not record all that they "
-            "depend on, so none can be added: they stay readable; give another folder for new ones"
-        )
+        raise _earlier(journal, "all that they depend on")
     if not _is_readable(journal.folder / RECORD):
         _write(journal)
-    known, asked = _flat({name: calls[0]["settings"].get(name) for name in settings}), _flat(settings)
+    before = calls[0]["settings"]
+    known, asked = _flat({name: before.get(name) for name in settings}), _flat(settings)
     other = [name for name in sorted(known.keys() | asked.keys()) if known.get(name) != asked.get(name)]
+    if other and not before.keys() & {name.partition(".")[0] for name in other}:
+        raise _earlier(journal, f"their {', '.join(other)}")
     if other:
         said = ", ".join(f"{name} ({_shown(known.get(name))}, now {_shown(asked.get(name))})" for name in other)
         raise RowsError(f"{journal.folder} holds a run with other {said}; give another folder")
@@ -112,7 +117,7 @@ def check_belongs(journal: RowJournal, settings: Mapping[str, Any]) -> None:
 
 @contextmanager
 def recorded(
-    journal: RowJournal, settings: Mapping[str, Any], about: Mapping[str, Any], adds: bool
+    journal: RowJournal, settings: Mapping[str, Any], about: Mapping[str, Any], adds: bool, how: Mapping[str, Any]
 ) -> Iterator[None]:  # fmt: skip
     """Record a call that adds rows to a folder while the block runs; killed or not, its rows are accounted for.
 
@@ -125,6 +130,9 @@ def recorded(
         Where they come from: JSON values.
     adds : bool
         Whether the call has any row to add; otherwise no call is added to the record.
+    how : mapping
+        How they are computed, in this call: `model_device`, maybe `documents_at_once`. A change of device, of torch, or
+        of the environment's switches is warned of, as digits change with it.
 
     Raises
     ------
@@ -136,14 +144,43 @@ def recorded(
         _write(journal)  # a call that was killed after its last document did not
         yield
         return
-    made = {"commit": commit(), "versions": versions(), "device": device(), "start": _now()}
-    journal.begin({"settings": settings, "about": about} | made)
+    made = {"commit": commit(), "versions": versions(), "device": device(), "environment": _environment()}
+    call = {"settings": settings, "about": about, **made, **how, "start": _now()}
+    _warn_of_changes(journal, call)
+    journal.begin(call)
     _write(journal)
     try:
         yield
     finally:
         journal.end(_now())
         _write(journal)
+
+
+def _environment() -> dict[str, str]:
+    """The variables of the environment that change the last digits of a score, as far as they are set."""
+    from tttnn.models.graphs import GRAPHS_VARIABLE  # with torch, which who only reads a record does not wait for
+    from tttnn.models.products import FAST_LAYERS_VARIABLE
+
+    return {name: os.environ[name] for name in (FAST_LAYERS_VARIABLE, GRAPHS_VARIABLE) if name in os.environ}
+
+
+def _warn_of_changes(journal: RowJournal, call: Mapping[str, Any]) -> None:
+    """Say what changes digits and is not as it was for the rows that are there."""
+    for before in _added(journal)[-1:]:
+        known, now = _digits(before), _digits(call)
+        other = [name for name in known.keys() & now.keys() if known[name] != now[name]]
+        if other:
+            said = ", ".join(f"{name} ({_shown(known[name])}, now {_shown(now[name])})" for name in sorted(other))
+            log.warning(
+                "%s: rows were computed with other %s: the last digits of nats may differ", journal.folder, said
+            )
+
+
+def _digits(call: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a call changes the last digits of its scores, as far as it says."""
+    found = {"torch": call.get("versions", {}).get("torch"), "environment": call.get("environment")}
+    found["device"] = call.get("model_device", "").partition(":")[0] or None
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _added(journal: RowJournal) -> list[dict[str, Any]]:
@@ -160,6 +197,13 @@ def _write(journal: RowJournal) -> None:
     last = calls[-1]
     record = {"settings": last["settings"], "about": last["about"], "start": calls[0]["start"], "end": last["end"]}
     write_json(journal.folder / RECORD, record | {"calls": shown})
+
+
+def _earlier(journal: RowJournal, missing: str) -> RowsError:
+    return RowsError(
+        f"{journal.folder} holds rows of an earlier version of this program, which did not record {missing}, so none "
+        "can be added: they stay readable; give another folder for new ones"
+    )
 
 
 def _is_readable(path: Path) -> bool:

@@ -6,10 +6,12 @@ The same one serves the small live runs of the chapters and the archived ones.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -29,7 +31,7 @@ from tttnn.memory import give_back
 from tttnn.methods import find_method
 from tttnn.provenance import commit, device, versions
 from tttnn.retrieval import corpus_fingerprint
-from tttnn.rows import Row, RowJournal, RowsError
+from tttnn.rows import NO_MEMORY, Row, RowJournal, RowsError, plain
 from tttnn.scoring import IllegalScore
 from tttnn.together import Together
 from tttnn.ttt import TTT, Retrieved, Step
@@ -43,7 +45,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SMALLER = "give a smaller context, max_chunks or max_bytes, precision bfloat16, or lora"
+ADVICE = (
+    "the same call tries it again, when more is free; or, in another folder, give a smaller context, max_chunks or "
+    "max_bytes, precision bfloat16, or lora"
+)
 Evaluate = Callable[[TTT, "Sequence[DrawnDocument]", Sequence[int], str], Iterable[tuple["DrawnDocument", list[Row]]]]
 
 
@@ -87,8 +92,8 @@ def run(
         seed or limit of bytes do not go into the same folder.
     evaluate : callable, optional
         Model and retriever, documents, ks, method -> pairs of a document and its rows, in any order; it may leave
-        documents out, for a later call. Default: one document after another, here. On a cluster: see
-        `tttnn.experiment.ray_runner.run_on_cluster`.
+        documents out, for a later call. What its attribute `how` says, if it has one, is recorded with the call.
+        Default: one document after another, here. On a cluster: see `tttnn.experiment.ray_runner.run_on_cluster`.
     method : str
         What is done with the neighbours: "ttt", or another method, see `tttnn.methods.find_method`.
 
@@ -104,13 +109,15 @@ def run(
         retrieval_seconds, train_operations, evaluation_operations (floating-point, see `tttnn.operations`), failure. A
         document at k costs its retrieval, its training up to k, and the evaluation at k. Without a score at that k,
         nats is missing; where the model diverged it is infinite. A document that could not be evaluated has one row
-        with the reason in `failure`, which is logged, too; everything else that goes wrong is raised.
+        with the reason in `failure`, which is logged, too; everything else that goes wrong is raised. One that there
+        was no memory for is tried again by the next call.
 
     Raises
     ------
     RowsError
         If the folder belongs to a run with other settings, model, corpus or split, another process writes there, or
-        it holds a part or more of a run that keeps the optimizer: its moments are not kept, so it cannot go on.
+        it holds a part or more of a run that keeps the optimizer, or one in another order of documents: its moments are
+        not kept, so it cannot go on.
     ParameterError
         If there is no document or no such method, or one of `ks` cannot be had.
     """
@@ -120,13 +127,18 @@ def run(
         raise ParameterError("documents: there is none to evaluate")
     offline = find_method(method).offline(ttt.lm, ttt.retriever, ttt.switches)
     about = {**(about or {}), **({"offline": offline} if offline else {})}
+    how = {"model_device": str(ttt.lm.device), **getattr(evaluate, "how", {})}
     settings = identity(ttt.lm, ttt.retriever, ttt.switches) | asked_for(about, method, places)
+    if ttt.switches.keep_optimizer:
+        settings["order"] = hashlib.sha256(json.dumps(plain(list(by_key))).encode()).hexdigest()
     place = TemporaryDirectory() if folder is None else nullcontext(folder)
     with place as name, RowJournal(Path(expand(name))) as journal:
-        todo = [document for key, document in by_key.items() if key not in journal]
+        # With a kept optimizer all that came after it would be other rows.
+        again = set() if ttt.switches.keep_optimizer else set(filter(journal.lacked_memory, by_key))
+        todo = [document for key, document in by_key.items() if key in again or key not in journal]
         if ttt.switches.keep_optimizer and len(todo) < len(by_key) and (todo or len(journal) > len(by_key)):
             raise RowsError(f"{folder}: a run that keeps the optimizer cannot go on; give another folder")
-        with recorded(journal, settings, about, bool(todo)):
+        with recorded(journal, settings, about, bool(todo), how):
             finished = (evaluate or _one_by_one)(ttt, todo, places, method)
             for document, rows in tqdm(finished, desc=f"{ttt.lm.name}: documents", unit="doc", total=len(todo)):
                 if rows[0]["failure"]:
@@ -177,7 +189,7 @@ def document_rows(ttt: TTT, document: DrawnDocument, ks: Sequence[int], method: 
         if not _memory_is_full(error):
             raise
         give_back(ttt.lm.device)
-        return [base | {"k": 0, "failure": f"no memory for this document: {SMALLER}"}]
+        return [base | {"k": 0, "failure": f"{NO_MEMORY}: {ADVICE}"}]
     return [base | _neighbour(step.k, document, found) | _row(step, found.seconds) for step in steps]
 
 
@@ -202,20 +214,28 @@ def side_by_side(at_once: int) -> Evaluate:
 
     A group with a document that cannot be done, or for which there is no memory, is done one by one.
     """
+    return _SideBySide(at_once)
 
-    def evaluate(
-        ttt: TTT, documents: Sequence[DrawnDocument], ks: Sequence[int], method: str
+
+@dataclass(frozen=True)
+class _SideBySide:
+    at_once: int
+
+    @property
+    def how(self) -> dict[str, Any]:
+        return {"documents_at_once": self.at_once}
+
+    def __call__(
+        self, ttt: TTT, documents: Sequence[DrawnDocument], ks: Sequence[int], method: str
     ) -> Iterator[tuple[DrawnDocument, list[Row]]]:
         if method != METHOD:
             raise ParameterError(
-                f"documents_at_once={at_once}, method={method!r}: only {METHOD!r} does several at once"
+                f"documents_at_once={self.at_once}, method={method!r}: only {METHOD!r} does several at once"
             )
-        together = Together(ttt, at_once)
-        for first in range(0, len(documents), at_once):
-            group = documents[first : first + at_once]
+        together = Together(ttt, self.at_once)
+        for first in range(0, len(documents), self.at_once):
+            group = documents[first : first + self.at_once]
             yield from zip(group, _group_rows(together, ttt, group, ks), strict=True)
-
-    return evaluate
 
 
 def _group_rows(together: Together, ttt: TTT, group: Sequence[DrawnDocument], ks: Sequence[int]) -> Iterator[list[Row]]:

@@ -40,7 +40,7 @@ class Variant:
     rate : float
         Times the learning rate of the model.
     most : int, optional
-        Train on so many neighbours at most.
+        Train on so many neighbours at most: there the last score is, where one was asked for after more.
     reverse : bool
         Evaluate the documents in reverse order, which matters only where something is kept between them.
     against : str
@@ -214,7 +214,9 @@ def _checked_places(ttt: TTT, name: str, ks: Sequence[int]) -> list[int]:
     variant = VARIANTS[name]
     try:
         retriever, switches = _parts(ttt, variant)
-        places = [k for k in checked_ks(ks) if k <= (variant.most or k)]
+        places = checked_ks(ks)
+        if variant.most:
+            places = sorted({min(k, variant.most) for k in places})
         return check_run(ttt.lm, retriever, switches, places, variant.method)
     except ParameterError as error:
         raise ParameterError(f"variant {name}: {error}") from error

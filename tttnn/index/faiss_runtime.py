@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from tttnn.errors import ParameterError
+from tttnn.parameters import MOST_THREADS, number
 
 
 def load_faiss(threads: int | None = None) -> Any:
@@ -20,16 +20,14 @@ def load_faiss(threads: int | None = None) -> Any:
     Raises
     ------
     ParameterError
-        If `threads` is less than 1.
+        If `threads` is no whole number of at least 1.
     """
     with suppress(ModuleNotFoundError):  # a machine that only searches needs no torch
         import torch  # noqa: F401
     import faiss
 
     if threads is not None:
-        if threads < 1:
-            raise ParameterError(f"threads={threads}: must be at least 1")
-        faiss.omp_set_num_threads(threads)
+        faiss.omp_set_num_threads(number("threads", threads, least=1, most=MOST_THREADS, whole=True))
     return faiss
 
 

@@ -49,17 +49,21 @@ class Dynamic(Method):
         number("segment", self.segment, least=2, whole=True)
 
     def check(self, lm: LanguageModel, retriever: Retriever | Selection | None, switches: Switches) -> None:
-        """Raise ParameterError if a segment is longer than what the model takes."""
+        """Raise ParameterError if a segment is longer than what the model takes, or dropout is asked for."""
         number("segment", self.segment, most=lm.positions)
+        if switches.dropout:
+            raise ParameterError(f"dropout={switches.dropout:g}: steps along the text go without; leave it out")
 
     def steps(self, ttt: TTT, found: Retrieved, ks: Sequence[int]) -> Iterator[Step]:
         """Score the text as it is, and along its segments."""
-        check_ks(ks)
+        wanted = check_ks(ks)
         scorer = ttt.scorer(found.scored)
         _check_segment(self.segment, scorer)
         yield Step(0, scorer(), evaluation_operations=scorer.operations())
+        if not max(wanted):
+            return
         with ttt.session():
-            step = _evaluated(ttt, scorer, self.segment, max(ks))
+            step = _evaluated(ttt, scorer, self.segment, max(wanted))
         yield step
 
 
@@ -128,4 +132,5 @@ def _put_back(ttt: TTT) -> Iterator[None]:
         with torch.no_grad():
             for parameter, value in zip(parameters, before, strict=True):
                 parameter.copy_(value)
+        ttt.renew()
         ttt.optimizer.load_state_dict(state)

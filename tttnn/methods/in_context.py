@@ -34,10 +34,10 @@ class InContext(Method):
 
     def steps(self, ttt: TTT, found: Retrieved, ks: Sequence[int]) -> Iterator[Step]:
         """Score after the first k neighbours; no step is made."""
-        check_ks(ks, found.texts)
+        wanted = check_ks(ks, found.texts)
         scorer = ttt.scorer(found.scored)
         room = max(int(self.share * scorer.context), scorer.context - len(scorer.tokens) - 1)
-        return _scored(scorer, ks, lambda k: _after(scorer, _last(_joined(ttt, found.texts[:k][::-1]), room)))
+        return _scored(scorer, wanted, lambda k: _after(scorer, _last(_joined(ttt, found.texts[:k][::-1]), room)))
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class InContextPublished(Method):
 
     def steps(self, ttt: TTT, found: Retrieved, ks: Sequence[int]) -> Iterator[Step]:
         """Score after the first k neighbours; no step is made."""
-        check_ks(ks, found.texts)
+        wanted = check_ks(ks, found.texts)
         scorer = ttt.scorer(found.scored)
         room = scorer.context - len(scorer.tokens) - 1
-        return _scored(scorer, ks, lambda k: _after(scorer, _last(_joined(ttt, found.texts[:k]), room)))
+        return _scored(scorer, wanted, lambda k: _after(scorer, _last(_joined(ttt, found.texts[:k]), room)))
 
 
 def _last(tokens: list[int], count: int) -> list[int]:
@@ -74,8 +74,8 @@ def _after(scorer: Scorer, before: list[int]) -> list[Window]:
     return [Window(before + window.inputs, window.targets) for window in windows]
 
 
-def _scored(scorer: Scorer, ks: Sequence[int], windows: Callable[[int], list[Window]]) -> Iterator[Step]:
-    for k in sorted({0, *ks}):
+def _scored(scorer: Scorer, wanted: set[int], windows: Callable[[int], list[Window]]) -> Iterator[Step]:
+    for k in sorted({0} | wanted):
         start = time.perf_counter()
         cut = windows(k) if k else None
         score = scorer(cut)

@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tttnn.errors import ParameterError
+from tttnn.embedding import EmbeddingError
+from tttnn.errors import DocumentError, ParameterError
 from tttnn.files import home, read_json, sole_writer, write_json, writing
 from tttnn.methods.base import Method
 from tttnn.models.lora import SCALE
@@ -120,7 +121,8 @@ class TTMM(Method):
         named["learning_rate"] = f"{switches.learning_rate or lm.settings.learning_rate:.6g}"
         corpus = {name: value for name, value in retriever.identity.items() if name in ("corpus", "split", "embedder")}
         experts = {"clusters": self.clusters, "documents": self.documents}
-        return {**experts, **corpus, "weights": lm.weight_hash(), "settings": asdict(lm.settings), "switches": named}
+        model = {"weights": lm.weight_hash(), "config": lm.config_hash(), "settings": asdict(lm.settings)}
+        return {**experts, **corpus, **model, "switches": named}
 
     def steps(self, ttt: TTT, found: Retrieved, ks: Sequence[int]) -> Iterator[Step]:
         """Score with the weights as they are, and with the k nearest experts merged."""
@@ -140,7 +142,11 @@ class TTMM(Method):
 
     def _nearest(self, ttt: TTT, place: Path, query: str, k: int) -> tuple[list[int], list[float]]:
         """Numbers of the nearest clusters and their shares, which sum to 1."""
-        similar = _centroids(place) @ _unit(ttt.need_retriever().embedder.embed([query]))[0]  # (clusters,)
+        try:
+            vector = ttt.need_retriever().embedder.embed([query])
+        except EmbeddingError as error:
+            raise DocumentError(str(error)) from error
+        similar = _centroids(place) @ _unit(vector)[0]  # (clusters,)
         near = np.argsort(-similar, kind="stable")[:k]
         shares = np.exp((similar[near] - similar[near[0]]) / self.temperature)
         return near.tolist(), (shares / shares.sum()).tolist()

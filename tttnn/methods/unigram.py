@@ -36,13 +36,13 @@ class Unigram(Method):
 
     def steps(self, ttt: TTT, found: Retrieved, ks: Sequence[int]) -> Iterator[Step]:
         """Mix in the unigrams of the first k neighbours; no step is made."""
-        check_ks(ks, found.texts)
+        wanted = check_ks(ks, found.texts)
         scorer = ttt.scorer(found.scored)
         start = time.perf_counter()
         model = scorer.token_nats().double()  # (tokens,)
         passed = time.perf_counter() - start  # each score needs it
         targets = torch.tensor(scorer.tokens, device=model.device)  # (tokens,)
-        for k in sorted({0, *ks}):
+        for k in sorted({0} | wanted):
             start = time.perf_counter()
             tokens = [token for text in found.texts[:k] for token in ttt.lm.encode(text)]
             score = scorer.total(_mixed(model, targets, tokens, self.weight) if k else model)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from tttnn.models.adapter_folders import base_of, merge
 from tttnn.models.gguf import find_gguf, prepare
 from tttnn.models.graphs import RecordedForward
 from tttnn.models.layers import fast_layers
-from tttnn.models.loading import LOADING_ERRORS, ModelError, cause, is_path, load
+from tttnn.models.loading import LOADING_ERRORS, NO_MATTER, ModelError, cause, is_path, load
 from tttnn.models.model_registry import (
     CHECKPOINTS,
     REGISTRY,
@@ -47,7 +48,7 @@ class LanguageModel:
     ----------
     name : str
         The name it was loaded by; for a folder or file its own name, without the folders around it. Two models may
-        be called the same: what tells them apart is :meth:`weight_hash`.
+        be called the same: what tells them apart is :meth:`weight_hash` and :meth:`config_hash`.
     model : PreTrainedModel
         Float32 weights, in evaluation mode.
     tokenizer : PreTrainedTokenizerBase
@@ -179,6 +180,11 @@ class LanguageModel:
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
+    def config_hash(self) -> str:
+        """SHA-256 over what the model computes with its weights: activation, epsilons, positions, ..."""
+        facts = _that_matter(self.model.config.to_diff_dict())
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
     def token_before(self, kind: str) -> int:
         """Id of the token before a text: "bos" or "eos", or the other one where the tokenizer has only that.
 
@@ -219,6 +225,15 @@ class LanguageModel:
         finally:
             _copy_all(self._copy, parameters)
             self.model.zero_grad()
+
+
+def _that_matter(config: dict[str, Any]) -> dict[str, Any]:
+    """Of a configuration, and of those in it, what decides a model's outputs; no cache is used here."""
+    return {
+        name: _that_matter(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name not in NO_MATTER | {"use_cache"}
+    }
 
 
 def _are_alike(tensors: list[Tensor], others: list[Tensor]) -> bool:

@@ -30,6 +30,8 @@ LOADING_ERRORS = (
 JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WRAPPERS = (r"_orig_mod\.", r"^module\.")  # what torch.compile and DataParallel put into names of weights
+# Parts of a config that do not change what a model computes, or that change with the library's version.
+NO_MATTER = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
 PROBE = "The quick brown fox jumps over the lazy dog: 1 + 2 = 3."
 
 

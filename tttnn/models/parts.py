@@ -26,7 +26,7 @@ _LAST = re.compile(r"last:([1-9]\d{0,5})")
 
 
 class Columns(nn.Parameter):
-    """The first columns of a larger weight, trained alone: a copy that `frozen_but` keeps equal to them.
+    """The first columns of a larger weight, trained alone: a copy, to be written back after each change.
 
     A view of them would do if torch's fused AdamW respected its strides, which it does not.
     """
@@ -39,10 +39,15 @@ class Columns(nn.Parameter):
         made.whole = whole
         return made
 
-    def take_gradient(self, whole: torch.Tensor) -> None:
+    def take_gradient(self) -> None:
         """Take the whole weight's gradient over, as far as it is these columns'."""
-        assert whole.grad is not None
-        self.grad, whole.grad = whole.grad[..., : self.shape[-1]].contiguous(), None
+        if (gradient := self.whole.grad) is not None:
+            self.grad, self.whole.grad = gradient[..., : self.shape[-1]].contiguous(), None
+
+    @torch.no_grad()
+    def read(self) -> None:
+        """Begin as the whole weight's columns are."""
+        self.copy_(self.whole[..., : self.shape[-1]])
 
     @torch.no_grad()
     def write_back(self) -> None:
@@ -96,25 +101,19 @@ def find_part(model: PreTrainedModel, name: str) -> list[nn.Parameter]:
 def frozen_but(model: nn.Module, kept: Iterable[nn.Parameter]) -> Iterator[None]:
     """Only the weights to keep take a gradient while it is entered.
 
-    Of `Columns`, which begin as the whole weight's, changes are in the model from its next forward pass on.
+    `Columns` begin as the whole weight's, which takes their gradient.
     """
     kept = list(kept)
-    columns = [parameter for parameter in kept if isinstance(parameter, Columns)]
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     ids = {id(parameter.whole if isinstance(parameter, Columns) else parameter) for parameter in kept}
-    hooks = []
     try:
         for parameter, _ in before:
             parameter.requires_grad_(id(parameter) in ids)
-        for each in columns:
-            with torch.no_grad():
-                each.copy_(each.whole[..., : each.shape[-1]])
-            hooks.append(each.whole.register_post_accumulate_grad_hook(each.take_gradient))
-            hooks.append(_trunk(model).register_forward_pre_hook(lambda *_, write=each.write_back: write()))
+        for each in kept:
+            if isinstance(each, Columns):
+                each.read()
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
         for parameter, taken in before:
             parameter.requires_grad_(taken)
 
@@ -127,11 +126,6 @@ def _parameters(modules: Iterable[nn.Module | None]) -> Iterator[nn.Parameter]:
 
 def _named(model: PreTrainedModel, name: str) -> list[nn.Module]:
     return [module for path, module in model.named_modules() if path.rpartition(".")[2] == name]
-
-
-def _trunk(model: nn.Module) -> nn.Module:
-    """What of a model runs in every forward pass, with or without its head."""
-    return getattr(model, "base_model", model)
 
 
 def _blocks(model: PreTrainedModel) -> list[nn.Module]:

@@ -64,6 +64,8 @@ class WorkingCopies:
     def give_gradients(self) -> None:
         """Give the copies' gradients to the masters in their own type; the copies have none afterwards."""
         taken = {name: copy.grad for name, copy in self._copies.items() if copy.grad is not None}
+        if not taken:  # of a part of the model that has no copy
+            return
         gradients = [torch.empty_like(self._masters[name]) for name in taken]
         torch._foreach_copy_(gradients, list(taken.values()))
         for name, gradient in zip(taken, gradients, strict=True):

@@ -120,6 +120,7 @@ def _train(ttt: TTT, texts: Sequence[str], scorers: Sequence[Scorer], out: Path,
     counters: dict[str, Any] = {"texts": 0, "steps": 0, "curve": []}
     if (out / STATE).exists():
         counters = read_checkpoint(out / STATE, ttt.lm.model, ttt.optimizer)
+        ttt.renew()
     with tqdm(total=len(texts), initial=counters["texts"], desc=f"{ttt.lm.name}: repair", unit="text") as bar:
         while True:
             if counters["texts"] % every == 0 and (not counters["curve"] or counters["texts"]):
