@@ -37,9 +37,9 @@ help:  ## list the commands
 book: weights  ## execute the chapters and render the book to _build/html/index.html
 	$(BIN)/python book/build.py $(if $(PROFILE),--profile $(PROFILE))
 
-try: weights  ## is it worth it for your own text? CORPUS=<folder or file> [MODEL=...] [MINUTES=...]
+try: weights  ## is it worth it for your own text? CORPUS=<folder or file> [MODEL=...] [MINUTES=...] [ARGS="--text-key body"]
 	@test -n "$(CORPUS)" || { echo "make try CORPUS=<folder or file> [MODEL=smollm2-135m] [MINUTES=10]" >&2; exit 2; }
-	$(BIN)/python -m tttnn try "$(CORPUS)" $(if $(MODEL),--model "$(MODEL)") $(if $(MINUTES),--minutes $(MINUTES))
+	$(BIN)/python -m tttnn try "$(CORPUS)" $(if $(MODEL),--model "$(MODEL)") $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 test: lint weights  ## lint, unit tests, the rendered book, and every chapter against its reference outputs
 	OMP_NUM_THREADS=1 $(BIN)/python $(IN_PARALLEL) --maxprocesses=8

@@ -15,6 +15,7 @@ import argparse
 import ast
 import base64
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -104,7 +105,13 @@ def make(root: Path, build: Path, options: argparse.Namespace) -> None:
     check_package(root)
     check_parameters(root, {name: shares.get(name, {}) for name in names})
     footer = built_from()
-    pages = {"versions.md": versions(), "api.md": api_table(), "report_claims.md": claims(), **api()}
+    pages = {
+        "versions.md": versions(),
+        "api.md": api_table(),
+        "report_claims.md": claims(),
+        "names.md": names(),
+        **api(),
+    }
     timer = Timer(build / "seconds.json", options.profile)
     seconds = execute(root, build, names, shares, timer)
     if options.refresh:
@@ -471,6 +478,33 @@ def api_table() -> str:
         holds = (ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0].replace("\n", " ")
         lines.append(f"| [`tttnn.{room}`](generated/api_{room}.md) | {holds} |")
     return "\n".join(lines) + "\n"
+
+
+def names() -> str:
+    """Return strategies, methods and variants by the names that the command line takes, as Markdown tables."""
+    from tttnn.experiment.variants import VARIANTS
+    from tttnn.methods import METHODS
+    from tttnn.retrieval.strategies import STRATEGIES
+
+    def row(*cells: str) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    def numbers(fields: Iterable[str]) -> str:
+        return ",".join(f"<{field}>" for field in fields)
+
+    lines = [row("`--strategy`", "which documents"), "|---|---|"]
+    for name, rule in STRATEGIES.items():
+        lines.append(row(f"`{name}{':<value>' if rule.value else ''}`", rule.about))
+    lines += ["", row("`--method`", "what is done with them"), "|---|---|"]
+    for name, kind in METHODS.items():
+        taken = numbers(field.name for field in dataclasses.fields(kind))
+        lines.append(row(f"`{name}{':' * bool(taken)}{taken}`", kind.about))
+    lines += ["", ":::{dropdown} Variants, as `variants` names them", "", row("variant", "stands for"), "|---|---|"]
+    for name, variant in VARIANTS.items():
+        switches = [f"{switch}={value}" for switch, value in variant.switches.items()]
+        rate = [f"{variant.rate:g} times the rate"] if variant.rate != 1 else []
+        lines.append(row(f"`{name}`", ", ".join([variant.strategy, variant.method, *switches, *rate])))
+    return "\n".join([*lines, ":::", ""])
 
 
 def write_contents(root: Path, target: Path, pages: Iterable[str]) -> None:
