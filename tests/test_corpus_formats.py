@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 import zstandard
 from conftest import few
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -246,6 +246,23 @@ def test_every_draw_keeps_what_is_named_and_leaves_something_to_train_on(named, 
     assert (splits == 0).any() or not free
     assert (splits == 2).any() or free < 2
     assert (splits == 1).any() or free < 3
+
+
+@few
+@given(
+    st.lists(st.sampled_from([-1, 0, 1, 2]), min_size=1, max_size=40), st.floats(1e-6, 0.4), st.floats(1e-6, 0.4)
+)  # fmt: skip
+@example([-1] * 4, 0.4, 0.1)
+@example([-1] * 40, 0.1, 0.3)
+def test_splits_of_two_shares_nest_and_no_document_is_in_val_of_one_and_in_test_of_the_other(named, small, large):
+    import numpy as np
+
+    named, small, large = np.array(named, dtype=np.int8), min(small, large), max(small, large)
+    ranks = np.random.default_rng(0).permutation(len(named)).astype(np.uint64)
+    less, more = draw(named, ranks, small), draw(named, ranks, large)
+    for split, other in ((1, 2), (2, 1)):
+        assert (more[less == split] == split).all()
+        assert not ((less == split) & (more == other)).any()
 
 
 def test_near_copies_are_kept_out_of_what_is_drawn_and_counted(tmp_path):
