@@ -11,7 +11,7 @@ from command_line import called, started
 from tiny import LINES, tiny_gpt2, tiny_roberta
 
 from tttnn.__main__ import _report, main
-from tttnn.corpus import Document, write_jsonl
+from tttnn.corpus import Document, read_jsonl, write_jsonl
 from tttnn.embedding import EMBEDDERS
 from tttnn.errors import ParameterError
 from tttnn.experiment import read_rows
@@ -292,6 +292,17 @@ def test_the_bytes_of_a_file_are_what_is_scored(place):
     expected = score(load_model(place / "model"), words.decode()).bits_per_byte
     assert f"bits/byte {expected:.4f} ->" in done.stdout, done.stderr
     assert "learning rate 2e-05, chunks of 64 tokens, context 64, token before the text '<|endoftext|>'" in done.stdout
+
+
+def test_a_text_that_is_in_the_corpus_is_scored_with_a_warning(place):
+    text = next(iter(read_jsonl(place / "corpus" / "lines.train.jsonl"))).text
+    (place / "seen.txt").write_text(text, encoding="utf-8")
+    common = ["--corpus", place / "corpus", "--model", place / "model", "--k", 2, "--json"]
+    done = called("evaluate", place / "seen.txt", *common, home=place / "home")
+    assert "neighbour 1 is this text or a near-copy, so the gain is what copying brings; score a doc" in done.stderr
+    assert json.loads(done.stdout)["copies"] == 1
+    done = called("evaluate", place / "seen.txt", *common, "--strategy", "distinct:0.5", home=place / "home")
+    assert "near-copy" not in done.stderr and json.loads(done.stdout)["copies"] == 0, done.stderr
 
 
 def test_a_run_of_failures_only_is_an_error(capsys):

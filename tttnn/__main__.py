@@ -17,7 +17,7 @@ import typer
 from tttnn.errors import BAD_INPUT, FAILED, INTERRUPTED, TTTNNError
 
 if TYPE_CHECKING:
-    from tttnn.ttt import TTT, Switches
+    from tttnn.ttt import TTT, Evaluation, Switches
 
 app = typer.Typer(help="Test-time training on nearest neighbours.", no_args_is_help=True, add_completion=False)
 
@@ -260,7 +260,10 @@ def evaluate(
     result = ttt.evaluate(text, k)
     before, after = result.before.bits_per_byte, result.after.bits_per_byte
     said = f"bits/byte {before:.4f} -> {after:.4f} ({100 * result.ratio:.1f}%) after {k} neighbours"
-    values = {"before": before, "after": after, "ratio": result.ratio, "k": k, "settings": _settings(ttt)}
+    values = {
+        "before": before, "after": after, "ratio": result.ratio, "k": k, "copies": _copies(text, result),
+        "settings": _settings(ttt),
+    }  # fmt: skip
     _tell(values, f"{_settings(ttt)}\n{said}", as_json)
 
 
@@ -592,6 +595,22 @@ def _read_text(file: Path) -> str:
     if not text.strip():
         raise ParameterError(f"{file}: holds no text to evaluate")
     return text
+
+
+def _copies(text: str, result: Evaluation) -> int:
+    """How many neighbours hold over half of a text; a warning on stderr names the first of them."""
+    from tttnn.corpus.held_out import COPIED
+    from tttnn.corpus.overlap import seen_shares
+
+    shares = [seen_shares([text], [neighbour.text])[0] for neighbour in result.neighbours]
+    copies = [place for place, share in enumerate(shares, start=1) if share > COPIED]
+    if copies:
+        typer.echo(
+            f"neighbour {copies[0]} is this text or a near-copy, so the gain is what copying brings; score a document "
+            f"that is not in the corpus, or use --strategy distinct:{COPIED:g}",
+            err=True,
+        )
+    return len(copies)
 
 
 def _settings(ttt: TTT) -> str:
