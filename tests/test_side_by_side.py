@@ -41,6 +41,27 @@ def test_runs_of_other_documents_stand_beside_each_other_and_are_not_paired():
     assert "No document in common with the first run: variants-val/nearest" in compare_page(found)
 
 
+def test_no_run_is_the_best_of_runs_without_a_document_in_common():
+    other = side_by_side(["real/nearest", "variants-val/nearest"])
+    page = compare_page(other)
+    assert "has the lowest ratio" not in page and "so their ratios cannot be compared" in page
+    first = f"real/nearest: {MODEL}"
+    assert other.as_text().splitlines()[-1].endswith(f" against {first}: no document in common: not comparable")
+    assert "has the lowest ratio" in compare_page(side_by_side(REAL))
+
+
+def test_the_terminal_says_how_many_neighbours_and_what_differs_on_common_documents():
+    found = side_by_side(REAL)
+    said = found.as_text().splitlines()
+    [pair] = found.pairs.to_dict("records")
+    assert f"after {found.k} neighbours (k = {found.k})" in said
+    assert said[-1] == (
+        f"real/random: {MODEL} against real/nearest: {MODEL}: {100 * pair['difference']:+.1f} points "
+        f"({100 * pair['low']:+.1f} to {100 * pair['high']:+.1f}) on the {pair['documents']} documents that both have; "
+        "below 0 it gains more"
+    )
+
+
 def test_all_models_of_a_run_are_lines():
     found = side_by_side(["seven-domains"], k=20)
     assert len(found.table) == 4 and len(found.pairs) == 3 and np.isfinite(found.pairs["low"]).all()

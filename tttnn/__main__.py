@@ -394,7 +394,7 @@ def compare(
 
     found = side_by_side(runs, k)
     page = write_page(expand(out), compare_page(found))
-    _tell({**found.as_json(), "page": str(page)}, f"{found.table.to_string(index=False)}\n{page}", as_json)
+    _tell({**found.as_json(), "page": str(page)}, f"{found.as_text()}\n{page}", as_json)
 
 
 @app.command()

@@ -54,6 +54,18 @@ class SideBySide:
         """JSON values."""
         return {name: json_values(getattr(self, name)) for name in self.__dataclass_fields__}
 
+    def as_text(self) -> str:
+        """The table, after how many neighbours it is, and what differs on the documents that runs have in common."""
+        pairs = [
+            f"{row.run} against {row.against}: {_points(row.difference)} points ({_points(row.low)} to "
+            f"{_points(row.high)}) on the {_documents(row.documents)} that both have; below 0 it gains more"
+            for row in self.pairs.itertuples()
+        ]
+        first = self.table["run"].iloc[0]
+        alone = [f"{name} against {first}: no document in common: not comparable" for name in self.unpaired]
+        after = f"after {self.k} neighbour{'s' * (self.k != 1)} (k = {self.k})"
+        return "\n".join([self.table.to_string(index=False), after, *pairs, *alone])
+
 
 def side_by_side(runs: Sequence[str | Path], k: int | None = None) -> SideBySide:
     """Compare runs.
@@ -138,6 +150,14 @@ def _part(place: Path, folder: Path) -> Path:
     model = Path(read_json(place / "run.json")["settings"]["model"])
     own = below.parts[-len(model.parts) :] == model.parts
     return Path(*below.parts[: -len(model.parts)]) if own else below
+
+
+def _documents(count: int) -> str:
+    return f"{count} document{'s' * (count != 1)}"
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}"
 
 
 def _scored(rows: pd.DataFrame) -> pd.DataFrame:

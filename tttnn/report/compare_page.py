@@ -28,6 +28,12 @@ def _lead(found: SideBySide) -> str:
     count = len(found.table)
     if count == 1:
         return f"After {found.k} neighbours, {best['run']} needs {best['ratio']:.1%} of its bits."
+    if found.unpaired:
+        first, verb = found.table["run"].iloc[0], "has" if len(found.unpaired) == 1 else "have"
+        return (
+            f"{count} runs after {found.k} neighbours, each on its own documents: {', '.join(found.unpaired)} {verb} "
+            f"none in common with {first}, so their ratios cannot be compared."
+        )
     return (
         f"Of {count} runs, {best['run']} has the lowest ratio after {found.k} neighbours: {best['ratio']:.1%} of its "
         "bits. Whether that is more than chance, the pairs below tell."
