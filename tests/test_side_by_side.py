@@ -80,12 +80,12 @@ def test_the_command_writes_one_page_and_json(tmp_path):
 HUB = "EleutherAI/gpt-neo-1.3B"
 
 
-def own_run(folder, after=1.0, model=HUB):
-    """A finished run of one's own with two documents."""
+def own_run(folder, after=1.0, model=HUB, documents=2, ks=(0, 1)):
+    """A finished run of one's own with a few documents."""
     write_json(folder / "run.json", {"settings": {"model": model}, "about": {"corpus": "c"}})
     rows = [
-        {"model": model, "domain": "letters", "document": document, "k": k, "nats": nats}
-        for document in (0, 1) for k, nats in ((0, 2.0), (1, after))
+        {"model": model, "domain": "letters", "document": document, "k": k, "nats": after if k else 2.0}
+        for document in range(documents) for k in ks
     ]  # fmt: skip
     pd.DataFrame(rows).assign(bytes=9, words=2, steps=0, failure="").to_parquet(folder / "rows.parquet")
 
@@ -97,6 +97,18 @@ def test_variants_of_a_hub_s_model_are_found(tmp_path):
     assert archived_variants(str(tmp_path / "v"), HUB)["variant"].unique().tolist() == ["nearest", "rate-2"]
     assert variant_models(str(tmp_path / "v")) == [HUB]
     assert side_by_side([tmp_path / "v"]).table["run"].tolist() == [f"v/nearest: {HUB}", f"v/rate-2: {HUB}"]
+
+
+@pytest.mark.parametrize("documents", [3, 4])
+def test_no_interval_is_made_of_too_few_documents(tmp_path, documents):
+    for name in "ab":
+        own_run(tmp_path / name, documents=documents)
+    found = side_by_side([tmp_path / "a", tmp_path / "b"])
+    values, page = found.as_json(), compare_page(found)
+    spans = [row[end] for part in ("table", "domains", "pairs") for row in values[part] for end in ("low", "high")]
+    assert len(spans) == 10 and all((span is None) == (documents < 4) for span in spans)
+    assert ("50.0% (–)" in page) == ("(–)" in page) == ("–" in found.as_text()) == (documents < 4)
+    assert "nan" not in page and "NaN" not in found.as_text() and "nan" not in found.as_text()
 
 
 def test_the_rates_of_a_sweep_are_lines(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tttnn.errors import ParameterError
 from tttnn.files import expand, read_json
 from tttnn.parameters import number
 from tttnn.rows import RowsError
+from tttnn.studies.trial_plan import LEAST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +29,7 @@ TABLE = ["run", "documents", "before", "after", "ratio", "low", "high", "better"
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Runs compared.
+    """Runs compared. Of fewer documents than LEAST there is no interval: low and high are missing.
 
     Attributes
     ----------
@@ -57,14 +59,14 @@ class SideBySide:
     def as_text(self) -> str:
         """The table, after how many neighbours it is, and what differs on the documents that runs have in common."""
         pairs = [
-            f"{row.run} against {row.against}: {_points(row.difference)} points ({_points(row.low)} to "
-            f"{_points(row.high)}) on the {_documents(row.documents)} that both have; below 0 it gains more"
+            f"{row.run} against {row.against}: {_points(row.difference)} points{_span(row.low, row.high)} on the "
+            f"{_documents(row.documents)} that both have; below 0 it gains more"
             for row in self.pairs.itertuples()
         ]
         first = self.table["run"].iloc[0]
         alone = [f"{name} against {first}: no document in common: not comparable" for name in self.unpaired]
         after = f"after {self.k} neighbour{'s' * (self.k != 1)} (k = {self.k})"
-        return "\n".join([self.table.to_string(index=False), after, *pairs, *alone])
+        return "\n".join([self.table.to_string(index=False, na_rep="–"), after, *pairs, *alone])
 
 
 def side_by_side(runs: Sequence[str | Path], k: int | None = None) -> SideBySide:
@@ -99,7 +101,14 @@ def side_by_side(runs: Sequence[str | Path], k: int | None = None) -> SideBySide
     domains = [before_after(rows, k).assign(run=name) for name, (rows, _) in parts.items()]
     pairs, unpaired = _pairs(parts, k)
     table = pd.concat(whole, ignore_index=True)[TABLE]
-    return SideBySide(k, table, pd.concat(domains, ignore_index=True), pairs, unpaired)
+    by_domain = pd.concat(domains, ignore_index=True)
+    return SideBySide(k, _believed(table), _believed(by_domain), _believed(pairs), unpaired)
+
+
+def _believed(found: pd.DataFrame) -> pd.DataFrame:
+    """The same without the intervals of too few documents."""
+    spans = ["low", "high"]
+    return found.assign(**{name: found[name].where(found["documents"] >= LEAST) for name in spans})
 
 
 @dataclass(frozen=True)
@@ -158,6 +167,10 @@ def _documents(count: int) -> str:
 
 def _points(difference: float) -> str:
     return f"{100 * difference:+.1f}"
+
+
+def _span(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f" ({_points(low)} to {_points(high)})"
 
 
 def _scored(rows: pd.DataFrame) -> pd.DataFrame:
