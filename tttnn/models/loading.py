@@ -47,6 +47,14 @@ def is_path(source: str | Path) -> bool:
     return isinstance(source, Path) or os.path.isdir(text) or text.startswith((".", "/", "~")) or is_gguf(text)
 
 
+def check_no_folder(name: str, refuse: type[TTTNNError]) -> None:
+    """Raise `refuse` if a registry name is a folder here, too: nobody would see which of the two was loaded."""
+    if os.path.isdir(name):
+        raise refuse(
+            f"{name}: a registry name and a folder here; write ./{name} for the folder, or call from elsewhere"
+        )
+
+
 def is_gguf(path: str | Path) -> bool:
     """Whether a path is called like a GGUF file."""
     return str(path).lower().endswith(".gguf")
