@@ -126,14 +126,17 @@ def corpus(
     skip_bad: SkipBad = False, text_key: TextKey = "text", domain_key: DomainKey = None,
     held_out: HeldOut = None,
 ) -> None:  # fmt: skip
-    """Build or open a corpus and show its domains."""
+    """Build or open a corpus and show its domains, and how many documents of each are in train, val and test."""
     from tttnn.corpus import open_corpus
     from tttnn.retrieval import corpus_fingerprint
 
     opened = open_corpus(name, skip_bad, text_key, domain_key, held_out=held_out)
     for domain, by_split in opened.sizes().items():
         documents, size = (sum(counts) for counts in zip(*by_split.values(), strict=True))
-        typer.echo(f"{domain:20s} {documents:8,d} documents {size:14,d} bytes")
+        parts = ", ".join(
+            f"{by_split[split].documents if split in by_split else 0:,d} {split}" for split in opened.splits
+        )
+        typer.echo(f"{domain:20s} {documents:8,d} documents {size:14,d} bytes: {parts}")
     typer.echo(f"fingerprint {corpus_fingerprint(opened)}")
 
 

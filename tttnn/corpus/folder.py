@@ -41,6 +41,7 @@ PART = re.compile(rf".+{PACKED}", re.DOTALL)
 OTHER_FOLDERS = {"val", "valid", "validation", "dev", "test"}  # which the Pile does not have beside train
 LIKE_A_PART = re.compile(r"json|(^|[._-])(train|val|valid|validation|dev|test)([._-]|$)", re.IGNORECASE)
 MANIFEST = "manifest.json"
+LACKING = "domains_in_train_alone"  # in the manifest of an imported corpus: by val and test
 LAYOUT = (
     "<domain>.<split>.jsonl files (split: train, val, test), or train/*.jsonl (or train.jsonl), val.jsonl and "
     "test.jsonl; each may end with .gz or .zst"
@@ -124,6 +125,17 @@ class Corpus:
         if self._by_domain:
             return sorted(domain for domain, each in self._by_domain if each == split)
         return self.domains
+
+    def domains_without(self, split: str) -> list[str]:
+        """The domains with documents in train and none in this split, as far as files or the manifest say so, sorted.
+
+        In the Pile's layout none is known, unless the corpus was imported: train would have to be read.
+        """
+        if self._by_domain:
+            return sorted(
+                each for each, part in self._by_domain if part == "train" and (each, split) not in self._by_domain
+            )
+        return list(self.manifest.get(LACKING, {}).get(split, []))
 
     @cached_property
     def fingerprint(self) -> str:
