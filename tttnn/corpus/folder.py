@@ -20,6 +20,7 @@ from tttnn.corpus.jsonl import (
     BadDocument,
     CorpusError,
     Document,
+    NoText,
     OnError,
     OtherEncoding,
     read_blocks,
@@ -46,6 +47,7 @@ LAYOUT = (
     "<domain>.<split>.jsonl files (split: train, val, test), or train/*.jsonl (or train.jsonl), val.jsonl and "
     "test.jsonl; each may end with .gz or .zst"
 )
+OTHER_KEY = "If another key holds the text: --text-key, or open_corpus(..., text_key=...). "
 CURE = "Correct the line, or leave bad documents out: --skip-bad, or open_corpus(..., skip_bad=True)"
 
 log = logging.getLogger(__name__)
@@ -277,6 +279,11 @@ class Corpus:
         -------
         dict of str to dict of str to Size
             By domain, sorted, and by split (those in which it has documents).
+
+        Raises
+        ------
+        CorpusError
+            If there is no document, or none but bad ones, which are left out; if a file is corrupt.
         """
         found: dict[str, dict[str, Size]] = {}
         digests: dict[Path, str] = {}
@@ -287,6 +294,9 @@ class Corpus:
                     own = found.setdefault(document.domain, {})
                     own[split] = own.get(split, Size(0, 0)).with_text(document.text)
                 digests[path] = digest.hexdigest()
+        if not found:
+            bad = " that is not bad and left out" if self.skip_bad else ""
+            raise CorpusError(f"{self.folder} is no corpus: it holds no document{bad}")
         self.fingerprint = self._identity(_combine(self.folder, digests))
         return {domain: found[domain] for domain in self._sorted(found)}
 
@@ -494,7 +504,7 @@ def _with_cure() -> Iterator[None]:
     try:
         yield
     except BadDocument as error:
-        raise BadDocument(f"{error}. {CURE}") from error
+        raise BadDocument(f"{error}. {OTHER_KEY if isinstance(error, NoText) else ''}{CURE}") from error
 
 
 def _unpack(packed: Path, plain: Path) -> None:

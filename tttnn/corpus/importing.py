@@ -200,7 +200,7 @@ def _write(folder: Path, found: Survey, reading: Reading, facts: dict[str, Any])
     drawn = np.flatnonzero((splits != TRAIN) & (named != splits))
     moved, stayed = _move_copies(everything, splits, drawn)
     source = facts["imported_from"]
-    _check_held_out(source, splits, moved)
+    _check_held_out(source, splits, moved, taken)
     _deal(everything, folder, splits)
     everything.unlink()
     facts |= {
@@ -279,9 +279,10 @@ def _move_copies(everything: Path, splits: np.ndarray, drawn: np.ndarray) -> tup
     return moved, stayed
 
 
-def _check_held_out(source: str, splits: np.ndarray, moved: int) -> None:
+def _check_held_out(source: str, splits: np.ndarray, moved: int, taken: _Taken) -> None:
     if not len(splits):
-        raise CorpusError(f"{source} is no corpus: it holds no document")
+        bad = f" but {taken.bad} bad ones, which are left out; the first: {taken.problem}" if taken.bad else ""
+        raise CorpusError(f"{source} is no corpus: it holds no document{bad}")
     if len(splits) == 1:
         raise CorpusError(f"{source} holds one document, so none can be held out: cut it into files, one a document")
     if TEST not in splits:
