@@ -236,6 +236,13 @@ def test_errors_are_one_message_without_traceback(place, arguments, message):
         (["run", "--out", "o", "--domain", "lanes"], "domains='lanes': must be one of lines; did you mean 'lines'"),
         (["run", "--out", "o", "--split", "tst"], "no split 'tst'"),
         (["run", "--out", "o", "--method", "in-context:1.5"], "method='in-context:1.5'"),
+        (
+            ["run", "--out", "o", "--method", "in-context:0.5", "--learning-rate", "0.1"],
+            "learning_rate=0.1: method in-context makes no steps; leave it out",
+        ),
+        (["run", "--out", "o", "--method", "unigram:0.1", "--lora", "2"], "lora=2: method unigram makes no steps"),
+        (["run", "--out", "o", "--method", "knn-lm:0.2", "--train", "head"], "train='head': method knn-lm makes no"),
+        (["run", "--out", "o", "--method", "in-context-published", "--dropout", "0.1"], "dropout=0.1: method in-"),
         (["run", "--out", "o", "--context", "5000"], "context=5000"),
         (["run", "--out", "o", "--vocabulary", "3"], "vocabulary=3"),
         (["run", "--out", "o", "--max-bytes", "1"], "no document of at most 1 bytes"),

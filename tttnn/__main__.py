@@ -307,7 +307,7 @@ def run(
     from tttnn.corpus import open_corpus
     from tttnn.experiment import run as run_documents
     from tttnn.experiment import run_facts
-    from tttnn.experiment.checks import METHOD, Asked
+    from tttnn.experiment.checks import METHOD, Asked, check_steps
     from tttnn.experiment.ray_runner import run_on_cluster
     from tttnn.experiment.runner import side_by_side
     from tttnn.ray_cluster import cluster as connected
@@ -322,6 +322,7 @@ def run(
         vocabulary=vocabulary, precision=precision, weights=weights, ranks=ranks, lora=lora, train=train,
         loss=loss, reuse=reuse, pace=pace, seed=asked.seed, scoring=scoring,
     )  # fmt: skip
+    check_steps(method, switches)
     at_once = check_together(switches, documents_at_once, cluster)
     out = asked.check_folder(out, switches)
     opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)

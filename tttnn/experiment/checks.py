@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from tttnn.ttt import Switches
 
 METHOD = "ttt"
+OF_STEPS = (
+    "learning_rate", "eps", "clip", "weight_decay", "keep_optimizer", "ranks", "dropout", "precision", "weights",
+    "lora", "train",
+)  # fmt: skip
 LARGEST_SEED = 2**63 - 1
 
 
@@ -121,6 +125,19 @@ def check_writable(folder: str | Path) -> Path:
         raise RowsError(f"out={str(folder)!r}: cannot be written to ({error.strerror}); give another folder") from error
     with sole_writer(folder):
         return folder
+
+
+def check_steps(method: str, switches: Switches) -> None:
+    """Raise ParameterError if a method that makes no steps is given a switch that says how they are made.
+
+    A run of its own has no use for one; a grid of variants shares its switches, so it is not asked there.
+    """
+    if find_method(method).makes_steps:
+        return
+    for field in fields(switches):
+        if field.name in OF_STEPS and (value := getattr(switches, field.name)) != field.default:
+            name = method.partition(":")[0]
+            raise ParameterError(f"{field.name}={value!r}: method {name} makes no steps; leave it out")
 
 
 def check_model(lm: LanguageModel, switches: Switches) -> None:
