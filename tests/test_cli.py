@@ -83,6 +83,18 @@ def test_strategies_methods_and_variants_are_options(place):
     assert done.returncode == 2 and "must be one of nearest" in done.stderr
 
 
+def test_a_score_before_any_neighbour_is_made_where_none_was_asked_for(place):
+    common = ["--corpus", place / "corpus", "--model", place / "model", "--per-domain", 1, "--ks", "1,2"]
+    for words in (["run"], ["variants", "nearest"]):
+        done = called(*words, *common, "--out", place / f"late-{words[0]}", home=place / "home")
+        assert done.returncode == 0, done.stderr
+    for folder in (place / "late-run", place / "late-variants" / "nearest" / "model"):
+        rows = read_rows(folder)
+        assert rows.loc[rows["nats"].notna(), "k"].tolist() == [0, 1, 2]
+    done = called("cost", *common, home=place / "home")
+    assert done.returncode == 0, done.stderr
+
+
 def test_sweep_compares_learning_rates_on_validation_documents(place):
     arguments = ["--corpus", place / "corpus", "--model", place / "model", "--rates", "1e-3,1e-2", "--ks", "0,1"]
     done = called("sweep", *arguments, "--per-domain", 2, "--out", place / "sweep", home=place / "home")

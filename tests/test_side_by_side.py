@@ -131,6 +131,21 @@ def test_folders_of_one_name_are_told_apart_by_their_paths(tmp_path, monkeypatch
             side_by_side(twice)
 
 
+def test_runs_without_a_common_place_are_told_apart_by_what_they_lack(tmp_path):
+    for name, ks in {"a": (0, 1, 2), "b": (0, 2), "c": (0, 3), "late": (1, 2), "none": (0,)}.items():
+        own_run(tmp_path / name, ks=ks)
+
+    def refused(*names):
+        with pytest.raises(RowsError) as error:
+            side_by_side([tmp_path / name for name in names])
+        return str(error.value)
+
+    assert refused("a", "b", "c") == f"c: {HUB} (at 0, 3): not scored at k = 2, as 2 of 3 runs are"
+    assert refused("a", "late") == f"late: {HUB}: no score before any neighbour (k = 0), so nothing to compare with"
+    assert refused("a", "none").startswith(f"none: {HUB} (at 0): not scored at k = 2")
+    assert refused("none") == f"none: {HUB}: scored at 0 alone, so nothing to compare"
+
+
 @pytest.mark.parametrize(
     ("runs", "k", "error", "message"),
     [

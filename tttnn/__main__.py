@@ -307,7 +307,7 @@ def run(
     from tttnn.corpus import open_corpus
     from tttnn.experiment import run as run_documents
     from tttnn.experiment import run_facts
-    from tttnn.experiment.checks import METHOD, Asked, check_steps
+    from tttnn.experiment.checks import METHOD, Asked, check_steps, with_zero
     from tttnn.experiment.ray_runner import run_on_cluster
     from tttnn.experiment.runner import side_by_side
     from tttnn.ray_cluster import cluster as connected
@@ -315,7 +315,7 @@ def run(
     from tttnn.together import check_together
     from tttnn.ttt import Switches
 
-    asked = Asked(ks, per_domain, seed, split, max_bytes, domains, method, strategy)
+    asked = Asked(with_zero(ks), per_domain, seed, split, max_bytes, domains, method, strategy)
     switches = Switches(
         prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout,
         keep_optimizer=keep_optimizer, split_query=split_query, context=context, config_context=config_context,
@@ -420,14 +420,14 @@ def cost(
     from psutil import cpu_percent
 
     from tttnn.corpus import open_corpus
-    from tttnn.experiment.checks import Asked, check_run
+    from tttnn.experiment.checks import Asked, check_run, with_zero
     from tttnn.parameters import number
     from tttnn.provenance import device as machine
     from tttnn.provenance import peak_memory
     from tttnn.studies.cost import calibrate, count_work, describe, memory_needed
     from tttnn.ttt import Switches
 
-    asked = Asked(ks, per_domain, seed, split, max_bytes, domains)
+    asked = Asked(with_zero(ks), per_domain, seed, split, max_bytes, domains)
     sample = int(number("sample", sample, least=1))
     switches = Switches(prefix=prefix, max_chunks=max_chunks, precision=precision, lora=lora, seed=asked.seed)
     busy = cpu_percent(1)  # this process sleeps meanwhile
@@ -467,12 +467,12 @@ def variants(
     """
     from tttnn.corpus import open_corpus
     from tttnn.experiment import run_facts
-    from tttnn.experiment.checks import Asked, check_writable
+    from tttnn.experiment.checks import Asked, check_writable, with_zero
     from tttnn.experiment.variants import checked_variants, run_variants
     from tttnn.ttt import Switches
 
     chosen = checked_variants(names or [])
-    asked = Asked(ks, per_domain, seed, split, max_bytes, domains)
+    asked = Asked(with_zero(ks), per_domain, seed, split, max_bytes, domains)
     switches = Switches(
         learning_rate=learning_rate, prefix=prefix, max_chunks=max_chunks, precision=precision, seed=asked.seed
     )

@@ -90,10 +90,7 @@ def side_by_side(runs: Sequence[str | Path], k: int | None = None) -> SideBySide
     import pandas as pd
 
     parts = _opened(runs)
-    shared = set.intersection(*({int(each) for each in _scored(rows)["k"]} for rows, _ in parts.values()))
-    places = sorted(shared - {0}) if 0 in shared else []
-    if not places:
-        raise RowsError(f"{', '.join(parts)}: they share no number of neighbours, besides 0, that all were scored at")
+    places = _shared_places({name: {int(each) for each in _scored(rows)["k"]} for name, (rows, _) in parts.items()})
     k = places[-1] if k is None else number("k", k, least=1, whole=True)
     if k not in places:
         raise ParameterError(f"k={k}: all of them were scored at {', '.join(map(str, places))}")
@@ -103,6 +100,22 @@ def side_by_side(runs: Sequence[str | Path], k: int | None = None) -> SideBySide
     table = pd.concat(whole, ignore_index=True)[TABLE]
     by_domain = pd.concat(domains, ignore_index=True)
     return SideBySide(k, _believed(table), _believed(by_domain), _believed(pairs), unpaired)
+
+
+def _shared_places(scored: dict[str, set[int]]) -> list[int]:
+    """Where all runs were scored, 0 aside; where there is no such place, the runs that are to blame are named."""
+    if bad := [name for name, places in scored.items() if 0 not in places]:
+        raise RowsError(f"{', '.join(bad)}: no score before any neighbour (k = 0), so nothing to compare with")
+    if shared := sorted(set.intersection(*scored.values()) - {0}):
+        return shared
+    counts = Counter(k for places in scored.values() for k in places if k)
+    if not counts:
+        raise RowsError(f"{', '.join(scored)}: scored at 0 alone, so nothing to compare")
+    most = max(counts, key=lambda k: (counts[k], k))
+    lacking = [
+        f"{name} (at {', '.join(map(str, sorted(places)))})" for name, places in scored.items() if most not in places
+    ]
+    raise RowsError(f"{', '.join(lacking)}: not scored at k = {most}, as {counts[most]} of {len(scored)} runs are")
 
 
 def _believed(found: pd.DataFrame) -> pd.DataFrame:

@@ -113,6 +113,11 @@ def checked_ks(ks: Any) -> list[int]:
     return sorted({int(k) for k in numbers("ks", ks, least=0, whole=True)})
 
 
+def with_zero(ks: Any) -> list[int]:
+    """Places of scores, 0 among them: what neighbours bring is seen beside the score without any."""
+    return sorted({0, *checked_ks(ks)})
+
+
 def check_writable(folder: str | Path) -> Path:
     """Return a folder, made if need be, in which files can be written and nobody else is writing; ``~`` is home."""
     folder = Path(expand(folder))
