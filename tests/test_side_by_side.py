@@ -131,6 +131,14 @@ def test_folders_of_one_name_are_told_apart_by_their_paths(tmp_path, monkeypatch
             side_by_side(twice)
 
 
+def test_variants_are_compared_with_the_nearest_where_there_is_one(tmp_path):
+    for variant in ("in-context-0.5", "nearest", "random"):
+        own_run(tmp_path / "v" / variant / HUB)
+    found = side_by_side([tmp_path / "v"])
+    assert found.pairs["against"].unique().tolist() == [f"v/nearest: {HUB}"]
+    assert found.pairs["run"].tolist() == [f"v/in-context-0.5: {HUB}", f"v/random: {HUB}"]
+
+
 def test_runs_without_a_common_place_are_told_apart_by_what_they_lack(tmp_path):
     for name, ks in {"a": (0, 1, 2), "b": (0, 2), "c": (0, 3), "late": (1, 2), "none": (0,)}.items():
         own_run(tmp_path / name, ks=ks)

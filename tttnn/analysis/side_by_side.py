@@ -163,7 +163,8 @@ def _sources(given: str) -> list[_Source]:
         archived_models(given)  # raises, with the name as it was given
     if parts[0] == Path():
         return [_Source(folder, name, given)]
-    return [_Source(folder / part, f"{name}/{part}", f"{given}/{part}") for part in parts]
+    ordered = sorted(parts, key=lambda part: part != Path(NEAREST))  # of variants, what all are compared with is first
+    return [_Source(folder / part, f"{name}/{part}", f"{given}/{part}") for part in ordered]
 
 
 def _part(place: Path, folder: Path) -> Path:
