@@ -100,7 +100,17 @@ def test_sweep_compares_learning_rates_on_validation_documents(place):
     done = called("sweep", *arguments, "--per-domain", 2, "--out", place / "sweep", home=place / "home")
     assert done.returncode == 0, done.stderr
     assert "0.001" in done.stdout and "0.01" in done.stdout and "1.0000" in done.stdout
-    assert "best at k = 1: " in done.stdout and "the registry has 2e-05" in done.stdout
+    assert "best at k = 1: " in done.stdout and "its own rate is 2e-05 (GPT-2's published settings)" in done.stdout
+    assert "Give another rate with --learning-rate, or in Python all of them with settings=." in done.stderr
+    assert not (place / "model" / "sweep.json").exists()
+
+
+def test_a_sweep_goes_into_any_model_s_folder(place, tmp_path):
+    folder = tiny_gpt2(tmp_path / "mine")
+    arguments = ["--corpus", place / "corpus", "--model", folder, "--rates", "1e-3", "--ks", "0,1", "--per-domain", 1]
+    done = called("sweep", *arguments, "--card", "--out", tmp_path / "out", home=place / "home")
+    assert done.returncode == 0 and load_model(folder).settings.learning_rate == 1e-3, done.stderr
+    assert not (folder / "README.md").exists()
 
 
 def test_sweep_goes_into_a_model_s_card(place):

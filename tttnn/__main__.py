@@ -495,7 +495,7 @@ def sweep(
     max_bytes: MaxBytes = 6000, ks: Ks = "0,1,5,20", max_chunks: MaxChunks = None, prefix: Prefix = None,
     seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
     embedder_type: EmbedderType = "float32",
-    card: Annotated[bool, typer.Option("--card", help="Write sweep.json and the table of the model's card.")] = False,
+    card: Annotated[bool, typer.Option("--card", help="Write sweep.json into the model's folder.")] = False,
 ) -> None:  # fmt: skip
     """Compare test-time learning rates on validation documents."""
     from tttnn.corpus import open_corpus
@@ -504,7 +504,7 @@ def sweep(
     from tttnn.experiment.sweep import checked_rates, places_with_zero, record
     from tttnn.experiment.sweep import sweep as compare
     from tttnn.models.model_registry import best_rate
-    from tttnn.pretraining.card import write_card
+    from tttnn.pretraining.card import keep_sweep
     from tttnn.ttt import Switches
 
     asked, compared = Asked(places_with_zero(ks), per_domain, seed, "val", max_bytes), checked_rates(rates)
@@ -519,9 +519,9 @@ def sweep(
     drawn = {"per_domain": asked.per_domain, "max_bytes": asked.max_bytes, "seed": asked.seed}
     found = record(table, ttt, opened, documents, **drawn)
     best, known = best_rate(found), ttt.lm.settings.learning_rate
-    typer.echo(f"best at k = {max(found['ks'])}: {best:g}; the registry has {known:g} for this model")
+    typer.echo(f"best at k = {max(found['ks'])}: {best:g}; its own rate is {known:g} ({ttt.lm.settings_source})")
     if folder:
-        write_card(folder, found)
+        keep_sweep(folder, found)
 
 
 @app.command()
@@ -630,14 +630,14 @@ def _settings(ttt: TTT) -> str:
 
 
 def _card_folder(model: str) -> Path:
-    """Where a model's card is."""
+    """Where a model's sweep.json goes."""
     from tttnn.errors import ParameterError
     from tttnn.files import expand
     from tttnn.models import CHECKPOINTS, find_entry
 
     folder = CHECKPOINTS / model if find_entry(model).embedded else Path(expand(model))
-    if not (folder / "settings.json").is_file():
-        raise ParameterError(f"card: {folder} has no settings.json, from which a card is written")
+    if not folder.is_dir():
+        raise ParameterError(f"card: {model} is no folder that sweep.json could be written to; give the model's folder")
     return folder
 
 
