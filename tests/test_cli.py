@@ -251,7 +251,8 @@ def test_errors_are_one_message_without_traceback(place, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "nothing.txt"], "nothing.txt"),
+        (["evaluate", "nothing.txt"], "nothing.txt: no such file; give a file with the text to evaluate"),
+        (["evaluate", "model"], "model: a folder; give a file with the text to evaluate"),
         (["evaluate", "latin.txt"], "byte 3 is not UTF-8"),
         (["evaluate", "text.txt", "--strategy", "closest"], "strategy='closest'"),
         (["run", "--out", "o", "--ks", "0,x"], "ks='0,x'"),
@@ -275,7 +276,7 @@ def test_errors_are_one_message_without_traceback(place, arguments, message):
     ],
 )
 def test_what_can_be_checked_is_checked_before_an_index_is_built(place, capsys, monkeypatch, arguments, message):
-    files = {name: str(place / name) for name in ("nothing.txt", "latin.txt", "text.txt", "o")}
+    files = {name: str(place / name) for name in ("nothing.txt", "latin.txt", "text.txt", "o", "model")}
     (place / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
     monkeypatch.setenv("TTTNN_HOME", str(place / "empty"))
     model = ["--corpus", str(place / "corpus"), "--model", str(place / "model")]
@@ -332,6 +333,11 @@ def test_a_text_that_is_in_the_corpus_is_scored_with_a_warning(place):
     assert json.loads(done.stdout)["copies"] == 1
     done = called("evaluate", place / "seen.txt", *common, "--strategy", "distinct:0.5", home=place / "home")
     assert "near-copy" not in done.stderr and json.loads(done.stdout)["copies"] == 0, done.stderr
+
+
+def test_unknown_weights_are_bad_input(tmp_path):
+    done = called("fetch", "nosuch", home=tmp_path)
+    assert done.returncode == 2 and "no packaged weights are called 'nosuch'" in done.stderr
 
 
 def test_a_run_of_failures_only_is_an_error(capsys):

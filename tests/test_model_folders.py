@@ -308,6 +308,20 @@ def test_weights_that_are_no_numbers_are_refused(folder):
 # ------------------------------------------------------------------------------------------------ tokenizer
 
 
+def test_a_folder_without_a_tokenizer_and_a_file_of_weights_are_refused_in_a_sentence(folder):
+    with pytest.raises(ModelError, match=r"model\.safetensors: a file and no model by itself; give the folder that ho"):
+        load_model(str(folder / "model.safetensors"))
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"mine: no tokenizer\.json there; copy it, too$"):
+        load_model(folder)
+
+
+def test_a_name_that_nobody_knows_is_refused_in_one_line(monkeypatch):
+    with pytest.raises(ModelError, match=r"Known names: gpt2") as error:
+        load_model("nobody/nothing-of-that-name")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("gone", [["tokenizer.json"], ["tokenizer.json", "tokenizer_config.json"]])
 def test_a_missing_tokenizer_is_not_made_up(folder, gone):
     for name in gone:

@@ -592,8 +592,12 @@ def _read_text(file: Path) -> str:
     from tttnn.errors import ParameterError
     from tttnn.files import expand
 
+    path = expand(file)
+    if not path.exists() or path.is_dir():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise ParameterError(f"{file}: {what}; give a file with the text to evaluate")
     try:
-        text = expand(file).read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ParameterError(f"{file}: byte {error.start} is not UTF-8: convert it, for example with iconv") from error
     if not text.strip():
