@@ -431,6 +431,8 @@ BROKEN = {
 }
 UNREADABLE = {
     "keys.jsonl": ('{"body": "x"}\n', r"keys\.jsonl.*: 'text' is not there; its keys are body: give --text-key"),
+    "semicolons.csv": ("text;b\nx;y\n", r"semicolons\.csv, line 1: its cells are parted by semicolons: convert it"),
+    "bare.csv": ("x,1\ny,2\n", r"its keys are x, 1: give --text-key, or its first line the columns' names"),
     "quote.csv": ('text,b\n"x"y,z\n', r"quote\.csv, line 2: not a table of cells: .*quote the text"),
     "open.csv": ('text,b\nx,y\n"x,z\n', r"open\.csv, line 4: not a table of cells: unexpected end of data"),
     "latin.csv": ("text\nGrüße\n".encode("latin-1"), r"latin\.csv, line 2: not UTF-8: byte 2 .*iconv"),

@@ -157,6 +157,16 @@ def check_model(lm: LanguageModel, switches: Switches) -> None:
         number("vocabulary", switches.vocabulary, least=least, most=len(lm.head[0]), whole=True)
 
 
+def _check_most(retriever: Retriever | Selection, places: list[int]) -> None:
+    """Raise ParameterError if so many neighbours cannot be found, with the places of scores that can be had."""
+    try:
+        retriever.check_k(places[-1])
+    except ParameterError as error:
+        fewer = [place for place in places if place <= len(retriever)]
+        cure = f"; give --ks {','.join(map(str, fewer))}" if 0 < max(fewer, default=0) < places[-1] else ""
+        raise ParameterError(f"{error}{cure}") from error
+
+
 def check_run(
     lm: LanguageModel, retriever: Retriever | Selection | None, switches: Switches, ks: Any, method: str = METHOD
 ) -> list[int]:
@@ -182,7 +192,7 @@ def check_run(
                 f"pace={switches.pace!r}: needs a strategy that says how uncertain the answer is: sift"
             )
         if hasattr(retriever, "check_k"):  # one that is not ours may lack it
-            retriever.check_k(places[-1])
+            _check_most(retriever, places)
     try:
         way.check(lm, retriever, switches)
     except ParameterError as error:
