@@ -11,7 +11,7 @@ from command_line import called, started
 from tiny import LINES, tiny_gpt2, tiny_roberta
 
 from tttnn.__main__ import _report, main
-from tttnn.corpus import Document, write_jsonl
+from tttnn.corpus import Document, read_jsonl, write_jsonl
 from tttnn.embedding import EMBEDDERS
 from tttnn.errors import ParameterError
 from tttnn.experiment import read_rows
@@ -83,12 +83,34 @@ def test_strategies_methods_and_variants_are_options(place):
     assert done.returncode == 2 and "must be one of nearest" in done.stderr
 
 
+def test_a_score_before_any_neighbour_is_made_where_none_was_asked_for(place):
+    common = ["--corpus", place / "corpus", "--model", place / "model", "--per-domain", 1, "--ks", "1,2"]
+    for words in (["run"], ["variants", "nearest"]):
+        done = called(*words, *common, "--out", place / f"late-{words[0]}", home=place / "home")
+        assert done.returncode == 0, done.stderr
+    for folder in (place / "late-run", place / "late-variants" / "nearest" / "model"):
+        rows = read_rows(folder)
+        assert rows.loc[rows["nats"].notna(), "k"].tolist() == [0, 1, 2]
+    done = called("cost", *common, home=place / "home")
+    assert done.returncode == 0, done.stderr
+
+
 def test_sweep_compares_learning_rates_on_validation_documents(place):
     arguments = ["--corpus", place / "corpus", "--model", place / "model", "--rates", "1e-3,1e-2", "--ks", "0,1"]
     done = called("sweep", *arguments, "--per-domain", 2, "--out", place / "sweep", home=place / "home")
     assert done.returncode == 0, done.stderr
     assert "0.001" in done.stdout and "0.01" in done.stdout and "1.0000" in done.stdout
-    assert "best at k = 1: " in done.stdout and "the registry has 2e-05" in done.stdout
+    assert "best at k = 1: " in done.stdout and "its own rate is 2e-05 (GPT-2's published settings)" in done.stdout
+    assert "Give another rate with --learning-rate, or in Python all of them with settings=." in done.stderr
+    assert not (place / "model" / "sweep.json").exists()
+
+
+def test_a_sweep_goes_into_any_model_s_folder(place, tmp_path):
+    folder = tiny_gpt2(tmp_path / "mine")
+    arguments = ["--corpus", place / "corpus", "--model", folder, "--rates", "1e-3", "--ks", "0,1", "--per-domain", 1]
+    done = called("sweep", *arguments, "--card", "--out", tmp_path / "out", home=place / "home")
+    assert done.returncode == 0 and load_model(folder).settings.learning_rate == 1e-3, done.stderr
+    assert not (folder / "README.md").exists()
 
 
 def test_sweep_goes_into_a_model_s_card(place):
@@ -229,13 +251,21 @@ def test_errors_are_one_message_without_traceback(place, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "nothing.txt"], "nothing.txt"),
+        (["evaluate", "nothing.txt"], "nothing.txt: no such file; give a file with the text to evaluate"),
+        (["evaluate", "model"], "model: a folder; give a file with the text to evaluate"),
         (["evaluate", "latin.txt"], "byte 3 is not UTF-8"),
         (["evaluate", "text.txt", "--strategy", "closest"], "strategy='closest'"),
         (["run", "--out", "o", "--ks", "0,x"], "ks='0,x'"),
         (["run", "--out", "o", "--domain", "lanes"], "domains='lanes': must be one of lines; did you mean 'lines'"),
         (["run", "--out", "o", "--split", "tst"], "no split 'tst'"),
         (["run", "--out", "o", "--method", "in-context:1.5"], "method='in-context:1.5'"),
+        (
+            ["run", "--out", "o", "--method", "in-context:0.5", "--learning-rate", "0.1"],
+            "learning_rate=0.1: method in-context makes no steps; leave it out",
+        ),
+        (["run", "--out", "o", "--method", "unigram:0.1", "--lora", "2"], "lora=2: method unigram makes no steps"),
+        (["run", "--out", "o", "--method", "knn-lm:0.2", "--train", "head"], "train='head': method knn-lm makes no"),
+        (["run", "--out", "o", "--method", "in-context-published", "--dropout", "0.1"], "dropout=0.1: method in-"),
         (["run", "--out", "o", "--context", "5000"], "context=5000"),
         (["run", "--out", "o", "--vocabulary", "3"], "vocabulary=3"),
         (["run", "--out", "o", "--max-bytes", "1"], "no document of at most 1 bytes"),
@@ -246,7 +276,7 @@ def test_errors_are_one_message_without_traceback(place, arguments, message):
     ],
 )
 def test_what_can_be_checked_is_checked_before_an_index_is_built(place, capsys, monkeypatch, arguments, message):
-    files = {name: str(place / name) for name in ("nothing.txt", "latin.txt", "text.txt", "o")}
+    files = {name: str(place / name) for name in ("nothing.txt", "latin.txt", "text.txt", "o", "model")}
     (place / "latin.txt").write_bytes("caf\u00e9".encode("latin-1"))
     monkeypatch.setenv("TTTNN_HOME", str(place / "empty"))
     model = ["--corpus", str(place / "corpus"), "--model", str(place / "model")]
@@ -292,6 +322,22 @@ def test_the_bytes_of_a_file_are_what_is_scored(place):
     expected = score(load_model(place / "model"), words.decode()).bits_per_byte
     assert f"bits/byte {expected:.4f} ->" in done.stdout, done.stderr
     assert "learning rate 2e-05, chunks of 64 tokens, context 64, token before the text '<|endoftext|>'" in done.stdout
+
+
+def test_a_text_that_is_in_the_corpus_is_scored_with_a_warning(place):
+    text = next(iter(read_jsonl(place / "corpus" / "lines.train.jsonl"))).text
+    (place / "seen.txt").write_text(text, encoding="utf-8")
+    common = ["--corpus", place / "corpus", "--model", place / "model", "--k", 2, "--json"]
+    done = called("evaluate", place / "seen.txt", *common, home=place / "home")
+    assert "neighbour 1 is this text or a near-copy, so the gain is what copying brings; score a doc" in done.stderr
+    assert json.loads(done.stdout)["copies"] == 1
+    done = called("evaluate", place / "seen.txt", *common, "--strategy", "distinct:0.5", home=place / "home")
+    assert "near-copy" not in done.stderr and json.loads(done.stdout)["copies"] == 0, done.stderr
+
+
+def test_unknown_weights_are_bad_input(tmp_path):
+    done = called("fetch", "nosuch", home=tmp_path)
+    assert done.returncode == 2 and "no packaged weights are called 'nosuch'" in done.stderr
 
 
 def test_a_run_of_failures_only_is_an_error(capsys):

@@ -467,3 +467,16 @@ def test_the_fingerprint_of_the_summary_is_that_of_the_files(tmp_path, make, ski
     before = dict(read[0])
     assert one.fingerprint == two.fingerprint
     assert read[0] == before  # sha256_file opens files of its own: nothing was read here
+
+
+def test_a_corpus_without_the_key_text_names_the_option_and_one_of_bad_documents_alone_is_none(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"a.{split}.jsonl").write_text('{"body": "x"}\n{"body": "y"}\n')
+    with pytest.raises(BadDocument, match=r"its keys are \['body'\]\. If another key holds the text: --text-key, or"):
+        open_corpus(tmp_path).sizes()
+    with pytest.raises(CorpusError, match="is no corpus: it holds no document that is not bad and left out"):
+        open_corpus(tmp_path, skip_bad=True).sizes()
+    with pytest.raises(
+        CorpusError, match=r"it holds no document but 2 bad ones, which are left out; the first: .*body"
+    ):
+        open_corpus(tmp_path / "a.train.jsonl", skip_bad=True)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 import zstandard
 from conftest import few
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -248,6 +248,23 @@ def test_every_draw_keeps_what_is_named_and_leaves_something_to_train_on(named, 
     assert (splits == 1).any() or free < 3
 
 
+@few
+@given(
+    st.lists(st.sampled_from([-1, 0, 1, 2]), min_size=1, max_size=40), st.floats(1e-6, 0.4), st.floats(1e-6, 0.4)
+)  # fmt: skip
+@example([-1] * 4, 0.4, 0.1)
+@example([-1] * 40, 0.1, 0.3)
+def test_splits_of_two_shares_nest_and_no_document_is_in_val_of_one_and_in_test_of_the_other(named, small, large):
+    import numpy as np
+
+    named, small, large = np.array(named, dtype=np.int8), min(small, large), max(small, large)
+    ranks = np.random.default_rng(0).permutation(len(named)).astype(np.uint64)
+    less, more = draw(named, ranks, small), draw(named, ranks, large)
+    for split, other in ((1, 2), (2, 1)):
+        assert (more[less == split] == split).all()
+        assert not ((less == split) & (more == other)).any()
+
+
 def test_near_copies_are_kept_out_of_what_is_drawn_and_counted(tmp_path):
     changed = [f"{text} and a few words more" for text in TEXTS]
     unique = [prose(number) for number in range(100, 140)]
@@ -414,6 +431,8 @@ BROKEN = {
 }
 UNREADABLE = {
     "keys.jsonl": ('{"body": "x"}\n', r"keys\.jsonl.*: 'text' is not there; its keys are body: give --text-key"),
+    "semicolons.csv": ("text;b\nx;y\n", r"semicolons\.csv, line 1: its cells are parted by semicolons: convert it"),
+    "bare.csv": ("x,1\ny,2\n", r"its keys are x, 1: give --text-key, or its first line the columns' names"),
     "quote.csv": ('text,b\n"x"y,z\n', r"quote\.csv, line 2: not a table of cells: .*quote the text"),
     "open.csv": ('text,b\nx,y\n"x,z\n', r"open\.csv, line 4: not a table of cells: unexpected end of data"),
     "latin.csv": ("text\nGrüße\n".encode("latin-1"), r"latin\.csv, line 2: not UTF-8: byte 2 .*iconv"),

@@ -164,6 +164,18 @@ def test_dynamic_evaluation_refuses_the_dropout_that_it_would_ignore(gpt2, metho
     assert check_run(gpt2, None, replace(PLAIN, dropout=0.1), [0], "ttt") == [0]
 
 
+def test_a_small_index_is_told_with_the_places_that_it_has(gpt2):
+    class Small:
+        def __len__(self):
+            return 4
+
+        def check_k(self, k):
+            raise ParameterError(f"k={k}: at most 4")
+
+    with pytest.raises(ParameterError, match=r"^k=20: at most 4; give --ks 0,1,2,3$"):
+        check_run(gpt2, Small(), PLAIN, [0, 1, 2, 3, 5, 20])
+
+
 def test_a_pace_is_refused_before_a_run_unless_the_strategy_goes_with_it(gpt2):
     class Certain:
         uncertain = False

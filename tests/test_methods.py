@@ -297,6 +297,40 @@ def test_another_package_brings_a_method_by_its_entry_point(gpt2, tmp_path, monk
         find_method("theirs:0.1")
 
 
+def test_a_package_that_enters_its_method_here_when_imported_is_not_taken_for_this_one(gpt2, tmp_path, monkeypatch):
+    (tmp_path / "caching.py").write_text(
+        "from tttnn.methods import METHODS\nfrom tttnn.methods.unigram import Unigram\n"
+        "class Cache(Unigram):\n    about = 'a cache'\nMETHODS['cache'] = Cache\n"
+    )
+    facts = tmp_path / "caching-1.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: caching\nVersion: 1\n")
+    (facts / "entry_points.txt").write_text(f"[{GROUP}]\ncache = caching:Cache\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins.cache_clear()
+    try:
+        assert type(find_method("cache:0.1")) is type(find_method("cache:0.2")) is METHODS["cache"]
+    finally:
+        METHODS.pop("cache", None)
+        monkeypatch.undo()
+        plugins.cache_clear()
+
+
+def test_a_method_without_the_decorator_is_told_to_have_it(monkeypatch):
+    class Bare(Method):
+        weight: float
+
+        def steps(self, ttt, found, ks):
+            return iter(())
+
+    monkeypatch.setitem(METHODS, "bare", Bare)
+    said = r"Bare is no dataclass: write @dataclass\(frozen=True\) above it"
+    with pytest.raises(ParameterError, match=rf"^method='bare:1': {said}"):
+        find_method("bare:1")
+    with pytest.raises(ParameterError, match=rf"must be one of ttt, .*, bare \({said}\)"):
+        find_method("icl")
+
+
 def test_what_is_no_method_is_refused(monkeypatch):
     monkeypatch.setitem(METHODS, "function", len)
     with pytest.raises(ParameterError, match=r"is no subclass of tttnn\.methods\.Method"):

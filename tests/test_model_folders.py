@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny import tiny_gpt2, tiny_gpt_neo, tiny_llama, tiny_roberta
 
+from tttnn.embedding import EMBEDDERS, EmbeddingError, load_embedder
 from tttnn.errors import ParameterError, TTTNNError
 from tttnn.models import CHECKPOINTS, REGISTRY, ModelError, TTTSettings, load_model
 from tttnn.models.model_registry import SWEEP
@@ -90,6 +91,21 @@ def test_the_rate_chosen_for_smollm2_stands_beside_the_published_one():
 def test_the_working_directory_has_a_name(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert load_model(".").name == "mine"
+
+
+def test_a_name_of_the_registry_that_is_a_folder_here_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_gpt2(tmp_path / "gpt2")
+    both = "gpt2: a registry name and a folder here; write ./gpt2 for the folder, or call from elsewhere"
+    with pytest.raises(ModelError, match=f"^{both}$"):
+        load_model("gpt2")
+    with pytest.raises(EmbeddingError, match=f"^{both}$"):
+        load_embedder("lm:gpt2")
+    hub = next(entry.name for entry in EMBEDDERS.values() if not entry.embedded and not entry.packaged)
+    tiny_roberta(tmp_path / hub)
+    with pytest.raises(EmbeddingError, match=f"^{hub}: a registry name and a folder here"):
+        load_embedder(hub)
+    assert load_model("./gpt2").parameters == load_model(tmp_path / "gpt2").parameters
 
 
 def test_a_home_directory_is_found(folder, monkeypatch):
@@ -290,6 +306,20 @@ def test_weights_that_are_no_numbers_are_refused(folder):
 
 
 # ------------------------------------------------------------------------------------------------ tokenizer
+
+
+def test_a_folder_without_a_tokenizer_and_a_file_of_weights_are_refused_in_a_sentence(folder):
+    with pytest.raises(ModelError, match=r"model\.safetensors: a file and no model by itself; give the folder that ho"):
+        load_model(str(folder / "model.safetensors"))
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match=r"mine: no tokenizer\.json there; copy it, too$"):
+        load_model(folder)
+
+
+def test_a_name_that_nobody_knows_is_refused_in_one_line(monkeypatch):
+    with pytest.raises(ModelError, match=r"Known names: gpt2") as error:
+        load_model("nobody/nothing-of-that-name")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("gone", [["tokenizer.json"], ["tokenizer.json", "tokenizer_config.json"]])

@@ -50,6 +50,8 @@ def test_rows_without_a_score_before_or_with_two_are_refused():
     for refuse in (before_after, ends):
         with pytest.raises(RowsError, match=r"domain d document 0 has two scores at k = 0; give rows of one"):
             refuse(pd.concat([good, good]), 2)
+    with pytest.raises(RowsError, match=r"^k=7: scored at 0, 2$"):
+        before_after(good, 7)
     assert before_after(good.assign(nats=good["nats"].where(good["k"] == 0)), 2)["documents"].tolist() == [0]
 
 

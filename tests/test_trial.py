@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ from tttnn.corpus import Document, open_corpus, write_jsonl
 from tttnn.errors import ParameterError
 from tttnn.experiment import read_rows
 from tttnn.files import read_json
-from tttnn.report.trial_page import POOR_START, lead, trial_page
+from tttnn.report.trial_page import POOR_START, _counted, _curve, lead, settings_table, trial_page
 from tttnn.rows import RowsError
 from tttnn.studies import trial as measured
 from tttnn.studies import trial_work as worked
@@ -380,3 +381,23 @@ def test_a_longer_context_counts_by_its_score_before_any_neighbour():
     [found] = advise(replace(trial, rows=rows)).simpler.to_dict("records")
     assert found["way"] == "longest-context" and found["documents"] == 4
     assert found["ratio"] == pytest.approx(0.9) and found["ratio_nearest"] == pytest.approx(np.mean(GAIN[:4]))
+
+
+def test_the_page_says_that_the_index_is_small_and_that_all_chunks_were_taken():
+    rows = pd.DataFrame({"variant": ["nearest"] * 2, "beyond": [0, 0]})
+    facts = {"indexed": 5, "chunk": 1024, "learning_rate": 1e-4, "precision": "float32"}
+    request = SimpleNamespace(k=20, embedder="lexical")
+    trial = SimpleNamespace(request=request, plan=Plan(1, 4, None, 2, 2, 1.0), facts=facts, rows=rows)
+    curve = pd.DataFrame(
+        {"k": [0, 1], "bits_per_byte": [2.0, 1.8], "ratio": [1.0, 0.9], "low": [1.0, 0.8], "high": [1.0, 0.95]}
+    )
+    rates = pd.DataFrame(columns=["way", "ratio", "ratio_nearest"])
+    advice = SimpleNamespace(curve=curve, k=1, best_k=1, rates=rates, learning_rate=1e-4)
+    said = _curve(trial, advice)[0]
+    assert said == "There is no score between 0 and 1: of 5 indexed documents at most a quarter is trained on."
+    shown = settings_table(trial, advice).frame
+    assert shown["use"].iloc[-1] == "all" and "no neighbour had more" in shown["because"].iloc[-1]
+    assert "of 5 indexed documents at most a quarter" in shown["because"].iloc[0]
+    assert (_counted(1.0, "step"), _counted(2, "document")) == ("1 step", "2 documents")
+    trial.rows = rows.assign(beyond=[0, 3])
+    assert settings_table(trial, advice).frame["use"].iloc[-1] == "at most 4"

@@ -183,7 +183,9 @@ def test_what_cannot_be_built_is_said(ttt):
     with pytest.raises(ParameterError, match="clusters=25: the corpus has 24 documents"):
         build(ttt, find_method("ttmm:25"))
     for broken in (TTT(ttt.lm, None, SWITCHES), TTT(ttt.lm, ttt.retriever, Switches())):
-        with pytest.raises(ParameterError, match="give a retriever, and lora"):
+        with pytest.raises(
+            ParameterError, match=r"and lora .*, as --lora 8; train them once: .*--clusters \d+ --lora 8"
+        ):
             build(broken, find_method("ttmm:2"))
 
 

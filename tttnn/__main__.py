@@ -17,7 +17,7 @@ import typer
 from tttnn.errors import BAD_INPUT, FAILED, INTERRUPTED, TTTNNError
 
 if TYPE_CHECKING:
-    from tttnn.ttt import TTT, Switches
+    from tttnn.ttt import TTT, Evaluation, Switches
 
 app = typer.Typer(help="Test-time training on nearest neighbours.", no_args_is_help=True, add_completion=False)
 
@@ -126,14 +126,17 @@ def corpus(
     skip_bad: SkipBad = False, text_key: TextKey = "text", domain_key: DomainKey = None,
     held_out: HeldOut = None,
 ) -> None:  # fmt: skip
-    """Build or open a corpus and show its domains."""
+    """Build or open a corpus and show its domains, and how many documents of each are in train, val and test."""
     from tttnn.corpus import open_corpus
     from tttnn.retrieval import corpus_fingerprint
 
     opened = open_corpus(name, skip_bad, text_key, domain_key, held_out=held_out)
     for domain, by_split in opened.sizes().items():
         documents, size = (sum(counts) for counts in zip(*by_split.values(), strict=True))
-        typer.echo(f"{domain:20s} {documents:8,d} documents {size:14,d} bytes")
+        parts = ", ".join(
+            f"{by_split[split].documents if split in by_split else 0:,d} {split}" for split in opened.splits
+        )
+        typer.echo(f"{domain:20s} {documents:8,d} documents {size:14,d} bytes: {parts}")
     typer.echo(f"fingerprint {corpus_fingerprint(opened)}")
 
 
@@ -260,7 +263,10 @@ def evaluate(
     result = ttt.evaluate(text, k)
     before, after = result.before.bits_per_byte, result.after.bits_per_byte
     said = f"bits/byte {before:.4f} -> {after:.4f} ({100 * result.ratio:.1f}%) after {k} neighbours"
-    values = {"before": before, "after": after, "ratio": result.ratio, "k": k, "settings": _settings(ttt)}
+    values = {
+        "before": before, "after": after, "ratio": result.ratio, "k": k, "copies": _copies(text, result),
+        "settings": _settings(ttt),
+    }  # fmt: skip
     _tell(values, f"{_settings(ttt)}\n{said}", as_json)
 
 
@@ -301,7 +307,7 @@ def run(
     from tttnn.corpus import open_corpus
     from tttnn.experiment import run as run_documents
     from tttnn.experiment import run_facts
-    from tttnn.experiment.checks import METHOD, Asked
+    from tttnn.experiment.checks import METHOD, Asked, check_steps, with_zero
     from tttnn.experiment.ray_runner import run_on_cluster
     from tttnn.experiment.runner import side_by_side
     from tttnn.ray_cluster import cluster as connected
@@ -309,13 +315,14 @@ def run(
     from tttnn.together import check_together
     from tttnn.ttt import Switches
 
-    asked = Asked(ks, per_domain, seed, split, max_bytes, domains, method, strategy)
+    asked = Asked(with_zero(ks), per_domain, seed, split, max_bytes, domains, method, strategy)
     switches = Switches(
         prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout,
         keep_optimizer=keep_optimizer, split_query=split_query, context=context, config_context=config_context,
         vocabulary=vocabulary, precision=precision, weights=weights, ranks=ranks, lora=lora, train=train,
         loss=loss, reuse=reuse, pace=pace, seed=asked.seed, scoring=scoring,
     )  # fmt: skip
+    check_steps(method, switches)
     at_once = check_together(switches, documents_at_once, cluster)
     out = asked.check_folder(out, switches)
     opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
@@ -391,7 +398,7 @@ def compare(
 
     found = side_by_side(runs, k)
     page = write_page(expand(out), compare_page(found))
-    _tell({**found.as_json(), "page": str(page)}, f"{found.table.to_string(index=False)}\n{page}", as_json)
+    _tell({**found.as_json(), "page": str(page)}, f"{found.as_text()}\n{page}", as_json)
 
 
 @app.command()
@@ -413,14 +420,14 @@ def cost(
     from psutil import cpu_percent
 
     from tttnn.corpus import open_corpus
-    from tttnn.experiment.checks import Asked, check_run
+    from tttnn.experiment.checks import Asked, check_run, with_zero
     from tttnn.parameters import number
     from tttnn.provenance import device as machine
     from tttnn.provenance import peak_memory
     from tttnn.studies.cost import calibrate, count_work, describe, memory_needed
     from tttnn.ttt import Switches
 
-    asked = Asked(ks, per_domain, seed, split, max_bytes, domains)
+    asked = Asked(with_zero(ks), per_domain, seed, split, max_bytes, domains)
     sample = int(number("sample", sample, least=1))
     switches = Switches(prefix=prefix, max_chunks=max_chunks, precision=precision, lora=lora, seed=asked.seed)
     busy = cpu_percent(1)  # this process sleeps meanwhile
@@ -460,12 +467,12 @@ def variants(
     """
     from tttnn.corpus import open_corpus
     from tttnn.experiment import run_facts
-    from tttnn.experiment.checks import Asked, check_writable
+    from tttnn.experiment.checks import Asked, check_writable, with_zero
     from tttnn.experiment.variants import checked_variants, run_variants
     from tttnn.ttt import Switches
 
     chosen = checked_variants(names or [])
-    asked = Asked(ks, per_domain, seed, split, max_bytes, domains)
+    asked = Asked(with_zero(ks), per_domain, seed, split, max_bytes, domains)
     switches = Switches(
         learning_rate=learning_rate, prefix=prefix, max_chunks=max_chunks, precision=precision, seed=asked.seed
     )
@@ -488,7 +495,7 @@ def sweep(
     max_bytes: MaxBytes = 6000, ks: Ks = "0,1,5,20", max_chunks: MaxChunks = None, prefix: Prefix = None,
     seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
     embedder_type: EmbedderType = "float32",
-    card: Annotated[bool, typer.Option("--card", help="Write sweep.json and the table of the model's card.")] = False,
+    card: Annotated[bool, typer.Option("--card", help="Write sweep.json into the model's folder.")] = False,
 ) -> None:  # fmt: skip
     """Compare test-time learning rates on validation documents."""
     from tttnn.corpus import open_corpus
@@ -497,7 +504,7 @@ def sweep(
     from tttnn.experiment.sweep import checked_rates, places_with_zero, record
     from tttnn.experiment.sweep import sweep as compare
     from tttnn.models.model_registry import best_rate
-    from tttnn.pretraining.card import write_card
+    from tttnn.pretraining.card import keep_sweep
     from tttnn.ttt import Switches
 
     asked, compared = Asked(places_with_zero(ks), per_domain, seed, "val", max_bytes), checked_rates(rates)
@@ -512,9 +519,9 @@ def sweep(
     drawn = {"per_domain": asked.per_domain, "max_bytes": asked.max_bytes, "seed": asked.seed}
     found = record(table, ttt, opened, documents, **drawn)
     best, known = best_rate(found), ttt.lm.settings.learning_rate
-    typer.echo(f"best at k = {max(found['ks'])}: {best:g}; the registry has {known:g} for this model")
+    typer.echo(f"best at k = {max(found['ks'])}: {best:g}; its own rate is {known:g} ({ttt.lm.settings_source})")
     if folder:
-        write_card(folder, found)
+        keep_sweep(folder, found)
 
 
 @app.command()
@@ -585,13 +592,33 @@ def _read_text(file: Path) -> str:
     from tttnn.errors import ParameterError
     from tttnn.files import expand
 
+    path = expand(file)
+    if not path.exists() or path.is_dir():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise ParameterError(f"{file}: {what}; give a file with the text to evaluate")
     try:
-        text = expand(file).read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ParameterError(f"{file}: byte {error.start} is not UTF-8: convert it, for example with iconv") from error
     if not text.strip():
         raise ParameterError(f"{file}: holds no text to evaluate")
     return text
+
+
+def _copies(text: str, result: Evaluation) -> int:
+    """How many neighbours hold over half of a text; a warning on stderr names the first of them."""
+    from tttnn.corpus.held_out import COPIED
+    from tttnn.corpus.overlap import seen_shares
+
+    shares = [seen_shares([text], [neighbour.text])[0] for neighbour in result.neighbours]
+    copies = [place for place, share in enumerate(shares, start=1) if share > COPIED]
+    if copies:
+        typer.echo(
+            f"neighbour {copies[0]} is this text or a near-copy, so the gain is what copying brings; score a document "
+            f"that is not in the corpus, or use --strategy distinct:{COPIED:g}",
+            err=True,
+        )
+    return len(copies)
 
 
 def _settings(ttt: TTT) -> str:
@@ -607,14 +634,14 @@ def _settings(ttt: TTT) -> str:
 
 
 def _card_folder(model: str) -> Path:
-    """Where a model's card is."""
+    """Where a model's sweep.json goes."""
     from tttnn.errors import ParameterError
     from tttnn.files import expand
     from tttnn.models import CHECKPOINTS, find_entry
 
     folder = CHECKPOINTS / model if find_entry(model).embedded else Path(expand(model))
-    if not (folder / "settings.json").is_file():
-        raise ParameterError(f"card: {folder} has no settings.json, from which a card is written")
+    if not folder.is_dir():
+        raise ParameterError(f"card: {model} is no folder that sweep.json could be written to; give the model's folder")
     return folder
 
 

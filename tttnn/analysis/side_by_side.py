@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from tttnn.errors import ParameterError
 from tttnn.files import expand, read_json
 from tttnn.parameters import number
 from tttnn.rows import RowsError
+from tttnn.studies.trial_plan import LEAST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +29,7 @@ TABLE = ["run", "documents", "before", "after", "ratio", "low", "high", "better"
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Runs compared.
+    """Runs compared. Of fewer documents than LEAST there is no interval: low and high are missing.
 
     Attributes
     ----------
@@ -54,6 +56,18 @@ class SideBySide:
         """JSON values."""
         return {name: json_values(getattr(self, name)) for name in self.__dataclass_fields__}
 
+    def as_text(self) -> str:
+        """The table, after how many neighbours it is, and what differs on the documents that runs have in common."""
+        pairs = [
+            f"{row.run} against {row.against}: {_points(row.difference)} points{_span(row.low, row.high)} on the "
+            f"{_documents(row.documents)} that both have; below 0 it gains more"
+            for row in self.pairs.itertuples()
+        ]
+        first = self.table["run"].iloc[0]
+        alone = [f"{name} against {first}: no document in common: not comparable" for name in self.unpaired]
+        after = f"after {self.k} neighbour{'s' * (self.k != 1)} (k = {self.k})"
+        return "\n".join([self.table.to_string(index=False, na_rep="–"), after, *pairs, *alone])
+
 
 def side_by_side(runs: Sequence[str | Path], k: int | None = None) -> SideBySide:
     """Compare runs.
@@ -76,10 +90,7 @@ def side_by_side(runs: Sequence[str | Path], k: int | None = None) -> SideBySide
     import pandas as pd
 
     parts = _opened(runs)
-    shared = set.intersection(*({int(each) for each in _scored(rows)["k"]} for rows, _ in parts.values()))
-    places = sorted(shared - {0}) if 0 in shared else []
-    if not places:
-        raise RowsError(f"{', '.join(parts)}: they share no number of neighbours, besides 0, that all were scored at")
+    places = _shared_places({name: {int(each) for each in _scored(rows)["k"]} for name, (rows, _) in parts.items()})
     k = places[-1] if k is None else number("k", k, least=1, whole=True)
     if k not in places:
         raise ParameterError(f"k={k}: all of them were scored at {', '.join(map(str, places))}")
@@ -87,7 +98,30 @@ def side_by_side(runs: Sequence[str | Path], k: int | None = None) -> SideBySide
     domains = [before_after(rows, k).assign(run=name) for name, (rows, _) in parts.items()]
     pairs, unpaired = _pairs(parts, k)
     table = pd.concat(whole, ignore_index=True)[TABLE]
-    return SideBySide(k, table, pd.concat(domains, ignore_index=True), pairs, unpaired)
+    by_domain = pd.concat(domains, ignore_index=True)
+    return SideBySide(k, _believed(table), _believed(by_domain), _believed(pairs), unpaired)
+
+
+def _shared_places(scored: dict[str, set[int]]) -> list[int]:
+    """Where all runs were scored, 0 aside; where there is no such place, the runs that are to blame are named."""
+    if bad := [name for name, places in scored.items() if 0 not in places]:
+        raise RowsError(f"{', '.join(bad)}: no score before any neighbour (k = 0), so nothing to compare with")
+    if shared := sorted(set.intersection(*scored.values()) - {0}):
+        return shared
+    counts = Counter(k for places in scored.values() for k in places if k)
+    if not counts:
+        raise RowsError(f"{', '.join(scored)}: scored at 0 alone, so nothing to compare")
+    most = max(counts, key=lambda k: (counts[k], k))
+    lacking = [
+        f"{name} (at {', '.join(map(str, sorted(places)))})" for name, places in scored.items() if most not in places
+    ]
+    raise RowsError(f"{', '.join(lacking)}: not scored at k = {most}, as {counts[most]} of {len(scored)} runs are")
+
+
+def _believed(found: pd.DataFrame) -> pd.DataFrame:
+    """The same without the intervals of too few documents."""
+    spans = ["low", "high"]
+    return found.assign(**{name: found[name].where(found["documents"] >= LEAST) for name in spans})
 
 
 @dataclass(frozen=True)
@@ -129,7 +163,8 @@ def _sources(given: str) -> list[_Source]:
         archived_models(given)  # raises, with the name as it was given
     if parts[0] == Path():
         return [_Source(folder, name, given)]
-    return [_Source(folder / part, f"{name}/{part}", f"{given}/{part}") for part in parts]
+    ordered = sorted(parts, key=lambda part: part != Path(NEAREST))  # of variants, what all are compared with is first
+    return [_Source(folder / part, f"{name}/{part}", f"{given}/{part}") for part in ordered]
 
 
 def _part(place: Path, folder: Path) -> Path:
@@ -138,6 +173,18 @@ def _part(place: Path, folder: Path) -> Path:
     model = Path(read_json(place / "run.json")["settings"]["model"])
     own = below.parts[-len(model.parts) :] == model.parts
     return Path(*below.parts[: -len(model.parts)]) if own else below
+
+
+def _documents(count: int) -> str:
+    return f"{count} document{'s' * (count != 1)}"
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:+.1f}"
+
+
+def _span(low: float, high: float) -> str:
+    return "" if math.isnan(low) else f" ({_points(low)} to {_points(high)})"
 
 
 def _scored(rows: pd.DataFrame) -> pd.DataFrame:

@@ -260,10 +260,14 @@ def before_after(
     Raises
     ------
     RowsError
-        If a document that was scored at k has no score at 0, or several scores at one of them.
+        If documents were scored after other numbers of neighbours and none at k; if one that was has no score at 0, or
+        several scores at one of them.
     """
     import pandas as pd
 
+    scored = sorted({int(place) for place in rows.loc[rows["nats"].notna(), "k"]})
+    if max(scored, default=0) > 0 and k not in scored:
+        raise RowsError(f"k={k}: scored at {', '.join(map(str, scored))}")
     parts = rows.groupby(by, sort=True)
     return pd.DataFrame([{by: name} | _before_after(part, k, resamples, seed) for name, part in parts])
 

@@ -20,6 +20,7 @@ from tttnn.corpus.jsonl import (
     BadDocument,
     CorpusError,
     Document,
+    NoText,
     OnError,
     OtherEncoding,
     read_blocks,
@@ -41,10 +42,12 @@ PART = re.compile(rf".+{PACKED}", re.DOTALL)
 OTHER_FOLDERS = {"val", "valid", "validation", "dev", "test"}  # which the Pile does not have beside train
 LIKE_A_PART = re.compile(r"json|(^|[._-])(train|val|valid|validation|dev|test)([._-]|$)", re.IGNORECASE)
 MANIFEST = "manifest.json"
+LACKING = "domains_in_train_alone"  # in the manifest of an imported corpus: by val and test
 LAYOUT = (
     "<domain>.<split>.jsonl files (split: train, val, test), or train/*.jsonl (or train.jsonl), val.jsonl and "
     "test.jsonl; each may end with .gz or .zst"
 )
+OTHER_KEY = "If another key holds the text: --text-key, or open_corpus(..., text_key=...). "
 CURE = "Correct the line, or leave bad documents out: --skip-bad, or open_corpus(..., skip_bad=True)"
 
 log = logging.getLogger(__name__)
@@ -124,6 +127,17 @@ class Corpus:
         if self._by_domain:
             return sorted(domain for domain, each in self._by_domain if each == split)
         return self.domains
+
+    def domains_without(self, split: str) -> list[str]:
+        """The domains with documents in train and none in this split, as far as files or the manifest say so, sorted.
+
+        In the Pile's layout none is known, unless the corpus was imported: train would have to be read.
+        """
+        if self._by_domain:
+            return sorted(
+                each for each, part in self._by_domain if part == "train" and (each, split) not in self._by_domain
+            )
+        return list(self.manifest.get(LACKING, {}).get(split, []))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -265,6 +279,11 @@ class Corpus:
         -------
         dict of str to dict of str to Size
             By domain, sorted, and by split (those in which it has documents).
+
+        Raises
+        ------
+        CorpusError
+            If there is no document, or none but bad ones, which are left out; if a file is corrupt.
         """
         found: dict[str, dict[str, Size]] = {}
         digests: dict[Path, str] = {}
@@ -275,6 +294,9 @@ class Corpus:
                     own = found.setdefault(document.domain, {})
                     own[split] = own.get(split, Size(0, 0)).with_text(document.text)
                 digests[path] = digest.hexdigest()
+        if not found:
+            bad = " that is not bad and left out" if self.skip_bad else ""
+            raise CorpusError(f"{self.folder} is no corpus: it holds no document{bad}")
         self.fingerprint = self._identity(_combine(self.folder, digests))
         return {domain: found[domain] for domain in self._sorted(found)}
 
@@ -482,7 +504,7 @@ def _with_cure() -> Iterator[None]:
     try:
         yield
     except BadDocument as error:
-        raise BadDocument(f"{error}. {CURE}") from error
+        raise BadDocument(f"{error}. {OTHER_KEY if isinstance(error, NoText) else ''}{CURE}") from error
 
 
 def _unpack(packed: Path, plain: Path) -> None:

@@ -32,6 +32,7 @@ TABLES = {
     ".jsonl": "lines", ".ndjson": "lines", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": ",",
     ".tsv": "\t",
 }  # fmt: skip
+CELLS = (",", "\t")  # what parts them
 LARGEST_TEXT = 1 << 24  # bytes of a file that is one document
 LARGEST_ARRAY = 1 << 30  # bytes of JSON that must be parsed at once
 LONGEST_FACT = 200  # characters of a column that is kept beside the text
@@ -133,8 +134,9 @@ def to_document(entry: Entry, keys: Keys, name: str, domain: str) -> Document:
         raise BadDocument(f"{place}: not a JSON object with a {keys.text!r}, but {type(value).__name__}")
     text = _found(value, keys.text)
     if not isinstance(text, str):
+        header = ", or its first line the columns' names" if kind_of(entry.path) in CELLS else ""
         problem = "is not there" if text is None else f"is not a string, but {type(text).__name__}"
-        raise BadDocument(f"{place}: {keys.text!r} {problem}; its keys are {_names(value)}: give --text-key")
+        raise BadDocument(f"{place}: {keys.text!r} {problem}; its keys are {_names(value)}: give --text-key{header}")
     if not text.strip():
         raise BadDocument(f"{place}: {keys.text!r} is empty, so nothing can be found by it")
     meta = value.get("meta")
@@ -221,6 +223,10 @@ def _cells(path: Path, delimiter: str) -> Iterator[Entry]:
     csv.field_size_limit((1 << 31) - 1)
     rows = csv.DictReader(_decoded_lines(path), delimiter=delimiter, strict=True)
     try:
+        if len(names := rows.fieldnames or ()) == 1 and ";" in names[0]:
+            raise CorpusError(
+                f"{path}, line 1: its cells are parted by semicolons: convert it to commas or to JSON Lines"
+            )
         for row in rows:
             where, value = f"line {rows.line_num}", cast(Any, row)
             if None in row or None in row.values():

@@ -26,6 +26,9 @@ def rank(text: str, seed: int) -> int:
 def draw(named: np.ndarray, ranks: np.ndarray, share: float) -> np.ndarray:
     """Give each document a split: the one its place names; what has no test or val documents gets some by rank.
 
+    Test documents are the first by rank and val documents the last, so that up to a share of 0.4 no document is in val
+    at one share and in test at another: what is chosen on val may be tested at any.
+
     Parameters
     ----------
     named : ndarray of int8, shape (documents,)
@@ -44,9 +47,10 @@ def draw(named: np.ndarray, ranks: np.ndarray, share: float) -> np.ndarray:
     free = free[np.argsort(ranks[free], kind="stable")]
     count = min(MOST, max(1, round(share * len(free))))
     for split in (TEST, VAL):
-        if split not in named and len(free) > count:
-            splits[free[:count]] = split
-            free = free[count:]
+        if split not in named and (drawn := min(count, len(free) - 1)) > 0:
+            splits[free[:drawn]] = split
+            free = free[drawn:]
+        free = free[::-1]
     return splits
 
 

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,15 +22,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from tttnn.corpus.folder import CURE, MANIFEST, Corpus
+from tttnn.corpus.folder import CURE, LACKING, MANIFEST, Corpus
 from tttnn.corpus.formats import Entry, Keys, columns_to_read, encode, read_table, read_text, to_document
-from tttnn.corpus.held_out import SPLITS, TEST, TRAIN, draw, near_copies, rank, sketch
+from tttnn.corpus.held_out import SPLITS, TEST, TRAIN, VAL, draw, near_copies, rank, sketch
 from tttnn.corpus.jsonl import BadDocument, CorpusError, Document
 from tttnn.corpus.survey import DICT, SPLIT_NAMES, STATE, Part, Seen, Survey, is_saved_dataset, some, survey, walk
 from tttnn.errors import first_line
 from tttnn.files import home, read_json, sole_writer, storing, write_json, writing_folder
 
-VERSION = 1  # of what is written; another one is imported again
+VERSION = 2  # of what is written; another one is imported again
 HUB = "hf:"  # before the name of a dataset
 HUB_NAME = re.compile(r"hf:(?P<path>[\w.-]+(/[\w.-]+)?)(/(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 UNNAMED = -1
@@ -54,6 +55,7 @@ class _Taken:
 
     named: list[int] = field(default_factory=list)  # numbers of splits
     ranks: list[int] = field(default_factory=list)
+    domains: list[str] = field(default_factory=list)
     bad: int = 0
     problem: str = ""  # of the first bad one
 
@@ -192,21 +194,28 @@ def _write(folder: Path, found: Survey, reading: Reading, facts: dict[str, Any])
                 file.write(line)
                 taken.named.append(SPLITS.index(part.split) if part.split else UNNAMED)
                 taken.ranks.append(rank(document.text, reading.seed))
+                taken.domains.append(sys.intern(document.domain))
     named = np.array(taken.named, dtype=np.int8)
     splits = draw(named, np.array(taken.ranks, dtype=np.uint64), reading.share)
     drawn = np.flatnonzero((splits != TRAIN) & (named != splits))
     moved, stayed = _move_copies(everything, splits, drawn)
     source = facts["imported_from"]
-    _check_held_out(source, splits, moved)
+    _check_held_out(source, splits, moved, taken)
     _deal(everything, folder, splits)
     everything.unlink()
     facts |= {
         "text_key": reading.keys.text, "domain_key": reading.keys.domain, "split": _how_split(named, splits, reading),
         "split_seed": reading.seed, "documents": {name: int((splits == n).sum()) for n, name in enumerate(SPLITS)},
-        "near_copies_moved_to_train": moved, "near_copies_held_out": stayed,
+        LACKING: _lacking(taken.domains, splits), "near_copies_moved_to_train": moved, "near_copies_held_out": stayed,
         "bad_documents_left_out": taken.bad, "first_bad_document": taken.problem, "ignored": found.ignored,
     }  # fmt: skip
     write_json(folder / MANIFEST, facts)
+
+
+def _lacking(domains: list[str], splits: np.ndarray) -> dict[str, list[str]]:
+    """The domains that have documents in train, but none in val or test, by these."""
+    found = [{domain for domain, each in zip(domains, splits, strict=True) if each == n} for n in range(len(SPLITS))]
+    return {SPLITS[n]: sorted(found[TRAIN] - found[n]) for n in (VAL, TEST)}
 
 
 def _documents(part: Part, reading: Reading, taken: _Taken) -> Iterator[tuple[Document, bytes]]:
@@ -270,9 +279,10 @@ def _move_copies(everything: Path, splits: np.ndarray, drawn: np.ndarray) -> tup
     return moved, stayed
 
 
-def _check_held_out(source: str, splits: np.ndarray, moved: int) -> None:
+def _check_held_out(source: str, splits: np.ndarray, moved: int, taken: _Taken) -> None:
     if not len(splits):
-        raise CorpusError(f"{source} is no corpus: it holds no document")
+        bad = f" but {taken.bad} bad ones, which are left out; the first: {taken.problem}" if taken.bad else ""
+        raise CorpusError(f"{source} is no corpus: it holds no document{bad}")
     if len(splits) == 1:
         raise CorpusError(f"{source} holds one document, so none can be held out: cut it into files, one a document")
     if TEST not in splits:

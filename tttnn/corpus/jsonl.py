@@ -70,6 +70,10 @@ class BadDocument(CorpusError):
     """One line is no document; the others of its file can still be read."""
 
 
+class NoText(BadDocument):
+    """A line holds an object without a key "text": another one may be meant."""
+
+
 @dataclass(frozen=True)
 class Document:
     """One document: its text, and what the corpus says about it.
@@ -281,7 +285,7 @@ def parse_line(line: Line, filled: bool = False) -> Document:
     if not isinstance(record, dict):
         raise line.error(f'not a JSON object with a "text", but {type(record).__name__}')
     if "text" not in record:
-        raise line.error(f'no "text" in this JSON object; its keys are {sorted(record)}')
+        raise NoText(str(line.error(f'no "text" in this JSON object; its keys are {sorted(record)}')))
     text, meta = record["text"], record.get("meta")
     if not isinstance(text, str):
         raise line.error(f'"text" is not a string, but {type(text).__name__}')

@@ -72,11 +72,16 @@ def load_embedder(
 
 
 def _source(entry: EmbedderEntry) -> str | Path:
+    from tttnn.models.loading import check_no_folder
+
     if entry.packaged:
         from tttnn.fetch import fetch
 
         return fetch(entry.name)
-    return CHECKPOINTS / entry.name if entry.embedded else entry.name
+    if entry.embedded:
+        return CHECKPOINTS / entry.name
+    check_no_folder(entry.name, EmbeddingError)
+    return entry.name
 
 
 def _load_lexical(texts: Callable[[], Iterable[str]] | None, folder: str | Path | None) -> LexicalEmbedder:
@@ -100,6 +105,9 @@ def _language_model(name: str) -> tuple[Path, int | None]:
             f"of the hub are named without '{LM_PREFIX}'"
         )
     from tttnn.models.language_model import find_source
+    from tttnn.models.loading import check_no_folder
 
+    if name in REGISTRY and name not in known:
+        check_no_folder(name, EmbeddingError)
     source = find_source(entry, name if name in known else Path(name))
     return Path(source), entry.settings.context if entry.packaged else None

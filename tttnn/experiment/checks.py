@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from tttnn.ttt import Switches
 
 METHOD = "ttt"
+OF_STEPS = (
+    "learning_rate", "eps", "clip", "weight_decay", "keep_optimizer", "ranks", "dropout", "precision", "weights",
+    "lora", "train",
+)  # fmt: skip
 LARGEST_SEED = 2**63 - 1
 
 
@@ -109,6 +113,11 @@ def checked_ks(ks: Any) -> list[int]:
     return sorted({int(k) for k in numbers("ks", ks, least=0, whole=True)})
 
 
+def with_zero(ks: Any) -> list[int]:
+    """Places of scores, 0 among them: what neighbours bring is seen beside the score without any."""
+    return sorted({0, *checked_ks(ks)})
+
+
 def check_writable(folder: str | Path) -> Path:
     """Return a folder, made if need be, in which files can be written and nobody else is writing; ``~`` is home."""
     folder = Path(expand(folder))
@@ -123,6 +132,19 @@ def check_writable(folder: str | Path) -> Path:
         return folder
 
 
+def check_steps(method: str, switches: Switches) -> None:
+    """Raise ParameterError if a method that makes no steps is given a switch that says how they are made.
+
+    A run of its own has no use for one; a grid of variants shares its switches, so it is not asked there.
+    """
+    if find_method(method).makes_steps:
+        return
+    for field in fields(switches):
+        if field.name in OF_STEPS and (value := getattr(switches, field.name)) != field.default:
+            name = method.partition(":")[0]
+            raise ParameterError(f"{field.name}={value!r}: method {name} makes no steps; leave it out")
+
+
 def check_model(lm: LanguageModel, switches: Switches) -> None:
     """Raise ParameterError if a model cannot be adapted or scored as the switches say."""
     if switches.context is not None:
@@ -133,6 +155,16 @@ def check_model(lm: LanguageModel, switches: Switches) -> None:
         # Where letters lie beyond the cut, no document can be scored.
         least = 1 + max(token for letter in string.ascii_letters for token in lm.encode(letter))
         number("vocabulary", switches.vocabulary, least=least, most=len(lm.head[0]), whole=True)
+
+
+def _check_most(retriever: Retriever | Selection, places: list[int]) -> None:
+    """Raise ParameterError if so many neighbours cannot be found, with the places of scores that can be had."""
+    try:
+        retriever.check_k(places[-1])
+    except ParameterError as error:
+        fewer = [place for place in places if place <= len(retriever)]
+        cure = f"; give --ks {','.join(map(str, fewer))}" if 0 < max(fewer, default=0) < places[-1] else ""
+        raise ParameterError(f"{error}{cure}") from error
 
 
 def check_run(
@@ -160,7 +192,7 @@ def check_run(
                 f"pace={switches.pace!r}: needs a strategy that says how uncertain the answer is: sift"
             )
         if hasattr(retriever, "check_k"):  # one that is not ours may lack it
-            retriever.check_k(places[-1])
+            _check_most(retriever, places)
     try:
         way.check(lm, retriever, switches)
     except ParameterError as error:

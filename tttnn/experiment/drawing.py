@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tttnn.errors import ParameterError
 from tttnn.parameters import names, number
 
 if TYPE_CHECKING:
     from tttnn.corpus import Corpus
+
+SHOWN = 5  # names of domains in a message
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +44,12 @@ def draw_documents(
     max_bytes : int, optional
         Draw among documents of at most so many bytes. Say so where results are shown.
     domains : sequence of str, optional
-        Default: all.
+        Default: all; a warning names those that have documents in train, but none in the split.
 
     Raises
     ------
     ParameterError
-        If a number is none or below 1, or a domain is not there.
+        If a number is none or below 1, or a domain is not there, or in train alone.
     CorpusError
         If the split is not there, or a file is corrupt.
     """
@@ -54,13 +57,29 @@ def draw_documents(
     seed = int(number("seed", seed, least=0, whole=True))
     limit = None if max_bytes is None else int(number("max_bytes", max_bytes, least=1, whole=True))
     corpus.files(split)  # names the splits there are
-    chosen = names("domains", domains, corpus.domains_of(split)) if domains else None
+    chosen = _chosen(corpus, split, domains)
     drawn = []
     for domain, sample in corpus.sample_domains(split, per_domain, seed, limit, chosen).items():
         if len(sample) < per_domain:
             log.warning("%s: %d of the %d documents asked for are in %s", domain, len(sample), per_domain, split)
         drawn += [DrawnDocument(domain, place, document.text, document.meta) for place, document in sample]
     return drawn
+
+
+def _chosen(corpus: Corpus, split: str, domains: Sequence[str] | str | None) -> list[str] | None:
+    """The domains to draw from, None for all; of those that have no document in the split somebody is told."""
+    lacking = corpus.domains_without(split)
+    said = f"documents in train, but none in {split}: hold out more of them (--held-out), or give a part {split}"
+    if not domains:
+        if lacking:
+            more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+            log.warning("%s: left out: %s%s: %s", corpus.name, ", ".join(lacking[:SHOWN]), more, said)
+        return None
+    known = corpus.domains_of(split)
+    chosen = names("domains", domains, [*known, *(each for each in lacking if each not in known)])
+    if none := [each for each in chosen if each in lacking]:
+        raise ParameterError(f"domains={none[0]!r}: {said}")
+    return chosen
 
 
 def worked_example(

@@ -8,7 +8,7 @@ A method is a small class, a `Method`, known by a name; some take numbers after 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any, cast
 
 from tttnn.errors import ParameterError
@@ -25,6 +25,7 @@ from tttnn.plugins import load_plugin, plugins
 __all__ = ["GROUP", "METHODS", "Method", "find_method"]
 
 GROUP = "tttnn.methods"
+NO_DATACLASS = "is no dataclass: write @dataclass(frozen=True) above it"
 METHODS: dict[str, type[Method]] = {
     "ttt": Training,
     "in-context-published": InContextPublished,
@@ -35,6 +36,7 @@ METHODS: dict[str, type[Method]] = {
     "ttt-dynamic": ThenDynamic,
     "ttmm": TTMM,
 }
+OWN = frozenset(METHODS)  # others may come: from a notebook, or from a package that enters its own here when imported
 
 
 def find_method(name: str) -> Method:
@@ -50,9 +52,11 @@ def find_method(name: str) -> Method:
     if first not in METHODS and first not in known:
         raise ParameterError(f"method={name!r}: must be one of {', '.join(_described())}")
     # A name of both is refused: nobody would see which of the two had made the rows.
-    kind = load_plugin(GROUP, first, METHODS) if first in known else METHODS[first]
+    kind = load_plugin(GROUP, first, OWN) if first in known else METHODS[first]
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise ParameterError(f"method={name!r}: {kind!r} is no subclass of tttnn.methods.Method")
+    if not is_dataclass(kind):
+        raise ParameterError(f"method={name!r}: {kind.__name__} {NO_DATACLASS}")
     values, wanted = given.split(",") if given else [], fields(cast("Any", kind))
     least = sum(_is_required(field) for field in wanted)
     if not least <= len(values) <= len(wanted):
@@ -74,7 +78,10 @@ def _is_required(field: Field[Any]) -> bool:
 def _described() -> Iterator[str]:
     """Names of methods with the numbers they take; of other packages, which are not imported for it, the name."""
     for name, kind in METHODS.items():
-        each = fields(cast("Any", kind))
+        if not is_dataclass(kind):
+            yield f"{name} ({getattr(kind, '__name__', kind)} {NO_DATACLASS})"
+            continue
+        each = fields(kind)
         needed = ",".join(f"<{field.name}>" for field in each if _is_required(field))
         more = "".join(f"[,<{field.name}>]" for field in each if not _is_required(field))
         yield f"{name}:{needed}{more}" if each else name

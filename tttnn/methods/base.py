@@ -26,10 +26,13 @@ class Method(ABC):
         For tables.
     uses_neighbours : bool
         Whether neighbours are looked up for it. If not, a run finds none and counts no time for that.
+    makes_steps : bool
+        Whether it goes by a learning rate and by what else says how gradient steps are made.
     """
 
     about: ClassVar[str] = ""
     uses_neighbours: ClassVar[bool] = True
+    makes_steps: ClassVar[bool] = True
 
     @abstractmethod
     def steps(self, ttt: TTT, found: Retrieved, ks: Sequence[int]) -> Iterator[Step]:

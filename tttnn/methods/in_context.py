@@ -27,6 +27,7 @@ class InContext(Method):
 
     share: float
     about = "the neighbours before the text, the nearest next to it"
+    makes_steps = False
 
     def __post_init__(self) -> None:
         if not 0 < self.share < 1:
@@ -49,6 +50,7 @@ class InContextPublished(Method):
     """
 
     about = "the published in-context baseline, which loses the nearest first"
+    makes_steps = False
 
     def steps(self, ttt: TTT, found: Retrieved, ks: Sequence[int]) -> Iterator[Step]:
         """Score after the first k neighbours; no step is made."""

@@ -41,6 +41,7 @@ class KnnLM(Method):
     weight: float
     temperature: float = 1.0
     about = "the model's distribution mixed with tokens that followed similar contexts in the neighbours"
+    makes_steps = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < 1:

@@ -115,7 +115,8 @@ class TTMM(Method):
     ) -> dict[str, Any]:
         if retriever is None or not switches.lora:
             raise ParameterError(
-                f"clusters={self.clusters}: experts are adapters over a corpus: give a retriever, and lora (their rank)"
+                f"clusters={self.clusters}: experts are adapters over a corpus: give a retriever, and lora (their "
+                f"rank), as --lora 8; train them once: python -m tttnn ttmm build --clusters {self.clusters} --lora 8"
             )
         named = {name: getattr(switches, name) for name in TRAINED_BY}
         named["learning_rate"] = f"{switches.learning_rate or lm.settings.learning_rate:.6g}"

@@ -29,6 +29,7 @@ class Unigram(Method):
 
     weight: float
     about = "the model's distribution mixed with the neighbours' unigrams"
+    makes_steps = False
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < 1:

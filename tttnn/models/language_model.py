@@ -24,7 +24,7 @@ from tttnn.models.adapter_folders import base_of, merge
 from tttnn.models.gguf import find_gguf, prepare
 from tttnn.models.graphs import RecordedForward
 from tttnn.models.layers import fast_layers
-from tttnn.models.loading import LOADING_ERRORS, NO_MATTER, ModelError, cause, is_path, load
+from tttnn.models.loading import LOADING_ERRORS, NO_MATTER, ModelError, cause, check_no_folder, is_path, load
 from tttnn.models.model_registry import (
     CHECKPOINTS,
     REGISTRY,
@@ -310,9 +310,17 @@ def load_model(
 
 
 def find_source(entry: ModelEntry, name: str | Path) -> str | Path:
-    """Return where a model's files are, fetched or converted if need be: a folder, or a name to ask the hub for."""
+    """Return where a model's files are, fetched or converted if need be: a folder, or a name to ask the hub for.
+
+    Raises
+    ------
+    ModelError
+        If it is a name that the registry asks the hub for, and a folder here has it, too.
+    """
     if entry.embedded:
         return CHECKPOINTS / entry.name
+    if entry.name in REGISTRY and not entry.packaged and not isinstance(name, Path):
+        check_no_folder(name, ModelError)
     if entry.packaged:
         from tttnn.fetch import fetch
 

@@ -28,6 +28,7 @@ LOADING_ERRORS = (
     ImportError, SafetensorError, StrictDataclassError,
 )  # fmt: skip
 JSON_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WRAPPERS = (r"_orig_mod\.", r"^module\.")  # what torch.compile and DataParallel put into names of weights
 # Parts of a config that do not change what a model computes, or that change with the library's version.
@@ -44,7 +45,16 @@ class ModelError(TTTNNError):
 def is_path(source: str | Path) -> bool:
     """Whether a model's name is a path rather than a name of the registry or the hub."""
     text = str(source)
-    return isinstance(source, Path) or os.path.isdir(text) or text.startswith((".", "/", "~")) or is_gguf(text)
+    is_file = is_gguf(text) or text.endswith(".safetensors")
+    return isinstance(source, Path) or os.path.isdir(text) or text.startswith((".", "/", "~")) or is_file
+
+
+def check_no_folder(name: str, refuse: type[TTTNNError]) -> None:
+    """Raise `refuse` if a registry name is a folder here, too: nobody would see which of the two was loaded."""
+    if os.path.isdir(name):
+        raise refuse(
+            f"{name}: a registry name and a folder here; write ./{name} for the folder, or call from elsewhere"
+        )
 
 
 def is_gguf(path: str | Path) -> bool:
@@ -70,6 +80,7 @@ def load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     try:
         config = AutoConfig.from_pretrained(source, **safe)
         _check_config(source, config)
+        _check_tokenizer_files(source)
         with naming_tokenizer(source, ModelError):
             tokenizer = AutoTokenizer.from_pretrained(source, **safe)
         model, found = read_weights(AutoModelForCausalLM, source, config)
@@ -79,7 +90,7 @@ def load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     except ModelError:
         raise
     except LOADING_ERRORS as error:
-        raise ModelError(f"cannot load model '{source}': {cause(error)}{_hint(source)}") from error
+        raise ModelError(f"cannot load model '{source}': {cause(error).rstrip('.')}{_hint(source)}") from error
     _fuse_activations(model)
     return model, tokenizer
 
@@ -180,12 +191,14 @@ def _hint(source: str | Path) -> str:
     if is_path(source):
         return ""
     return (
-        f"\nKnown names: {', '.join(REGISTRY)}. Any folder with config.json, model.safetensors and tokenizer files "
+        f". Known names: {', '.join(REGISTRY)}. Any folder with config.json, model.safetensors and tokenizer files "
         "and any .gguf file work, too; a hub name needs the network once."
     )
 
 
 def _check_folder(folder: Path) -> None:
+    if folder.is_file():
+        raise ModelError(f"{folder}: a file and no model by itself; give the folder that holds it")
     if not folder.is_dir():
         raise ModelError(
             f"{folder}: no such folder, so no config.json; give one in Hugging Face format, a .gguf file, or a name"
@@ -200,6 +213,12 @@ def _check_folder(folder: Path) -> None:
             'trust it, convert it: python -c "from transformers import AutoModelForCausalLM as M; '
             f"M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}')\""
         )
+
+
+def _check_tokenizer_files(source: str | Path) -> None:
+    """Refuse a folder without a tokenizer: one would be made up of nothing, or the error would be of a library."""
+    if is_path(source) and not any((Path(source) / name).is_file() for name in TOKENIZERS):
+        raise ModelError(f"{source}: no tokenizer.json there; copy it, too")
 
 
 def _check_json(folder: Path) -> None:

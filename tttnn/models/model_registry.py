@@ -257,7 +257,8 @@ def settings_for(
     if source == GPT2:
         log.warning(
             "%s: not in the registry and no %s beside its weights, so it gets GPT-2's published settings: learning "
-            "rate %g, eps %g, %d tokens a chunk, context %d (as far as it goes). Give others with settings=.",
+            "rate %g, eps %g, %d tokens a chunk, context %d (as far as it goes). Give another rate with "
+            "--learning-rate, or in Python all of them with settings=.",
             names[0], SWEEP, settings.learning_rate, settings.eps, settings.max_length, settings.context,
         )  # fmt: skip
     return settings, source

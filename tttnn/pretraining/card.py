@@ -88,6 +88,22 @@ def write_card(folder: Path, sweep: dict[str, Any] | None = None) -> None:
         partial.write_text(render_card(settings, figures, sweep), encoding="utf-8")
 
 
+def keep_sweep(folder: Path, sweep: dict[str, Any]) -> None:
+    """Write a sweep into a model's folder, from which its learning rate is read, and into the card of one of ours.
+
+    Parameters
+    ----------
+    folder : Path
+        Of any model; one that :func:`export` wrote has a settings.json.
+    sweep : dict
+        As :func:`tttnn.experiment.sweep.record` gives it.
+    """
+    if (folder / "settings.json").is_file():
+        write_card(folder, sweep)
+    else:
+        write_json(folder / SWEEP, sweep)
+
+
 def render_card(settings: Settings, figures: dict[str, Any], sweep: dict[str, Any] | None = None) -> str:
     """Render the model card; every number in it comes from the settings, the run's figures or the sweep."""
     return "\n\n".join([

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from tttnn.report.charts import interval_chart
@@ -28,6 +29,12 @@ def _lead(found: SideBySide) -> str:
     count = len(found.table)
     if count == 1:
         return f"After {found.k} neighbours, {best['run']} needs {best['ratio']:.1%} of its bits."
+    if found.unpaired:
+        first, verb = found.table["run"].iloc[0], "has" if len(found.unpaired) == 1 else "have"
+        return (
+            f"{count} runs after {found.k} neighbours, each on its own documents: {', '.join(found.unpaired)} {verb} "
+            f"none in common with {first}, so their ratios cannot be compared."
+        )
     return (
         f"Of {count} runs, {best['run']} has the lowest ratio after {found.k} neighbours: {best['ratio']:.1%} of its "
         "bits. Whether that is more than chance, the pairs below tell."
@@ -60,8 +67,7 @@ def _pairs(found: SideBySide) -> list[Any]:
     if found.pairs.empty:
         return [alone or "One run has no pair."]
     shown = found.pairs.assign(
-        difference=[f"{100 * row.difference:+.1f} ({100 * row.low:+.1f} to {100 * row.high:+.1f})"
-                    for row in found.pairs.itertuples()]
+        difference=[f"{100 * row.difference:+.1f} ({_span(row, '+.1f')})" for row in found.pairs.itertuples()]
     ).drop(columns=["low", "high"])  # fmt: skip
     units = {"difference": "points, 95% interval"}
     formats = {"ratio": ".1%", "ratio_against": ".1%"}
@@ -71,5 +77,10 @@ def _pairs(found: SideBySide) -> list[Any]:
 
 def _joined(rows: Any) -> Any:
     """Ratio and interval in one column."""
-    ratio = [f"{100 * row.ratio:.1f}% ({100 * row.low:.1f} to {100 * row.high:.1f})" for row in rows.itertuples()]
+    ratio = [f"{100 * row.ratio:.1f}% ({_span(row, '.1f')})" for row in rows.itertuples()]
     return rows.assign(ratio=ratio).drop(columns=["low", "high"])
+
+
+def _span(row: Any, spec: str) -> str:
+    """An interval in percent, if there are documents enough for one."""
+    return "–" if math.isnan(row.low) else f"{100 * row.low:{spec}} to {100 * row.high:{spec}}"

@@ -13,7 +13,7 @@ from tttnn.report.charts import compared_chart, gain_curve_chart
 from tttnn.report.one_page import Markup, code, fold, page, section
 from tttnn.report.shaded import compare, token_texts
 from tttnn.report.tables import Table, table
-from tttnn.studies.trial_plan import LEAST, most_neighbours
+from tttnn.studies.trial_plan import LEAST, NEAREST, most_neighbours
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ def trial_page(trial: Trial, advice: Advice) -> str:
     facts = trial.facts
     sections = [
         section("Bits per byte, before and after", *_bits(trial, advice)),
-        section("How many neighbours", *_curve(advice)),
+        section("How many neighbours", *_curve(trial, advice)),
         section("What it costs", *_cost(trial, advice)),
         section("Where the gain comes from", *_origin(advice)),
         section("What simpler things bring on the same documents", *_simpler(advice)),
@@ -183,8 +183,22 @@ def _percent(found: pd.DataFrame, value: str, low: str, high: str) -> list[str]:
     return texts
 
 
-def _curve(advice: Advice) -> list[Any]:
-    if len(advice.curve) < 3:
+def _part_of_index(trial: Trial) -> str:
+    """What a small index allows, where fewer neighbours than asked for were taken for that alone; else nothing."""
+    most = most_neighbours(trial.request.k, trial.facts["indexed"])
+    if not trial.plan.k == most < trial.request.k:
+        return ""
+    return f"of {_counted(trial.facts['indexed'], 'indexed document')} at most a quarter is trained on"
+
+
+def _counted(count: float, word: str) -> str:
+    return f"{count:,.0f} {word}{'' if round(count) == 1 else 's'}"
+
+
+def _curve(trial: Trial, advice: Advice) -> list[Any]:
+    if len(advice.curve) < 3 and trial.plan.curve and (why := _part_of_index(trial)):
+        text = f"There is no score between 0 and {advice.k}: {why}."
+    elif len(advice.curve) < 3:
         text = f"Each score takes long, so there was none between 0 and {advice.k}; more minutes make the curve."
     elif advice.best_k:
         text = f"Nine tenths of the best gain, or more, are there at k = {advice.best_k}, of the places scored."
@@ -215,11 +229,12 @@ def _cost(trial: Trial, advice: Advice) -> list[Any]:
     find, train, score = (_time(cost[name]) for name in ("retrieval", "train", "score"))
     text = (
         f"A document of {cost['bytes']:,.0f} bytes takes {_time(cost['each'])} here: {find} to find its neighbours, "
-        f"{train} for {cost['steps']:.0f} steps, {score} to score it. That is {cost['times']:,.0f} times what scoring "
-        "alone takes."
+        f"{train} for {_counted(cost['steps'], 'step')}, {score} to score it. That is {cost['times']:,.0f} times "
+        "what scoring alone takes."
     )
     if facts.get("documents"):
-        whole = f"The test part has {facts['documents']:,} documents with {facts['bytes'] / 1000:,.0f} kB of text."
+        documents = _counted(facts["documents"], "document")
+        whole = f"The test part has {documents} with {facts['bytes'] / 1000:,.0f} kB of text."
     else:
         whole = "The corpus is too large to be counted in this time, so the time for all of it is not known."
     return [text, whole, cost_table(trial, advice)]
@@ -296,15 +311,17 @@ def settings_table(trial: Trial, advice: Advice) -> Table:
         for row in advice.rates.itertuples()
     )
     why = "fewest neighbours with nine tenths of the best gain"
-    why += ", and the most that were tried" if advice.best_k == advice.k else ""
+    if advice.best_k == advice.k:
+        why += ", and the most that were tried" + (f": {part}" if (part := _part_of_index(trial)) else "")
+    left_out = trial.rows.loc[trial.rows["variant"] == NEAREST, "beyond"].sum() > 0
     rows = [
         ("k", str(advice.best_k), why if plan.curve else "what the time allowed; fewer were not tried"),
         ("learning rate", f"{advice.learning_rate:g}",
          f"tried: {facts['learning_rate']:g}; {tried or 'no other'}; another is taken if it is surely better"),
         ("precision of steps", facts["precision"], "bfloat16 for a large model where the processor is made for it"),
         ("embedder", trial.request.embedder, "the one tried; another needs another trial"),
-        ("chunks of a neighbour", f"at most {plan.max_chunks}" if plan.max_chunks else "all",
-         f"of {facts['chunk']:,} tokens; what the time allowed"),
+        ("chunks of a neighbour", f"at most {plan.max_chunks}" if plan.max_chunks and left_out else "all",
+         f"of {facts['chunk']:,} tokens; {'what the time allowed' if left_out else 'no neighbour had more'}"),
     ]  # fmt: skip
     return table(pd.DataFrame(rows, columns=["setting", "use", "because"]), "Settings for this corpus and model.")
 
@@ -351,8 +368,8 @@ def _limits(trial: Trial, advice: Advice) -> list[Any]:
     )
     part = "" if facts["indexed_all"] else ", a random part of them: a full index finds nearer neighbours"
     items = [
-        f"{advice.documents} documents of the split {asked.split}, drawn with seed {asked.seed}{limit}.",
-        f"{facts['indexed']:,} documents in the index{part}.",
+        f"{_counted(advice.documents, 'document')} of the split {asked.split}, drawn with seed {asked.seed}{limit}.",
+        f"{_counted(facts['indexed'], 'document')} in the index{part}.",
         *facts["corpus_facts"],
         f"A model of {facts['parameters'] / 1e6:,.1f} M weights; seen in its pre-training: {facts['saw_domains']}.",
         "An interval says where all documents of this kind would be, measured in the same way: 19 of 20 such trials "
