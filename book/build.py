@@ -109,7 +109,7 @@ def make(root: Path, build: Path, options: argparse.Namespace) -> None:
         "versions.md": versions(),
         "api.md": api_table(),
         "report_claims.md": claims(),
-        "names.md": names(),
+        "names.md": command_line_names(),
         **api(),
     }
     timer = Timer(build / "seconds.json", options.profile)
@@ -480,7 +480,7 @@ def api_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def names() -> str:
+def command_line_names() -> str:
     """Return strategies, methods and variants by the names that the command line takes, as Markdown tables."""
     from tttnn.experiment.variants import VARIANTS
     from tttnn.methods import METHODS
