@@ -29,7 +29,7 @@ FILE = "forgetting.json"
 
 def keep(
     run: str, ttt: TTT, documents: Sequence[DrawnDocument], others: Sequence[DrawnDocument],
-    ks: Sequence[int] = (0, 1, 5, 20), folder: Path = FOLDER,
+    ks: Sequence[int] = (0, 1, 5, 20), folder: Path | None = None,
 ) -> None:  # fmt: skip
     """Measure what a model forgets while it adapts, and archive the rows beside a run, document by document.
 
@@ -44,10 +44,10 @@ def keep(
         With a retriever and the switches of that run.
     documents, others, ks
         As :func:`tttnn.studies.forgetting.forgetting` takes them.
-    folder : Path
-        The archive.
+    folder : Path, optional
+        Default: the archive.
     """
-    path, facts = folder / run / FILE, _facts(ttt, others, ks)
+    path, facts = (folder or FOLDER) / run / FILE, _facts(ttt, others, ks)
     kept = read_json(path) if path.is_file() else facts | {"rows": []}
     if kept["settings"] != facts["settings"]:
         raise RowsError(f"{path} was measured with other settings, texts or ks; give another folder")
@@ -68,7 +68,7 @@ def _facts(ttt: TTT, others: Sequence[DrawnDocument], ks: Sequence[int]) -> dict
     return {"settings": known, "commit": commit(), "versions": versions(), "device": device()}
 
 
-def forgotten(run: str, folder: Path = FOLDER) -> pd.DataFrame:
+def forgotten(run: str, folder: Path | None = None) -> pd.DataFrame:
     """What adapting does to the text itself and to texts of other domains, on the way to the last neighbour.
 
     Returns
@@ -80,7 +80,7 @@ def forgotten(run: str, folder: Path = FOLDER) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = pd.DataFrame(read_json(folder / run / FILE)["rows"])
+    rows = pd.DataFrame(read_json((folder or FOLDER) / run / FILE)["rows"])
     rows["text"] = (rows["domain"] == rows["other_domain"]).map({True: "its own", False: "unrelated"})
     both = pd.concat([rows.assign(adapted=rows["domain"], domain="all"), rows.assign(adapted=rows["domain"])])
     # All unrelated texts of a document count as one: they were scored with the same weights.
