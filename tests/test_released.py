@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from tttnn.analysis import released
-from tttnn.analysis.published import published_runs, scored_documents
+from tttnn.analysis.published import SEVEN, published_curves, published_runs, scored_documents
 from tttnn.errors import TTTNNError
 
 BITS = {  # k = 0, 1, 2, 3
@@ -163,3 +163,12 @@ def test_where_the_released_curves_turn():
     assert (found.best < 45).groupby("run").sum().to_dict() == {
         "gpt2": 3, "gpt2-split": 4, "gpt2-large": 7, "gptneo": 15,
     }  # fmt: skip
+
+
+def test_what_pages_say_in_words_of_the_released_curves_holds():
+    """Page one: GPT-2 is best after the last neighbours on most domains, GPT-Neo worse on EuroParl and mathematics."""
+    bits = {name: published_curves(name).query("k <= 20 and task != 'all'") for name in ("gpt2", "gptneo")}
+    best = bits["gpt2"].pivot(index="task", columns="k", values="bits_per_byte").idxmin(axis=1)
+    assert (best == 20).mean() > 0.75
+    ends = bits["gptneo"].query("k == 20").set_index("task").ratio
+    assert set(ends.index[ends > 1]) & {*SEVEN} == {"europarl", "dm-mathematics"}

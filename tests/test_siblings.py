@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 from tiny import tiny_gpt2
 
-from tttnn.analysis.archive import FOLDER, archived_models, archived_rows
+from tttnn.analysis.archive import FOLDER, archived, archived_models, archived_rows
 from tttnn.analysis.controls import MEAN
 from tttnn.analysis.origins import ORIGIN, add_origins
-from tttnn.analysis.siblings import archived_without_siblings, without_siblings
+from tttnn.analysis.real_model import real_rows
+from tttnn.analysis.siblings import archived_without_siblings, sibling_shares, without_siblings
+from tttnn.analysis.statistics import before_after, early_share
 from tttnn.corpus import Document, open_corpus, write_jsonl
 from tttnn.corpus.siblings import language, sibling_columns
 from tttnn.experiment import RowsError, draw_documents, read_rows, run, run_facts
@@ -162,3 +164,14 @@ def test_runs_without_both_variants_are_passed_over(tmp_path):
     assert archived_without_siblings([(str(tmp_path), "a-model")], 20).empty
     found = archived_without_siblings([("variants", "gpt2-xs-pile"), (str(tmp_path), "a-model")], 20)
     assert set(found["model"]) == {"gpt2-xs-pile"} and len(found) == 8
+
+
+def test_what_pages_say_in_words_of_siblings_holds():
+    """The data, chapter 4 and chapter 9 name these without a number."""
+    by_chance = sibling_shares(archived("variants/random-domain", "gpt2-xs-general").rows).set_index("domain")
+    assert by_chance.same_unit["enron"] > 0.5 > 2 * by_chance.same_unit.drop("enron").max(), "one mailbox is most"
+    without = before_after(archived("variants/other-units", "gpt2-xs-pile").rows, 20)
+    assert (without.low > 1).any(), "without siblings the model that was pre-trained on the index gets worse"
+    assert (before_after(archived("variants/nearest", "gpt2-xs-pile").rows, 20).ratio < 1).all()
+    real, own = early_share(real_rows(20)), early_share(archived("seven-domains", "gpt2-xs-general").rows)
+    assert real < 0.6 < 0.75 < own, "stop early only with our small model"
