@@ -135,6 +135,16 @@ def test_a_folder_may_have_a_number_for_a_name_and_lie_at_home(tmp_path, monkeyp
 def test_a_model_may_be_a_folder_or_on_the_hub(tmp_path, monkeypatch):
     folder = tiny.tiny_gpt2(tmp_path / "mine")
     assert given("01_ttt_nn_loop", model=str(folder))["model"] == str(folder)
+    for file in ("own.gguf", "quantised/own.gguf", "adapters/adapter_config.json"):
+        own = tmp_path / file
+        own.parent.mkdir(exist_ok=True)
+        own.touch()
+        value = str(own if own.parent == tmp_path else own.parent)
+        assert given("01_ttt_nn_loop", model=value)["model"] == value
+    for embedder in ("lm:smollm2-135m", f"lm:{folder}"):
+        assert given("01_ttt_nn_loop", embedder=embedder)["embedder"] == embedder
+    with pytest.raises(ParameterError, match="embedder='lm:gpt3'"):
+        given("01_ttt_nn_loop", embedder="lm:gpt3")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr("huggingface_hub.is_offline_mode", lambda: False)
     given("01_ttt_nn_loop", model="openai-community/gpt2-medium")

@@ -7,7 +7,6 @@ import pytest
 
 from tttnn.report import charts
 from tttnn.report.figures import LOOKS, PALETTE, SHAPES, colours, shapes
-from tttnn.report.shaded import shade
 
 GAINS = pd.DataFrame({
     "domain": ["a", "b"], "documents": [3, 4], "before": [2.0, 3.0], "after": [1.0, 2.9], "ratio": [0.5, 0.97],
@@ -36,16 +35,6 @@ def test_charts_name_axes_and_use_a_second_channel(chart, data, axes, second):
     bundle = made._repr_mimebundle_()
     assert 'aria-label="What the chart shows in words."' in bundle["text/html"]
     assert "<details" in bundle["text/html"] and bundle["image/png"]
-
-
-def test_shaded_text_escapes_and_adds_up():
-    shaded = shade(["<b>", " x"], [0.693147, 100.0], "Before")
-    page = shaded._repr_html_()
-    assert "&lt;b&gt;" in page and "<b>" not in page
-    assert 'title="1.0 bits"' in page and "--cost:1.00" in page
-    assert "2 tokens" in repr(shaded)
-    with pytest.raises(ValueError, match="1 tokens but 0 costs"):
-        shade(["x"], [], "Before")
 
 
 MODELS = pd.concat([GAINS.assign(model=name) for name in ("small", "large")])
@@ -96,7 +85,7 @@ def test_a_model_keeps_its_colour_whatever_else_is_in_the_chart():
 
 
 def test_no_two_of_a_kind_look_alike():
-    kinds = (["smollm2-135m", "gpt2-s-general"], ["TTT-NN", "n-gram cache"], ["flat", "hnsw"], ["arxiv", "wikipedia"])
+    kinds = (["smollm2-135m", "gpt2-s-general"], ["TTT-NN", "none"], ["flat", "hnsw"], ["arxiv", "wikipedia"])
     names = list(LOOKS)
     for first, last in kinds:
         looks = [LOOKS[name] for name in names[names.index(first) : names.index(last) + 1]]

@@ -153,7 +153,15 @@ def test_any_text_comes_back_as_it_was(kind, tmp_path_factory, texts):
 
 def test_short_columns_are_kept_beside_the_text_and_vectors_are_not(tmp_path):
     rows = [
-        {"text": text, "url": f"u{n}", "vector": [0.5] * 4, "meta": {"unit": f"f{n}"}} for n, text in enumerate(TEXTS)
+        {
+            "text": text,
+            "url": f"u{n}",
+            "vector": [0.5] * 4,
+            "unit": "kg",
+            "source": "the web",
+            "meta": {"unit": f"f{n}"},
+        }
+        for n, text in enumerate(TEXTS)
     ]
     corpus = open_corpus(write(tmp_path / "web.parquet", as_parquet(rows)))
     for document in corpus.documents("train"):

@@ -19,7 +19,6 @@ from transformers import AutoModel, AutoTokenizer, BartConfig, CLIPConfig
 
 from tttnn.embedding import (
     EMBEDDERS,
-    EmbedderEntry,
     EmbeddingError,
     LexicalEmbedder,
     TransformerEmbedder,
@@ -96,17 +95,6 @@ def test_a_registered_embedder_gets_its_settings_from_the_hub_s_cache(name, tmp_
     embedder = load_embedder(name)
     assert embedder.name == name and embedder.max_length == entry.max_length == 512
     assert embedder.embed(TEXTS).shape == (len(TEXTS), WIDTH)
-
-
-def test_an_embedded_embedder_is_loaded_by_its_name(tmp_path, monkeypatch):
-    tiny_roberta(tmp_path / "small-encoder")
-    entry = EmbedderEntry("small-encoder", 1, WIDTH, 32, "CC0-1.0", "a test")
-    for module in ("tttnn.embedding.embedder_registry", "tttnn.embedding.loading"):
-        monkeypatch.setattr(f"{module}.CHECKPOINTS", tmp_path)
-    monkeypatch.setitem(EMBEDDERS, entry.name, entry)
-    assert entry.embedded
-    embedder = load_embedder("small-encoder")
-    assert (embedder.name, embedder.max_length, embedder.dimension) == ("small-encoder", 32, WIDTH)
 
 
 def test_fingerprint_is_the_checkpoint_s_own(checkpoint, tmp_path):

@@ -144,6 +144,17 @@ def test_a_process_number_that_was_given_again_keeps_nothing(tmp_path):
         partial.write_text("b")
 
 
+def test_what_a_killed_one_left_is_removed_without_psutil_too(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    subprocess.run([sys.executable, "-c", KILLED, str(path), "file"], check=False)
+    [left] = tmp_path.iterdir()
+    monkeypatch.setitem(sys.modules, "psutil", None)  # as on a machine that only trains
+    with writing(path) as partial:
+        assert not left.exists()
+        partial.write_text("a")
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
 @pytest.mark.parametrize("block", [writing, writing_folder])
 @pytest.mark.parametrize(
     "error",

@@ -101,7 +101,7 @@ def test_a_name_of_the_registry_that_is_a_folder_here_is_refused(tmp_path, monke
         load_model("gpt2")
     with pytest.raises(EmbeddingError, match=f"^{both}$"):
         load_embedder("lm:gpt2")
-    hub = next(entry.name for entry in EMBEDDERS.values() if not entry.embedded and not entry.packaged)
+    hub = next(entry.name for entry in EMBEDDERS.values() if not entry.packaged)
     tiny_roberta(tmp_path / hub)
     with pytest.raises(EmbeddingError, match=f"^{hub}: a registry name and a folder here"):
         load_embedder(hub)

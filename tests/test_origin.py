@@ -12,6 +12,8 @@ from tttnn.corpus.origin import source, unit
         ({"unit": None, "source": None}, "", ""),
         ({"source": "numpy==2.4.6:numpy/f2py/symbolic.py#1"}, "numpy==2.4.6:numpy/f2py/symbolic.py", "numpy==2.4.6"),
         ({"unit": "ep:2008-09-22", "source": "o/r@1:a/b.txt"}, "ep:2008-09-22", "o/r@1"),
+        ({"source": "o/r@1:docs/C#/a.cs#0"}, "o/r@1:docs/C#/a.cs", "o/r@1"),  # a # of the path is none of the part
+        ({"source": "o/r@1:docs/C#"}, "o/r@1:docs/C#", "o/r@1"),
         ({"unit": 7}, "7", ""),
         ({"source": "a title without a path"}, "a title without a path", "a title without a path"),
     ],

@@ -9,7 +9,7 @@ from tiny import tiny_llama
 from torch import OutOfMemoryError
 
 from tttnn.errors import DocumentError, ParameterError
-from tttnn.experiment import DrawnDocument, RowsError, read_rows, record, run
+from tttnn.experiment import DrawnDocument, RowsError, read_rows, run
 from tttnn.experiment.record import identity, tokenizer_hash
 from tttnn.experiment.runner import _SideBySide, side_by_side
 from tttnn.files import read_json
@@ -46,7 +46,7 @@ def test_each_call_says_where_the_model_was_and_what_changes_digits(ttt, tmp_pat
     run(ttt, DOCUMENTS[:2], [0], tmp_path, evaluate=side_by_side(2))
     assert not caplog.records
     monkeypatch.setenv("TTTNN_FAST_LAYERS", "0")
-    monkeypatch.setattr(record, "versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr("tttnn.provenance.versions", lambda: {"torch": "1.0"})
     run(ttt, DOCUMENTS[:3], [0], tmp_path, evaluate=OnAnotherCard(1))
     [warning] = caplog.messages
     assert all(

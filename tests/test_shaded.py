@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tttnn.report.shaded import compare, shade, token_texts, visible
+from tttnn.models import load_model
+from tttnn.report.shaded import compare, token_texts, visible
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 MARKS = {
@@ -73,17 +74,17 @@ def test_tokens_share_out_the_text_and_cut_no_character(kind, mark):
     assert len(pieces) == len(tokenizer(text, add_special_tokens=False)["input_ids"])
     assert "".join(pieces) == text
     assert "\ufffd" not in "".join(pieces).replace(MARKS["replacement"], "")
-    page = shade(pieces, [1.0] * len(pieces), "Before")._repr_html_()
-    assert page.count("<span") == sum(bool(piece) for piece in pieces)
+    before, after = [0.0] * len(pieces), [1.0] * len(pieces)
+    page = BeautifulSoup(compare(pieces, before, after, "Text")._repr_html_(), "html.parser")
+    assert len(page.pre.find_all("span")) == sum(bool(piece) for piece in pieces)
 
 
 @each_kind
 def test_a_character_of_several_tokens_is_shown_once_with_all_of_their_bits(kind):
     pieces = token_texts(TOKENIZERS[kind], "😀")
     assert len([piece for piece in pieces if piece]) == 1 < len(pieces)
-    shaded = shade(pieces, [0.693147] * len(pieces), "Before")
-    assert shaded.pieces == ("😀",) and shaded.bits[0] == pytest.approx(len(pieces), abs=1e-4)
-    assert f"1.00 bits per token over {len(pieces)} tokens" in repr(shaded)
+    made = compare(pieces, [BITS] * len(pieces), [0.0] * len(pieces), "Text")
+    assert made.pieces == ("😀",) and made.before[0] == pytest.approx(len(pieces))
 
 
 def test_accents_stay_with_their_letter_also_where_the_tokenizer_composes_them():
@@ -93,7 +94,8 @@ def test_accents_stay_with_their_letter_also_where_the_tokenizer_composes_them()
 
 def test_text_that_was_cut_within_a_character_shows_it_whole():
     pieces = token_texts(TOKENIZERS["byte-level"], "x漢")
-    assert shade(pieces[:-1], [1.0] * (len(pieces) - 1), "Before").pieces == ("x", "漢")
+    costs = [1.0] * (len(pieces) - 1)
+    assert compare(pieces[:-1], costs, costs, "Text").pieces == ("x", "漢")
 
 
 @each_kind
@@ -107,7 +109,8 @@ def test_any_text_comes_back_whole(kind, text):
 @each_kind
 def test_markup_of_a_text_is_no_markup_of_the_page(kind):
     text = MARKS["markup"]
-    page = shade(token_texts(TOKENIZERS[kind], text), [1.0] * len(token_texts(TOKENIZERS[kind], text)), "<i>")
+    pieces = token_texts(TOKENIZERS[kind], text)
+    page = compare(pieces, [0.0] * len(pieces), [1.0] * len(pieces), "<i>")
     assert "<b" not in page._repr_html_() and "<i>" not in page._repr_html_()
 
 
@@ -115,7 +118,8 @@ def test_a_tokenizer_without_offsets_decodes_token_by_token():
     class Slow:
         is_fast = False
 
-        def __call__(self, text, add_special_tokens):
+        def __call__(self, text, add_special_tokens, split_special_tokens):
+            assert split_special_tokens and not add_special_tokens
             return {"input_ids": [ord(letter) for letter in text]}
 
         def decode(self, tokens):
@@ -126,7 +130,15 @@ def test_a_tokenizer_without_offsets_decodes_token_by_token():
 
 def test_nothing_is_no_text_to_shade():
     with pytest.raises(ValueError, match="no tokens"):
-        shade([], [], "Before")
+        compare([], [], [], "Text")
+
+
+def test_a_text_that_quotes_a_special_token_has_as_many_pieces_as_it_is_scored_in(tmp_path):
+    """The model's own name for the end of a text, or SmolLM2's for a file, is text like the rest of it."""
+    lm = load_model(str(tiny.tiny_gpt2(tmp_path / "gpt2")))
+    text = f"say {lm.tokenizer.eos_token} twice {lm.tokenizer.eos_token}"
+    pieces = token_texts(lm.tokenizer, text)
+    assert len(pieces) == len(lm.encode(text)) > 8 and "".join(pieces) == text
 
 
 BITS = math.log(2)
@@ -188,7 +200,7 @@ def test_letters_keep_their_contrast_on_the_strongest_shade(mode):
                   ("text-base", "surface"))  # fmt: skip
     css = (Path(__file__).resolve().parents[1] / "book" / "_static" / "book.css").read_text(encoding="utf-8")
     shades = re.findall(r"background: rgb\((\d+) (\d+) (\d+) / calc\(var\(--\w+\) \* (\d+)%\)\)", css)
-    assert len(shades) == 3
+    assert len(shades) == 2
     for *colour, percent in shades:
         share = int(percent) / 100
         mixed = [share * int(value) / 255 + (1 - share) * below for value, below in zip(colour, page, strict=True)]

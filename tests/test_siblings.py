@@ -160,6 +160,16 @@ def test_what_siblings_bring_is_the_difference_on_the_same_documents():
     assert found.loc[MEAN, "difference"] == pytest.approx((0.3 + 0.15) / 2)
 
 
+def test_what_siblings_bring_rests_on_the_same_documents_as_their_share():
+    """A document whose neighbours are all siblings has no row without them, so its share must not count."""
+    rows = compared_rows()
+    alone = (rows["domain"] == "a") & (rows["document"] == 1)
+    rows.loc[alone & rows["k"].gt(0), "same_unit"] = True
+    rows = rows[~(alone & (rows["variant"] == "other-units"))]
+    found = without_siblings(rows, 2).set_index("domain")
+    assert found.loc["a", ["documents", "same_unit"]].tolist() == [1, 0.5]
+
+
 def test_runs_without_both_variants_are_passed_over(tmp_path):
     assert archived_without_siblings([(str(tmp_path), "a-model")], 20).empty
     found = archived_without_siblings([("variants", "gpt2-xs-pile"), (str(tmp_path), "a-model")], 20)

@@ -51,6 +51,8 @@ def test_what_needs_a_document_for_itself_is_refused(gpt2):
     for switches in (Switches(dropout=0.1), Switches(train="norms"), Switches(weights="bfloat16")):
         with pytest.raises(ParameterError, match="documents_at_once=2 and"):
             Together(TTT(gpt2, switches=switches), 2)
+    with pytest.raises(ParameterError, match="only a GPU has it"):
+        Together(TTT(gpt2, switches=Switches(precision="tf32")), 2)
     with pytest.raises(ParameterError, match="documents_at_once=0"):
         Together(TTT(gpt2), 0)
 

@@ -71,7 +71,7 @@ def models() -> None:
     from tttnn.hub import cached_folder
     from tttnn.models import REGISTRY
 
-    def here(embedded: bool, name: str, revision: str = "main") -> str:
+    def here(name: str, revision: str = "main", embedded: bool = False) -> str:
         if name in PACKAGED:
             return "fetched" if fetched(name) else "not yet fetched"
         return "embedded" if embedded else "cached" if cached_folder(name, revision) else "no"
@@ -86,13 +86,13 @@ def models() -> None:
         used = entry.settings
         chosen = f"{entry.chosen_rate:g}" if entry.chosen_rate else ""  # by a sweep, beside the published rate
         numbers = f"{used.learning_rate:g}", chosen, f"{used.eps:g}", str(used.max_length), str(used.context)
-        words = entry.saw_domains, entry.licence, here(entry.embedded, entry.name)
+        words = entry.saw_domains, entry.licence, here(entry.name, embedded=entry.embedded)
         lms.add_row(entry.name, f"{entry.parameters / 1e6:,.1f} M", *numbers, *words)
     embedders = Table(name(), "parameters", "dimension", "tokens of a text", "licence", "here")
     embedders.title = "embedders, beside 'lexical', which is fitted on a corpus, and 'lm:<language model>'"
     for each in EMBEDDERS.values():
         sizes = f"{each.parameters / 1e6:,.1f} M", str(each.dimension), str(each.max_length)
-        embedders.add_row(each.name, *sizes, each.licence, here(each.embedded, each.name, each.revision))
+        embedders.add_row(each.name, *sizes, each.licence, here(each.name, each.revision))
     Console(width=None if sys.stdout.isatty() else 160).print(lms, embedders)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from tttnn import __version__
 
@@ -56,6 +57,11 @@ def device() -> str:
     cores, threads = os.cpu_count(), torch.get_num_threads()
     cpu = f"{cpu_model()}, {widest}, {cores} core{'s' * (cores != 1)}, {threads} thread{'s' * (threads != 1)}"
     return f"{cpu}; GPU: {', '.join(gpus) or 'none'}"
+
+
+def made_here() -> dict[str, Any]:
+    """Return what made a result, as JSON: commit, versions and device."""
+    return {"commit": commit(), "versions": versions(), "device": device()}
 
 
 def cpu_model() -> str:

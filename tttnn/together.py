@@ -72,13 +72,14 @@ class Together:
     Raises
     ------
     ParameterError
-        If a switch is set that needs a document for itself: `ALONE`.
+        If a switch is set that needs a document for itself: `ALONE`, or TF32 is asked for on a processor.
     NotEnoughMemory
         If the stacked weights do not fit.
     """
 
     def __init__(self, ttt: TTT, at_once: int):
         self._ttt, self._lm, self.at_once = ttt, ttt.lm, check_together(ttt.switches, at_once)
+        ttt.check_precision()
         device = self._lm.device
         require(self._lm.name, HELD * at_once * self._lm.parameters, f"adapt {at_once} documents at once", device)
         self._initial: Stack = {name: each.detach() for name, each in self._lm.model.named_parameters()}

@@ -520,6 +520,11 @@ class TTT:
                     yield from map(_Begun.finish, begun)
                     begun.clear()
 
+    def check_precision(self) -> None:
+        """Refuse what the device does not have, with ParameterError: a processor would do float32 and call it TF32."""
+        if "tf32" in (self.switches.precision, self.switches.scoring) and self.lm.device.type == "cpu":
+            raise ParameterError("precision=tf32, scoring=tf32: only a GPU has it; leave them out on a processor")
+
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
         """Steps made in here are undone at its end: the model is the initial one again, bit for bit.
@@ -533,8 +538,7 @@ class TTT:
         """
         if self.lm.adapting:
             raise RuntimeError(f"another loop on {self.lm.name} is unfinished: exhaust or close its iterator first")
-        if "tf32" in (self.switches.precision, self.switches.scoring) and self.lm.device.type == "cpu":
-            raise ParameterError("precision=tf32, scoring=tf32: only a GPU has it; leave them out on a processor")
+        self.check_precision()
         self.lm.adapting = True
         try:
             trained = self._with_adapters(rank) if (rank := self.switches.lora) else self._with_weights()

@@ -16,6 +16,7 @@ from tttnn.analysis.archive import FOLDER, archived
 from tttnn.analysis.timings import bench_rows
 from tttnn.errors import ParameterError
 from tttnn.index.build import SHARD_ROWS
+from tttnn.index.kinds import DEFAULTS
 from tttnn.index.planner import plan
 from tttnn.memory import ADAPTING, LOADING, NUMBER
 from tttnn.models.model_registry import find_entry
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 SCORES = 2  # of a document: before and after
 OFFSET = 8  # bytes of a document's place in its file
-DIMENSIONS = {"lexical": 256, "all-minilm-l6-v2": 384, "roberta-large": 1024}
+DIMENSIONS = {"lexical": 512, "all-minilm-l6-v2": 384, "roberta-large": 1024}
 DEVICES = {
     "CPU with AVX2, 2 threads": ("loop", "AVX2"),
     "CPU with AVX-512, 2 threads": ("loop", "AVX512"),
@@ -189,7 +190,8 @@ def _seconds_per_byte(model: str, device: str) -> list[float]:
 def _knots(dimension: int) -> dict[str, list[list[float]]]:
     """An index's plan where its kind or its number of lists changes: in between it is a straight line."""
     powers = [2**power for power in range(SHARD_ROWS.bit_length())]
-    sizes = sorted({*powers, *(size + 1 for size in powers[:-1]), 100_000, 100_001, 500_000, 500_001})
+    turns = [size for most, _ in DEFAULTS if most for size in (most, most + 1)]
+    sizes = sorted({*powers, *(size + 1 for size in powers[:-1]), *turns})
     full = _planned(SHARD_ROWS, dimension)
     rest = [[size, *_difference(_planned(SHARD_ROWS + size, dimension), full)] for size in sizes]
     return {"one": [[size, *_planned(size, dimension)] for size in sizes], "rest": rest}

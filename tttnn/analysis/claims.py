@@ -18,8 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tttnn.analysis.evidence import Evidence, Finding, Untestable, Verdict, domains_read
-from tttnn.analysis.published import PILE_NAMES, SEVEN, published_curves, published_runs, report_claims
-from tttnn.analysis.quirk_effects import TESTED
+from tttnn.analysis.published import (
+    PILE_NAMES,
+    SEVEN,
+    published_curves,
+    published_runs,
+    report_claims,
+    tested_documents,
+)
 from tttnn.analysis.real_model import ENOUGH
 from tttnn.analysis.released import gap_left
 from tttnn.analysis.statistics import Interval, interval
@@ -508,7 +514,7 @@ def _explained_by_k(domain: str, published: str, e: Evidence) -> Finding:
         raise Untestable(f"the original curve is as near at both: {measured}")
     away = Interval(float(curve[20] - target), np.nan, np.nan)
     reason = f"the original curve at k = 20 lies {100 * abs(away.value):.1f} points from the report's figure"
-    reason += f", on {TESTED[domain]} documents and without an interval; it is read from a run over 50 neighbours"
+    reason += f", on {tested_documents()[domain]} documents and without an interval; read from a run over 50 neighbours"
     return Finding(False, near[20], measured, f"no run: released curves / gpt2 / {domain}", reason, away)
 
 

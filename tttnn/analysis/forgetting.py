@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tttnn.analysis.archive import FOLDER
 from tttnn.analysis.statistics import bootstrap_ratio
 from tttnn.files import read_json, write_json
-from tttnn.provenance import commit, device, versions
+from tttnn.provenance import made_here
 from tttnn.rows import RowsError, plain
 from tttnn.studies.forgetting import forgetting
 
@@ -65,7 +65,7 @@ def _facts(ttt: TTT, others: Sequence[DrawnDocument], ks: Sequence[int]) -> dict
     texts = [[other.domain, other.number, hashlib.sha256(other.text.encode()).hexdigest()[:16]] for other in others]
     settings = identity(ttt.lm, ttt.retriever, ttt.switches) | {"others": texts, "ks": list(ks)}
     known = json.loads(json.dumps(plain(settings)))
-    return {"settings": known, "commit": commit(), "versions": versions(), "device": device()}
+    return {"settings": known, **made_here()}
 
 
 def forgotten(run: str, folder: Path | None = None) -> pd.DataFrame:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tttnn.errors import TTTNNError
@@ -74,6 +77,13 @@ def scored_documents() -> pd.Series:
     import pandas as pd
 
     return pd.read_csv(FOLDER / "pile_test_documents.csv", index_col="task")["documents"]
+
+
+@cache
+def tested_documents() -> Mapping[str, int]:
+    """The same for our seven domains, by their names here."""
+    documents = scored_documents()
+    return MappingProxyType({domain: int(documents[PILE_NAMES.get(domain, domain)]) for domain in SEVEN})
 
 
 def report_claims() -> pd.DataFrame:

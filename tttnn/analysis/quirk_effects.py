@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from tttnn.analysis.published import PILE_NAMES, published_curves, report_claims
+from tttnn.analysis.published import PILE_NAMES, published_curves, report_claims, tested_documents
 from tttnn.analysis.scoring_effects import document_nats, dropping
 from tttnn.analysis.statistics import bootstrap_ratio, ends, interval, resampled_sums
 from tttnn.analysis.variant_effects import KEY, effects
@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 REPORTED = {"github": "R03", "europarl": "R04", "books": "R05"}  # domain: claim with after/before in percent
-# Documents in the published 20% of each test set, each task rounded down.
-TESTED = {
-    "wikipedia": 3502, "arxiv": 481, "books": 53, "enron": 202, "dm-mathematics": 384, "europarl": 31, "github": 3639,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ QUIRKS = (
     Quirk("optimizer kept", f"{PAPER}: code/eval_tttlm.py", "AdamW is made once for a task: after each document the "
           "weights are put back, its moments and step count are not", "both", False),
     Quirk("ranks and order", f"{PAPER}: code/eval_tttlm.py", "the documents are dealt to as many processes as the job "
-          "has, each with an optimizer of its own that it keeps", "1 process in the report, 8, 30 or 150 before", True),
+          "has, each with an optimizer of its own that it keeps", "1 process, originally 8, 30 or 150", True),
     Quirk("dropout", f"{PAPER}: code/eval_tttlm.py", "the model trains in training mode, so that the dropout of its "
           "configuration is on, and no seed is set for it", "both", False),
     Quirk("bf16 weights", "transformers: loading of models", "later versions load a checkpoint in the type it is "
@@ -339,7 +335,7 @@ def sampling(rows: pd.DataFrame, k: int, tested: Mapping[str, int] | None = None
         Of :func:`~tttnn.experiment.runner.run`, one model.
     k : int
     tested : mapping, optional
-        Domain -> documents; default: `TESTED`.
+        Domain -> documents; default: :func:`~tttnn.analysis.published.tested_documents`.
 
     Returns
     -------
@@ -349,7 +345,7 @@ def sampling(rows: pd.DataFrame, k: int, tested: Mapping[str, int] | None = None
     """
     import pandas as pd
 
-    tested, made = tested or TESTED, []
+    tested, made = tested or tested_documents(), []
     for domain, (before, after) in document_nats(rows, k).items():
         found = bootstrap_ratio(after, before)
         half, count = (found.high - found.low) / 2, tested.get(domain)

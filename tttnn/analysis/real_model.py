@@ -26,6 +26,8 @@ LABELS = {
     "nearest-rate-1e-4": "nearest, chosen rate", "nearest-rate-1e-4-h200": "nearest, chosen rate, on an H200",
     "random-domain": "drawn at random from the domain", "random": "drawn at random from the corpus",
     "other-units": "nearest outside the own unit",
+    "random-domain-rate-1e-4": "drawn at random from the domain, chosen rate",
+    "other-units-rate-1e-4": "nearest outside the own unit, chosen rate",
 }  # fmt: skip
 
 

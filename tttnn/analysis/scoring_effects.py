@@ -51,7 +51,7 @@ def keep(run: str, lm: LanguageModel, corpus: Corpus, share: float, domains: Seq
         nearest, or its documents archived earlier were scored at another k or with another share.
     """
     from tttnn.experiment import draw_documents
-    from tttnn.provenance import commit, device, versions
+    from tttnn.provenance import made_here
     from tttnn.retrieval import open_retriever
     from tttnn.studies.quirks import scored_in_ways
     from tttnn.ttt import TTT, Switches
@@ -66,7 +66,7 @@ def keep(run: str, lm: LanguageModel, corpus: Corpus, share: float, domains: Seq
         raise RowsError(f"{path}: holds {lm.name} with other {' and '.join(other)}; give those, or remove it there")
     retriever = open_retriever(corpus, about["index"]["embedder"])
     ttt = TTT(lm, retriever, Switches(**settings["switches"]))
-    made = same | {"commit": commit(), "versions": versions(), "device": device()}
+    made = same | made_here()
     documents, chosen = kept.get("documents", []), domains or drawn.get("domains")
     for document in draw_documents(
         corpus, drawn["per_domain"], drawn["seed"], drawn["split"], drawn.get("max_bytes"), chosen

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from tttnn.analysis.controls import effects_and_mean
-from tttnn.analysis.variant_effects import archived_variants
+from tttnn.analysis.statistics import ends
+from tttnn.analysis.variant_effects import KEY, archived_variants
 from tttnn.rows import FLAGS, RowsError
 
 if TYPE_CHECKING:
@@ -94,11 +95,17 @@ def without_siblings(rows: pd.DataFrame, k: int) -> pd.DataFrame:
         difference (the second less the first: what siblings bring), low and high (its 95% interval over documents).
     """
     found = effects_and_mean(rows, {"other-units": "nearest"}, k)
-    near = rows[(rows["variant"] == "nearest") & (rows["k"] <= k)]
+    both = _ended(rows, "nearest", k).merge(_ended(rows, "other-units", k))
+    near = rows[(rows["variant"] == "nearest") & (rows["k"] <= k)].merge(both)
     shares = sibling_shares(near).set_index("domain")["same_unit"]
     found = found.assign(same_unit=found["domain"].map(shares))
     found = found.rename(columns={"ratio": "other_units", "ratio_against": "nearest"})
     return found[COMPARED]
+
+
+def _ended(rows: pd.DataFrame, variant: str, k: int) -> pd.DataFrame:
+    """The documents that a variant has a score of at k."""
+    return ends(rows[rows["variant"] == variant], k)[KEY]
 
 
 def archived_without_siblings(runs: Iterable[tuple[str, str]], k: int) -> pd.DataFrame:

@@ -36,6 +36,8 @@ CELLS = (",", "\t")  # what parts them
 LARGEST_TEXT = 1 << 24  # bytes of a file that is one document
 LARGEST_ARRAY = 1 << 30  # bytes of JSON that must be parsed at once
 LONGEST_FACT = 200  # characters of a column that is kept beside the text
+# What says in `meta` where a document is from. A column of such a name may be anything: a whole collection, a measure.
+ORIGIN = ("source", "unit")
 BATCH = 256  # rows of a Parquet or Arrow file read at a time
 ARROW_FILE = b"ARROW1"  # how Arrow's file format begins; its stream, which `datasets` saves, begins otherwise
 NOT_TEXT = {**OTHER_KINDS, b"%PDF": ("a PDF", "convert it (pdftotext)")}
@@ -140,7 +142,7 @@ def to_document(entry: Entry, keys: Keys, name: str, domain: str) -> Document:
     if not text.strip():
         raise BadDocument(f"{place}: {keys.text!r} is empty, so nothing can be found by it")
     meta = value.get("meta")
-    facts = {name: each for name, each in value.items() if name != keys.text and _is_fact(each)}
+    facts = {name: each for name, each in value.items() if name not in (keys.text, *ORIGIN) and _is_fact(each)}
     facts |= meta if isinstance(meta, dict) else {}
     named = facts.get("pile_set_name") or domain
     if keys.domain is not None:

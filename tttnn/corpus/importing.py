@@ -30,7 +30,7 @@ from tttnn.corpus.survey import DICT, SPLIT_NAMES, STATE, Part, Seen, Survey, is
 from tttnn.errors import first_line
 from tttnn.files import home, read_json, sole_writer, storing, write_json, writing_folder
 
-VERSION = 2  # of what is written; another one is imported again
+VERSION = 3  # of what is written; another one is imported again
 HUB = "hf:"  # before the name of a dataset
 HUB_NAME = re.compile(r"hf:(?P<path>[\w.-]+(/[\w.-]+)?)(/(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 UNNAMED = -1

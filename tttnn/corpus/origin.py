@@ -5,6 +5,7 @@ Corpora that are split by random document, as the Pile is, have other parts of a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ def unit(meta: Mapping[str, Any]) -> str:
     str
         Empty if its meta names neither.
     """
-    return str(meta.get("unit") or "") or str(meta.get("source") or "").partition("#")[0]
+    return str(meta.get("unit") or "") or re.sub(r"#\d+$", "", str(meta.get("source") or ""))
 
 
 def source(meta: Mapping[str, Any]) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tttnn.models.model_registry import CHECKPOINTS
-
 
 @dataclass(frozen=True)
 class EmbedderEntry:
@@ -40,11 +38,6 @@ class EmbedderEntry:
     tokenizer: str = ""
     revision: str = "main"
     packaged: bool = False
-
-    @property
-    def embedded(self) -> bool:
-        """Whether the weights ship inside the package."""
-        return (CHECKPOINTS / self.name / "config.json").is_file()
 
 
 EMBEDDERS = {

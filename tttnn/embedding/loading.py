@@ -10,7 +10,7 @@ from tttnn.embedding.base import Embedder, EmbeddingError
 from tttnn.embedding.embedder_registry import EMBEDDERS, EmbedderEntry
 from tttnn.embedding.lexical import NAME, LexicalEmbedder
 from tttnn.files import expand
-from tttnn.models.model_registry import CHECKPOINTS, REGISTRY, find_entry
+from tttnn.models.model_registry import REGISTRY, find_entry
 
 LM_PREFIX = "lm:"
 BATCH_TOKENS = 8192  # padding included
@@ -78,8 +78,6 @@ def _source(entry: EmbedderEntry) -> str | Path:
         from tttnn.fetch import fetch
 
         return fetch(entry.name)
-    if entry.embedded:
-        return CHECKPOINTS / entry.name
     check_no_folder(entry.name, EmbeddingError)
     return entry.name
 

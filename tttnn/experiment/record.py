@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tttnn.files import read_json, write_json
 from tttnn.plugins import package_of
-from tttnn.provenance import commit, device, versions
+from tttnn.provenance import made_here
 from tttnn.rows import RowJournal, RowsError, plain
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def recorded(
         _write(journal)  # a call that was killed after its last document did not
         yield
         return
-    made = {"commit": commit(), "versions": versions(), "device": device(), "environment": _environment()}
+    made = made_here() | {"environment": _environment()}
     call = {"settings": settings, "about": about, **made, **how, "start": _now()}
     _warn_of_changes(journal, call)
     journal.begin(call)

@@ -29,7 +29,7 @@ from tttnn.files import expand
 from tttnn.index import DamagedIndex
 from tttnn.memory import give_back
 from tttnn.methods import find_method
-from tttnn.provenance import commit, device, versions
+from tttnn.provenance import made_here
 from tttnn.retrieval import corpus_fingerprint
 from tttnn.rows import NO_MEMORY, Row, RowJournal, RowsError, plain
 from tttnn.scoring import IllegalScore
@@ -55,9 +55,7 @@ Evaluate = Callable[[TTT, "Sequence[DrawnDocument]", Sequence[int], str], Iterab
 def run_facts(corpus: Corpus, retriever: Retriever | Selection, **drawn: Any) -> dict[str, Any]:
     """Provenance of a run for `run.json`: commit, versions, device, corpus and index, how documents were drawn."""
     return {
-        "commit": commit(),
-        "versions": versions(),
-        "device": device(),
+        **made_here(),
         "corpus": {"name": corpus.name, "fingerprint": corpus_fingerprint(corpus)},
         "index": {
             "documents": len(retriever),

@@ -72,7 +72,9 @@ class KnnLM(Method):
             )  # fmt: skip
 
     def _mixed(self, scorer: Scorer, queries: Tensor, model: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Nats of each token under the mixture, float64, shape (tokens,)."""
+        """Nats of each token under the mixture, float64, shape (tokens,); without keys, under the model alone."""
+        if not len(keys):
+            return model.double()
         targets = torch.tensor(scorer.tokens, device=queries.device)  # (tokens,)
         votes = torch.cat(
             [
@@ -96,8 +98,6 @@ def _entries(ttt: TTT, scorer: Scorer, text: str) -> tuple[Tensor, Tensor, float
 
 def _votes(queries: Tensor, targets: Tensor, keys: Tensor, values: Tensor, temperature: float) -> Tensor:
     """p_kNN of each target: float64, shape (tokens,)."""
-    if not len(keys):
-        return torch.zeros(len(queries), dtype=torch.float64, device=queries.device)
     distances = torch.cdist(queries, keys).square() / queries.shape[1]  # (tokens, keys)
     near, places = distances.topk(min(NEAREST, len(keys)), largest=False)  # (tokens, nearest) each
     shares = torch.softmax(-near.double() / temperature, dim=1)

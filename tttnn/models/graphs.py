@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from tttnn.errors import first_line
+
 log = logging.getLogger(__name__)
 
 GRAPHS_VARIABLE = "TTTNN_GRAPHS"
@@ -100,7 +102,7 @@ class Recorded:
         except RuntimeError as error:
             torch.cuda.set_stream(stream)
             self._plain = True
-            log.warning("a CUDA graph cannot be made of this model, so that it is slower: %s", _first_line(error))
+            log.warning("a CUDA graph cannot be made of this model, so that it is slower: %s", first_line(error))
             return
         self._graph = graph
 
@@ -111,10 +113,6 @@ _pools: dict[torch.device, Any] = {}
 def _pool(device: torch.device) -> Any:
     """The memory that all graphs of a device work in: they run one after another, and keep nothing there."""
     return _pools.setdefault(device, torch.cuda.graph_pool_handle())
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 class BucketedSteps:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 from tttnn.analysis.archive import archived, archived_models
-from tttnn.analysis.quirk_effects import TESTED
+from tttnn.analysis.published import tested_documents
 from tttnn.analysis.variant_effects import variant_models
 from tttnn.embedding.embedder_registry import EMBEDDERS
 from tttnn.errors import ParameterError
@@ -185,25 +185,36 @@ def _model(name: str, value: str) -> None:
 
 
 def _embedder(name: str, value: str) -> None:
-    models = [f"lm:{entry.name}" for entry in REGISTRY.values() if entry.embedded]
+    models = [f"lm:{entry.name}" for entry in REGISTRY.values() if entry.embedded or entry.packaged]
     known = ["lexical", *models, *EMBEDDERS]
     if value.startswith("lm:"):
-        names(name, [value], known)
+        if not _is_model(Path(value.removeprefix("lm:")).expanduser()):
+            names(name, [value], known)
+        return
     _loadable(name, value, known)
 
 
 def _loadable(name: str, value: str, known: Collection[str]) -> None:
-    """Whether there can be a model of this name: known, a folder, in the hub's cache, or to be asked for there."""
+    """Whether there can be a model of this name: known, on this disk, in the hub's cache, or to be asked for there."""
     from huggingface_hub import is_offline_mode
 
-    if value in known or (Path(value) / "config.json").is_file() or cached_folder(value):
+    if value in known or _is_model(Path(value)) or cached_folder(value):
         return
     if Path(value).is_dir() or value.startswith((".", "/")):
-        raise ParameterError(f"{name}={value!r}: no folder with a config.json; give one in Hugging Face format")
+        raise ParameterError(
+            f"{name}={value!r}: no GGUF file, and no folder with one, a config.json or an adapter_config.json; give one"
+        )
     if value.count("/") != 1:
         names(name, [value], known)
     if is_offline_mode():
         raise ParameterError(f"{name}={value!r}: not in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub")
+
+
+def _is_model(place: Path) -> bool:
+    """Whether a folder or file of a model lies there: in the hub's format, of adapters, or GGUF."""
+    if place.suffix.lower() == ".gguf":
+        return place.is_file()
+    return any((place / file).is_file() for file in ("config.json", "adapter_config.json")) or any(place.glob("*.gguf"))
 
 
 def _device(name: str, value: str) -> None:
@@ -219,7 +230,7 @@ def _device(name: str, value: str) -> None:
 
 
 def _case(name: str, value: str) -> None:
-    names(name, [value], TESTED)
+    names(name, [value], tested_documents())
 
 
 CHECKS: dict[str, Callable[[str, str], None]] = {

@@ -50,7 +50,7 @@ LOOKS = {
              "GPT-2-large", "GPT-2", "GPT-Neo", "gpt2-s-general"),
     **_looks("TTT-NN", "without siblings", "random of the domain", "dynamic evaluation", "in context", "unigrams",
              "kNN-LM", "TTMM", "TTT-NN, LoRA", "HullFT", "SIFT", "dynamic evaluation, LoRA", "random of the corpus",
-             "TTT-NN, then dynamic", "n-gram cache", "none"),
+             "TTT-NN, then dynamic", "none"),
     **_looks("our loop", "published loop"),
     **_looks("flat", "flat-mapped", "fp16", "sq8", "ivfpq", "rabitq", "ivfrabitq", "hnsw"),
     **_looks("arxiv", "books", "dm-mathematics", "enron", "europarl", "github", "wikipedia"),

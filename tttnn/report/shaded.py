@@ -1,4 +1,4 @@
-"""A text with each token shaded by what it costs, or by how much cheaper or dearer adapting made it."""
+"""A text with each token shaded by how much cheaper or dearer adapting made it."""
 
 from __future__ import annotations
 
@@ -14,43 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
-SATURATION = 12.0  # bits at which a token has the full colour
-CHANGED = 6.0  # the same for a change
+CHANGED = 6.0  # bits of change at which a token has the full colour
 NOTICED = 0.5  # bits; a smaller change is left plain
 NAMED = 2.0  # bits of change from which a token can be tapped or reached with Tab to read them
-
-
-@dataclass(frozen=True)
-class ShadedText:
-    """Characters and the cost of their tokens, shown as shaded text; made by :func:`shade`.
-
-    Attributes
-    ----------
-    pieces : tuple of str
-    bits : tuple of float
-        Of each piece, in bits.
-    tokens : int
-        Fewer pieces than these where a character takes several.
-    caption : str
-    """
-
-    pieces: tuple[str, ...]
-    bits: tuple[float, ...]
-    tokens: int
-    caption: str
-
-    def __repr__(self) -> str:
-        return f"{self.caption}: {sum(self.bits) / self.tokens:.2f} bits per token over {self.tokens} tokens"
-
-    def _repr_html_(self) -> str:
-        spans = "".join(_span(piece, bits) for piece, bits in zip(self.pieces, self.bits, strict=True))
-        caption = html.escape(self.caption)
-        return f'<figure class="tttnn-shaded"><figcaption>{caption}</figcaption><pre>{spans}</pre></figure>'
-
-
-def _span(piece: str, bits: float) -> str:
-    share = min(bits / SATURATION, 1.0)
-    return f'<span style="--cost:{share:.2f}" title="{bits:.1f} bits">{html.escape(piece)}</span>'
 
 
 @dataclass(frozen=True)
@@ -129,7 +95,8 @@ def compare(pieces: Sequence[str], before: Sequence[float], after: Sequence[floa
     Parameters
     ----------
     pieces : sequence of str
-        As for :func:`shade`.
+        The text of each token, in order: see :func:`token_texts`. An empty one ends the character of the piece before
+        it, and its cost is added to that one's.
     before, after : sequence of float
         Of :meth:`tttnn.scoring.Scorer.token_nats`; shown in bits.
     caption : str
@@ -142,27 +109,6 @@ def compare(pieces: Sequence[str], before: Sequence[float], after: Sequence[floa
     shown, first = _characters(pieces, before)
     _, second = _characters(pieces, after)
     return ComparedText(tuple(shown), tuple(first), tuple(second), caption)
-
-
-def shade(pieces: Sequence[str], nats: Sequence[float], caption: str) -> ShadedText:
-    """Shade each token by its negative log-likelihood.
-
-    Parameters
-    ----------
-    pieces : sequence of str
-        The text of each token, in order: see :func:`token_texts`. An empty one ends the character of the piece before
-        it, and its cost is added to that one's.
-    nats : sequence of float
-        Of :meth:`tttnn.scoring.Scorer.token_nats`; shown in bits.
-    caption : str
-
-    Raises
-    ------
-    ValueError
-        If there are no tokens, or not as many costs as pieces.
-    """
-    shown, bits = _characters(pieces, nats)
-    return ShadedText(tuple(shown), tuple(bits), len(pieces), caption)
 
 
 def _characters(pieces: Sequence[str], nats: Sequence[float]) -> tuple[list[str], list[float]]:
@@ -199,9 +145,10 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
     list of str
         One for each token of the text, without special tokens.
     """
+    as_scored = {"add_special_tokens": False, "split_special_tokens": True}  # see LanguageModel.encode
     if not tokenizer.is_fast:
-        return [tokenizer.decode([token]) for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+        return [tokenizer.decode([token]) for token in tokenizer(text, **as_scored)["input_ids"]]
+    offsets = tokenizer(text, **as_scored, return_offsets_mapping=True, verbose=False)["offset_mapping"]
     ends = _character_ends(text)
     texts, done = [], 0
     for _, end in offsets:

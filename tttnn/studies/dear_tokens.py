@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from tttnn.provenance import commit, device, versions
+from tttnn.provenance import made_here
 
 if TYPE_CHECKING:
     from tttnn.corpus import Corpus
@@ -43,7 +43,7 @@ def measure(
         "model": lm.name, "weights": lm.weight_hash(), "entries": entries,
         "corpus": {"name": corpus.name, "fingerprint": corpus_fingerprint(corpus)},
         "drawn": {"per_domain": per_domain, "split": split, "max_bytes": max_bytes, "seed": seed},
-        "commit": commit(), "versions": versions(), "device": device(),
+        **made_here(),
     }  # fmt: skip
     documents = []
     for drawn in tqdm(draw_documents(corpus, per_domain, seed, split, max_bytes), desc=f"{lm.name}: documents"):

@@ -162,7 +162,7 @@ def token_view(ttt: TTT, document: DrawnDocument, k: int) -> dict[str, Any]:
     return {
         "domain": document.domain, "document": document.number, "ratio": float(after.sum() / before.sum()),
         "tokens": len(scorer.tokens), "text": found.scored, "before": before[:SHOWN].tolist(),
-        "after": after[:SHOWN].tolist(), "model": ttt.lm.name, "k": k,
+        "after": after[:SHOWN].tolist(), "k": k,
         "neighbours": [
             {
                 "text": each.text[:SHOWN_CHARACTERS], "source": unit(each.meta),
