@@ -83,19 +83,12 @@ def test_same_domain_and_source_are_missing_where_the_corpus_does_not_say(tmp_pa
     documents = [Document("d" * (100 + n), meta) for n, meta in enumerate(metas)]
     found = retriever(documents, tmp_path / "i")
     rows = near.neighbourhoods(found, [query(100, pile_set_name="code", source="a.py#0")], k=3)
-    for column in ("same_domain", "same_source"):
+    for column in ("same_domain", "same_unit"):
         assert rows[column].tolist()[:2] == [True, False]
         assert rows[column].isna().tolist() == [False, False, True]
-    assert near.neighbourhoods(found, [query(100)], k=3)[["same_domain", "same_source"]].isna().all(axis=None)
-
-
-@pytest.mark.parametrize(
-    ("meta", "file"),
-    [({"source": "p==1:a/b.py#12"}, "p==1:a/b.py"), ({"source": "o/r@1:a.py"}, "o/r@1:a.py"), ({}, ""),
-     ({"source": None}, ""), ({"source": "c#/x.cs#2"}, "c#/x.cs")],
-)  # fmt: skip
-def test_the_source_file_is_the_source_without_its_part(meta, file):
-    assert near.source_file(meta) == file
+    assert (
+        near.neighbourhoods(found, [query(100)], k=3)[["same_domain", "same_unit", "same_source"]].isna().all(axis=None)
+    )
 
 
 def test_a_domain_with_few_documents_gives_all_of_them(corpus):

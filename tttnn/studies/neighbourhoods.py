@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tttnn.corpus.overlap import seen_shares
+from tttnn.corpus.siblings import sibling_columns
 from tttnn.errors import ParameterError
 from tttnn.experiment import DrawnDocument
 
@@ -39,14 +40,16 @@ def neighbourhoods(retriever: Retriever, queries: Sequence[DrawnDocument], k: in
     -------
     DataFrame
         One row per (query, rank): domain, document (number within the domain's split), rank (from 1), neighbour
-        (id), neighbour_domain, same_domain, same_source (both parts of one file; missing where the corpus does
-        not say), distance (squared L2), overlap (share of the query's 50-byte windows that occur in the
-        neighbour).
+        (id), neighbour_domain, same_domain, same_unit and same_source (as in the rows of a run; all three missing
+        where the corpus does not say), distance (squared L2), overlap (share of the query's 50-byte windows that occur
+        in the neighbour).
 
     Raises
     ------
     ParameterError
-        If k is out of range, or a query is empty.
+        If k is out of range.
+    DocumentError
+        If a query is empty.
     """
     import pandas as pd
 
@@ -57,31 +60,22 @@ def neighbourhoods(retriever: Retriever, queries: Sequence[DrawnDocument], k: in
             for query, neighbours in zip(batch, found, strict=True):
                 rows += [_row(query, rank, neighbour) for rank, neighbour in enumerate(neighbours, 1)]
             bar.update(len(batch))
-    return pd.DataFrame(rows).astype({"same_domain": "boolean", "same_source": "boolean"})
+    return pd.DataFrame(rows).astype(dict.fromkeys(("same_domain", "same_unit", "same_source"), "boolean"))
 
 
 def _row(query: DrawnDocument, rank: int, neighbour: Neighbour) -> dict[str, Any]:
+    own, other = query.meta.get("pile_set_name"), neighbour.meta.get("pile_set_name", "")
     return {
         "domain": query.domain,
         "document": query.number,
         "rank": rank,
         "neighbour": neighbour.id,
-        "neighbour_domain": neighbour.meta.get("pile_set_name", ""),
-        "same_domain": _same(query.meta.get("pile_set_name"), neighbour.meta.get("pile_set_name")),
-        "same_source": _same(source_file(query.meta), source_file(neighbour.meta)),
+        "neighbour_domain": other,
+        "same_domain": own == other if own and other else None,
+        **sibling_columns(query.meta, neighbour.meta),
         "distance": neighbour.distance,
         "overlap": float(seen_shares([query.text], [neighbour.text])[0]),
     }
-
-
-def _same(one: str | None, other: str | None) -> bool | None:
-    return one == other if one and other else None
-
-
-def source_file(meta: Mapping[str, Any]) -> str:
-    """Return the file a document was cut from: its source without ``#part``; empty if the corpus does not say."""
-    source = str(meta.get("source") or "")
-    return source.rpartition("#")[0] or source
 
 
 def side_by_side(retriever: Retriever, queries: Iterable[DrawnDocument], rows: pd.DataFrame) -> pd.DataFrame:
