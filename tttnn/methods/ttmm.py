@@ -79,12 +79,17 @@ class TTMM(Method):
 
     def check(self, lm: LanguageModel, retriever: Retriever | Selection | None, switches: Switches) -> None:
         """Raise ParameterError unless the experts are there."""
+        self._experts(lm, retriever, switches)
+
+    def _experts(self, lm: LanguageModel, retriever: Retriever | Selection | None, switches: Switches) -> Path:
+        """The folder of the experts, if they are there; to name it takes a hash of all weights."""
         place = self.folder(lm, retriever, switches)
         if not (place / RECORD).is_file():
             raise ParameterError(
                 f"clusters={self.clusters}: their experts are not in {place}; train them once: python -m tttnn ttmm "
                 f"build --clusters {self.clusters}{self._options(switches)}, with the run's model, corpus and embedder"
             )
+        return place
 
     def _options(self, switches: Switches) -> str:
         """What the command that builds the experts must be told besides."""
@@ -128,10 +133,9 @@ class TTMM(Method):
     def steps(self, ttt: TTT, found: Retrieved, ks: Sequence[int]) -> Iterator[Step]:
         """Score with the weights as they are, and with the k nearest experts merged."""
         wanted = check_ks(ks)
-        self.check(ttt.lm, ttt.retriever, ttt.switches)
+        place = self._experts(ttt.lm, ttt.retriever, ttt.switches)
         scorer = ttt.scorer(found.scored)
         yield Step(0, scorer(), evaluation_operations=scorer.operations())
-        place = self.folder(ttt.lm, ttt.retriever, ttt.switches)
         for k in sorted(wanted - {0}):
             start = time.perf_counter()
             near, shares = self._nearest(ttt, place, found.query, k)
