@@ -183,7 +183,7 @@ def test_a_document_does_not_choose_its_own_threshold():
     every = two_domains()
     every = pd.concat([every, walk([100.0, 1.0, 200.0], 99, "long")])
     made = stopping.cross_validated(every, stopping.RULES["one k for a domain"]).set_index(["domain", "document"])
-    fold = stopping._folds(made.index, stopping.SEED)
+    fold = stopping._folds(made.index)
     assert np.bincount(fold).tolist() in ([12, 13], [13, 12])
     odd = made.index.get_loc(("long", 99))
     assert made["k"].iloc[odd] == 2, "its own half is not what its threshold was chosen on"

@@ -130,22 +130,20 @@ def start_workers(kind: type, arguments: Iterable[tuple[Any, ...]], device: str 
     return [actor.remote(*each) for each in given]
 
 
-def results(references: Any, timeout: float | None = None) -> Any:
+def results(references: Any) -> Any:
     """Wait for one or several results; an error in a worker is raised here as it was raised there.
 
     Raises
     ------
     ClusterError
-        If the workers died more than `RETRIES` times, or there is no result after `timeout` seconds.
+        If the workers died more than `RETRIES` times.
     """
     import ray
 
     try:
-        return ray.get(references, timeout=timeout)
+        return ray.get(references)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
-    except ray.exceptions.GetTimeoutError as error:
-        raise ClusterError(f"no answer after {timeout:.0f} s: is a CPU free? See `ray status`") from error
     except ray.exceptions.RayError as error:
         raise ClusterError(f"its worker died {RETRIES + 1} times, for want of memory? {error}") from error
 

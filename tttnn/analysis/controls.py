@@ -130,8 +130,8 @@ def _bounds(name: str, found: Interval) -> dict[str, float]:
     return {name: found.value, "low": found.low, "high": found.high}
 
 
-def shares_of_gain(rows: pd.DataFrame, names: Iterable[str], k: int, of: str = "nearest") -> pd.DataFrame:
-    """How much of a variant's gain another one brings, too.
+def shares_of_gain(rows: pd.DataFrame, names: Iterable[str], k: int) -> pd.DataFrame:
+    """How much of the gain of nearest neighbours other variants bring, too.
 
     Parameters
     ----------
@@ -140,19 +140,17 @@ def shares_of_gain(rows: pd.DataFrame, names: Iterable[str], k: int, of: str = "
     names : iterable of str
         Variants.
     k : int
-    of : str
-        The variant whose gain is 100%.
 
     Returns
     -------
     DataFrame
-        One row per (variant, domain): variant, domain, documents, share ((1 - ratio) / (1 - ratio of the other)), low,
-        high (95% interval over documents resampled in pairs). Missing where the other has no clear gain: where it is
+        One row per (variant, domain): variant, domain, documents, share ((1 - ratio) / (1 - ratio of nearest)), low,
+        high (95% interval over documents resampled in pairs). Missing where nearest has no clear gain: where it is
         not better after than before in at least 97.5% of the resamples.
     """
     import pandas as pd
 
-    whole, made = ends(rows[rows["variant"] == of], k), []
+    whole, made = ends(rows[rows["variant"] == "nearest"], k), []
     for name in names:
         pairs = ends(rows[rows["variant"] == name], k).merge(whole, on=KEY, suffixes=("", "_of"))
         for domain, part in pairs.groupby("domain", sort=True):
@@ -191,9 +189,7 @@ def copying(rows: pd.DataFrame, k: int) -> pd.DataFrame:
     return documents[[*KEY, "gain"]].merge(most, on=KEY).merge(first, on=KEY)
 
 
-def rank_correlation(
-    table: pd.DataFrame, first: str, second: str, by: str | None = None, resamples: int = RESAMPLES // 10
-) -> Interval:
+def rank_correlation(table: pd.DataFrame, first: str, second: str, by: str | None = None) -> Interval:
     """Spearman's rank correlation of two columns, with a 95% interval over resampled rows.
 
     Parameters
@@ -204,10 +200,9 @@ def rank_correlation(
     by : str, optional
         Rank within the groups of this column, so that differences between groups do not count. A group that is
         constant in a column, or has fewer than LEAST_RANKED rows, is left out.
-    resamples : int
     """
     groups = [part for _, part in table.groupby(by, sort=True) if len(part) >= LEAST_RANKED] if by else [table]
-    generator = np.random.default_rng(SEED)
+    generator, resamples = np.random.default_rng(SEED), RESAMPLES // 10
     sums = np.zeros((3, 1 + resamples))  # of products and of both squares, over groups
     for part in groups:
         drawn = generator.integers(len(part), size=(len(part), resamples))

@@ -222,7 +222,7 @@ def by_domain(costs: pd.DataFrame) -> pd.DataFrame:
     return ratio.assign(**{MEAN: ratio.mean(axis=1)}).rename_axis(columns=None)
 
 
-def at_equal_operations(costs: pd.DataFrame, against: str = PLAIN, cost: str = "operations") -> pd.DataFrame:
+def at_equal_operations(costs: pd.DataFrame, against: str = PLAIN) -> pd.DataFrame:
     """Each method at each k against plain TTT-NN with as many operations.
 
     That one's nats of each document are interpolated between the two scored k whose mean costs lie around; below the
@@ -234,16 +234,14 @@ def at_equal_operations(costs: pd.DataFrame, against: str = PLAIN, cost: str = "
         Of `method_costs`.
     against : str
         Method.
-    cost : str
-        "operations" or "seconds".
 
     Returns
     -------
     DataFrame
-        One row per (method, k > 0): method, k, documents, operations or seconds (mean), bits_per_byte, against_k (may
-        lie between two), against_bits_per_byte, difference (below 0 the method is ahead) with the ends low and high of
-        its 95% interval over documents resampled within domains in pairs, clear (whether that excludes 0), within
-        (whether the other one has been run at that cost).
+        One row per (method, k > 0): method, k, documents, operations (mean), bits_per_byte, against_k (may lie
+        between two), against_bits_per_byte, difference (below 0 the method is ahead) with the ends low and high of its
+        95% interval over documents resampled within domains in pairs, clear (whether that excludes 0), within (whether
+        the other one has been run with as many).
 
     Raises
     ------
@@ -255,20 +253,20 @@ def at_equal_operations(costs: pd.DataFrame, against: str = PLAIN, cost: str = "
     plain = costs[costs["method"] == against]
     if not len(plain):
         raise RowsError(f"no rows of {against!r}: there are {', '.join(costs['method'].unique())}")
-    nats, curve = plain.pivot(index=KEY, columns="k", values="nats"), plain.groupby("k")[cost].mean()
+    nats, curve = plain.pivot(index=KEY, columns="k", values="nats"), plain.groupby("k")["operations"].mean()
     places, spent = nats.columns.to_numpy(float), curve.to_numpy()
     made = []
     for (method, k), part in costs[(costs["k"] > 0) & (costs["method"] != against)].groupby(
         ["method", "k"], sort=False
     ):
-        mean = float(part[cost].mean())
+        mean = float(part["operations"].mean())
         between = float(np.interp(mean, spent, places))
         right = int(np.searchsorted(places, between))
         left = max(right - 1, 0)
         share = (places[right] - between) / (places[right] - places[left]) if right != left else 0.0
         other = nats.iloc[:, left] * share + nats.iloc[:, right] * (1 - share)
         pairs = part.merge(other.rename("other").reset_index(), on=KEY)
-        facts = {"method": method, "k": k, "documents": len(pairs), cost: mean}
+        facts = {"method": method, "k": k, "documents": len(pairs), "operations": mean}
         within = bool(spent[0] <= mean <= spent[-1])
         made.append(facts | _gap(pairs) | {"against_k": between, "within": within})
     return pd.DataFrame(made)

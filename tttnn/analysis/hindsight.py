@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tttnn.analysis.advice import full_run
@@ -17,19 +16,11 @@ if TYPE_CHECKING:
 
 TRIALS, FULL = "variants/nearest", "seven-domains"  # a step on each neighbour, and two of them
 MODELS = ("gpt2-xs-general", "gpt2-xs-pile")
+DOCUMENTS, NEIGHBOURS = (4, 6, 10), (5, 10, 20)  # of the trials
 
 
-def hindsight(
-    models: Iterable[str] = MODELS, documents: Iterable[int] = (4, 6, 10), ks: Iterable[int] = (5, 10, 20)
-) -> pd.DataFrame:
-    """Set what a trial of few documents would have advised for a domain beside its full run.
-
-    Parameters
-    ----------
-    models : iterable of str
-        Archived as trials and in full.
-    documents, ks : iterable of int
-        Of the trials: the first so many documents, and so many neighbours.
+def hindsight() -> pd.DataFrame:
+    """Set what a trial of few documents, the first ones, would have advised for a domain beside its full run.
 
     Returns
     -------
@@ -42,14 +33,14 @@ def hindsight(
     import pandas as pd
 
     made = []
-    for model in models:
+    for model in MODELS:
         trials, whole = archived(FOLDER / TRIALS, model).rows, ends(archived(FOLDER / FULL, model).rows, max(PLACES))
         for domain, part in whole.groupby("domain"):
             truth, rows = float(part["after"].sum() / part["before"].sum()), trials[trials["domain"] == domain]
             rows = rows.assign(nats=rows["nats"].where(rows["k"].isin(PLACES)))
-            for count in documents:
+            for count in DOCUMENTS:
                 first = rows[rows["document"].isin(rows["document"].drop_duplicates().head(count))]
-                for k in ks:
+                for k in NEIGHBOURS:
                     facts = {"model": model, "documents": count, "k": k, "domain": domain, "full": truth}
                     made.append(facts | _advised(first, k, truth))
     return pd.DataFrame(made)

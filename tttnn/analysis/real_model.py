@@ -80,14 +80,14 @@ def resting_on(lines: pd.DataFrame, real: pd.DataFrame, run: str) -> list[str]:
     return [f"{line.documents} ({conditions(line)})" for line in lines.itertuples()]
 
 
-def unfinished(rows: pd.DataFrame, k: int, domains: Sequence[str] = SEVEN, enough: int = ENOUGH) -> str:
+def unfinished(rows: pd.DataFrame, k: int, domains: Sequence[str] = SEVEN) -> str:
     """Name the domains that have fewer documents than a figure needs, in words; empty if there is none."""
     counts = ends(rows, k)["domain"].value_counts()
-    short = [(name, int(counts.get(name, 0))) for name in domains if counts.get(name, 0) < enough]
-    return ", ".join(f"{name} ({count or 'none'} of {enough})" for name, count in short)
+    short = [(name, int(counts.get(name, 0))) for name in domains if counts.get(name, 0) < ENOUGH]
+    return ", ".join(f"{name} ({count or 'none'} of {ENOUGH})" for name, count in short)
 
 
-def prefix_effect(run: str = RUN) -> pd.DataFrame:
+def prefix_effect() -> pd.DataFrame:
     """How much the token before a text matters: by domain, of the real model as it is.
 
     Returns
@@ -99,7 +99,7 @@ def prefix_effect(run: str = RUN) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = pd.DataFrame(read_json(FOLDER / run / "prefix.json")["rows"])
+    rows = pd.DataFrame(read_json(FOLDER / RUN / "prefix.json")["rows"])
     rows["apart"] = (rows["eos"] / rows["h200"] - 1).abs()
     sums = rows.groupby("domain")[["bos", "eos"]].sum()
     each = rows.groupby("domain")

@@ -236,25 +236,21 @@ def early_share(rows: pd.DataFrame, few: int = 5, k: int = 20) -> float:
     return float((nats[0] - nats[few]) / (nats[0] - nats[k]))
 
 
-def before_after(
-    rows: pd.DataFrame, k: int, by: str = "domain", resamples: int = RESAMPLES, seed: int = SEED
-) -> pd.DataFrame:
-    """Corpus values before and after k neighbours, for each domain (or model, ...).
+def before_after(rows: pd.DataFrame, k: int, resamples: int = RESAMPLES, seed: int = SEED) -> pd.DataFrame:
+    """Corpus values before and after k neighbours, for each domain.
 
     Parameters
     ----------
     rows : DataFrame
         Of :func:`~tttnn.experiment.runner.run`, scored at 0 and k.
     k : int
-    by : str
-        Column to group by.
     resamples, seed : int
         Of the bootstrap.
 
     Returns
     -------
     DataFrame
-        One row a group: documents, failures, before and after (bits/byte), ratio, low, high (95% interval of
+        One row a domain: domain, documents, failures, before and after (bits/byte), ratio, low, high (95% interval of
         the ratio), better (share of documents that improved), byte and word perplexity before and after.
 
     Raises
@@ -268,8 +264,8 @@ def before_after(
     scored = sorted({int(place) for place in rows.loc[rows["nats"].notna(), "k"]})
     if max(scored, default=0) > 0 and k not in scored:
         raise RowsError(f"k={k}: scored at {', '.join(map(str, scored))}")
-    parts = rows.groupby(by, sort=True)
-    return pd.DataFrame([{by: name} | _before_after(part, k, resamples, seed) for name, part in parts])
+    parts = rows.groupby("domain", sort=True)
+    return pd.DataFrame([{"domain": name} | _before_after(part, k, resamples, seed) for name, part in parts])
 
 
 def _before_after(part: pd.DataFrame, k: int, resamples: int, seed: int) -> dict[str, float]:
@@ -307,23 +303,23 @@ def _perplexity(nats: float, units: float) -> float:
     return math.exp(nats / units) if nats / units < 709 else math.inf
 
 
-def curve(rows: pd.DataFrame, by: str = "domain") -> pd.DataFrame:
+def curve(rows: pd.DataFrame) -> pd.DataFrame:
     """Corpus values at every scored k, and the mean training loss on the k-th neighbour (Figure 3 of the report).
 
     Returns
     -------
     DataFrame
-        One row per (group, k): bits_per_byte, byte_perplexity, word_perplexity, ratio (to k = 0), loss
+        One row per (domain, k): bits_per_byte, byte_perplexity, word_perplexity, ratio (to k = 0), loss
         (nats/token, mean over gradient steps; missing at 0).
     """
-    scored = rows[rows["nats"].notna()]
-    sums = scored.groupby([by, "k"], as_index=False)[["nats", "bytes", "words"]].sum()
+    scored, key = rows[rows["nats"].notna()], ["domain", "k"]
+    sums = scored.groupby(key, as_index=False)[["nats", "bytes", "words"]].sum()
     sums["bits_per_byte"] = sums["nats"] / sums["bytes"] / math.log(2)
     sums["byte_perplexity"] = np.exp(sums["nats"] / sums["bytes"])
     sums["word_perplexity"] = np.exp(np.minimum(sums["nats"] / sums["words"], 709))
-    zero = sums[sums["k"] == 0].set_index(by)["bits_per_byte"]
-    sums["ratio"] = sums["bits_per_byte"] / sums[by].map(zero)
+    zero = sums[sums["k"] == 0].set_index("domain")["bits_per_byte"]
+    sums["ratio"] = sums["bits_per_byte"] / sums["domain"].map(zero)
     stepped = rows[rows["steps"] > 0]
-    weighted = stepped.assign(total=stepped["loss"] * stepped["steps"]).groupby([by, "k"])[["total", "steps"]].sum()
+    weighted = stepped.assign(total=stepped["loss"] * stepped["steps"]).groupby(key)[["total", "steps"]].sum()
     losses = (weighted["total"] / weighted["steps"]).rename("loss").reset_index()
-    return sums.drop(columns=["nats", "bytes", "words"]).merge(losses, on=[by, "k"], how="left")
+    return sums.drop(columns=["nats", "bytes", "words"]).merge(losses, on=key, how="left")

@@ -184,16 +184,16 @@ def _taken(nats: pd.DataFrame, places: np.ndarray) -> np.ndarray:
     return nats.to_numpy()[np.arange(len(nats)), places]
 
 
-def cross_validated(rows: pd.DataFrame, rule: StoppingRule, seed: int = SEED) -> pd.DataFrame:
+def cross_validated(rows: pd.DataFrame, rule: StoppingRule) -> pd.DataFrame:
     """Stop each document by a threshold that was chosen on the other half of the documents.
+
+    Each domain is split evenly.
 
     Parameters
     ----------
     rows : DataFrame
         Of :func:`~tttnn.experiment.runner.run`, one model and one variant.
     rule : StoppingRule
-    seed : int
-        Of the halves; each domain is split evenly.
 
     Returns
     -------
@@ -204,7 +204,7 @@ def cross_validated(rows: pd.DataFrame, rule: StoppingRule, seed: int = SEED) ->
     import pandas as pd
 
     nats, signal = scored_nats(rows), signals(rows, rule)
-    fold = _folds(nats.index, seed)
+    fold = _folds(nats.index)
     groups = _groups(rows, nats.index) if rule.grouped else np.full(len(nats), "")
     places = np.empty(len(nats), dtype=int)
     for test in range(FOLDS):
@@ -217,9 +217,9 @@ def cross_validated(rows: pd.DataFrame, rule: StoppingRule, seed: int = SEED) ->
     return pd.DataFrame({"k": nats.columns.to_numpy()[places], **made}, index=nats.index).reset_index()
 
 
-def _folds(documents: pd.MultiIndex, seed: int) -> np.ndarray:
+def _folds(documents: pd.MultiIndex) -> np.ndarray:
     """The half of each document, shape (documents,)."""
-    order = np.random.default_rng(seed).permutation(len(documents))
+    order = np.random.default_rng(SEED).permutation(len(documents))
     fold = documents.to_frame(index=False).iloc[order].groupby("domain").cumcount() % FOLDS
     return fold.sort_index().to_numpy()
 

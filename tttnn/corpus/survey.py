@@ -25,6 +25,7 @@ BY_STEM = re.compile(
     rf"((?P<domain>.+)[._-])?(?P<split>{'|'.join(SPLIT_NAMES)})([._-]\d[\w-]*)?", re.IGNORECASE | re.DOTALL
 )
 SUFFIXES = re.compile(rf"({'|'.join(TABLES).replace('.', r'[.]')})([.]gz|[.]zst)?$", re.IGNORECASE)
+SHOWN = 3  # files that a message names for a reason; it names twice as many reasons
 TOOL_FOLDERS = {"node_modules", "__pycache__"}
 RESULTS = ("run.json", "trial.json")  # one of them lies in a folder of this program's results
 DICT, STATE = SAVED = ("dataset_dict.json", "state.json")  # by which a dataset saved with `datasets` is known
@@ -130,14 +131,15 @@ def is_saved_dataset(folder: Path) -> bool:
     return any((folder / name).is_file() for name in SAVED)
 
 
-def some(ignored: list[tuple[str, str]], most: int = 3) -> str:
+def some(ignored: list[tuple[str, str]]) -> str:
     """Name some of the files that are not read, one or more for each reason."""
     reasons = dict.fromkeys(reason for _, reason in ignored)
     named = []
     for reason in reasons:
         own = [repr(name) for name, each in ignored if each == reason]
-        named.append(f"{', '.join(own[:most])}{f' and {len(own) - most} more' if len(own) > most else ''}: {reason}")
-    return "; ".join(named[: 2 * most]) + (f"; {len(named) - 2 * most} other reasons" if len(named) > 2 * most else "")
+        named.append(f"{', '.join(own[:SHOWN])}{f' and {len(own) - SHOWN} more' if len(own) > SHOWN else ''}: {reason}")
+    more = len(named) - 2 * SHOWN
+    return "; ".join(named[: 2 * SHOWN]) + (f"; {more} other reasons" if more > 0 else "")
 
 
 def _below(folder: Path, above: str, kept: Path) -> Iterator[Seen]:

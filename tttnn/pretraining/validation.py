@@ -87,7 +87,7 @@ def bits_per_byte(model: PreTrainedModel, text: ValidationText, settings: Settin
     return nats / text.size / math.log(2)
 
 
-def validate(settings: Settings, data: str | Path, folder: str | Path, device: str = "cpu") -> dict[str, float]:
+def validate(settings: Settings, data: str | Path, folder: str | Path) -> dict[str, float]:
     """Measure a finished model again, as for its card.
 
     Parameters
@@ -98,7 +98,6 @@ def validate(settings: Settings, data: str | Path, folder: str | Path, device: s
         The folder that the settings' files are relative to.
     folder : str or Path
         The model in Hugging Face format.
-    device : str
 
     Returns
     -------
@@ -107,7 +106,7 @@ def validate(settings: Settings, data: str | Path, folder: str | Path, device: s
     """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).to(device)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     return validate_model(model, settings, Path(data), Path(folder) / "tokenizer.json")
 
 

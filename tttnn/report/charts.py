@@ -36,6 +36,7 @@ SAID = UNITS | {
     "kind": "kind of index", "task": "domain", "against": "compared with", "gain": "gain (points)",
 }  # fmt: skip
 COUNT = ",d"
+ENOUGH = 0.95  # recall from which a kind of index is drawn as one that will do
 SERIES = {"domain": "line", "series": "mark"}  # of charts whose lines and marks may be anything
 
 
@@ -103,7 +104,7 @@ def _panels(chart: alt.LayerChart, domains: Sequence[str], columns: int) -> alt.
     return panels.resolve_axis(x="independent") if len(domains) % columns else panels
 
 
-def curve_chart(curve: pd.DataFrame, name: str, alt_text: str, by: str = "domain") -> Figure:
+def curve_chart(curve: pd.DataFrame, name: str, alt_text: str) -> Figure:
     """Perplexity, bits per byte and training loss over the number of neighbours (Figure 3 of the report).
 
     Parameters
@@ -113,24 +114,24 @@ def curve_chart(curve: pd.DataFrame, name: str, alt_text: str, by: str = "domain
     """
     import altair as alt
 
-    panels = [_curve_panel(curve, column, by) for column in CURVE_ROWS]
+    panels = [_curve_panel(curve, column) for column in CURVE_ROWS]
     chart = alt.vconcat(*panels).resolve_scale(color="shared", strokeDash="shared")
-    columns = [by, "k", *CURVE_ROWS, "ratio"]
+    columns = ["domain", "k", *CURVE_ROWS, "ratio"]
     return figure(chart, name, alt_text, curve[columns].rename(columns=UNITS))
 
 
-def _curve_panel(curve: pd.DataFrame, column: str, by: str) -> alt.Chart:
+def _curve_panel(curve: pd.DataFrame, column: str) -> alt.Chart:
     import altair as alt
 
     legend = alt.Legend(symbolType="stroke", symbolSize=200) if column == next(iter(CURVE_ROWS)) else None
-    names = sorted(curve[by].unique())
-    data = curve[[by, "k", column]].dropna()
+    names = sorted(curve["domain"].unique())
+    data = curve[["domain", "k", column]].dropna()
     return alt.Chart(data).mark_line().encode(
         x=alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(tickMinStep=1, format="d")),
         y=alt.Y(f"{column}:Q", title=CURVE_ROWS[column], scale=alt.Scale(zero=False)),
-        color=_looks(by, names)[0].title(by).legend(legend),
-        strokeDash=alt.StrokeDash(f"{by}:N", title=by, legend=legend, scale=alt.Scale(domain=names)),
-        tooltip=_tips(by, titles={}, k=COUNT, **{column: ".4f"}),
+        color=_looks("domain", names, "domain")[0].legend(legend),
+        strokeDash=alt.StrokeDash("domain:N", title="domain", legend=legend, scale=alt.Scale(domain=names)),
+        tooltip=_tips("domain", titles={}, k=COUNT, **{column: ".4f"}),
     ).properties(width=540, height=190)  # fmt: skip
 
 
@@ -437,22 +438,22 @@ def compared_chart(gains: pd.DataFrame, name: str, alt_text: str) -> Figure:
     return figure(chart, name, alt_text, data.rename(columns=named))
 
 
-def kinds_cost_chart(rows: pd.DataFrame, name: str, alt_text: str, enough: float = 0.95) -> Figure:
+def kinds_cost_chart(rows: pd.DataFrame, name: str, alt_text: str) -> Figure:
     """Latency over resident memory, a point per kind of index and a panel per size; both axes logarithmic.
 
     Parameters
     ----------
     rows : DataFrame
-        Of ``tttnn.index.planner.measured_rows``. Points with less recall than `enough` are hollow.
+        Of ``tttnn.index.planner.measured_rows``. Points with less recall than `ENOUGH` are hollow.
     """
     import altair as alt
     import pandas as pd
 
-    found = f"recall of at least {enough:.0%}"
+    found = f"recall of at least {ENOUGH:.0%}"
     data = pd.DataFrame({
         "size": [f"{count:,} x {d:,}" for count, d in zip(rows["vectors"], rows["dimension"], strict=True)],
         "kind": rows["kind"], "memory": rows["resident_bytes"] / 1e6, "latency": rows["cpu_p50_ms"],
-        "recall": rows["recall"], found: [("no", "yes")[recall >= enough] for recall in rows["recall"]],
+        "recall": rows["recall"], found: [("no", "yes")[recall >= ENOUGH] for recall in rows["recall"]],
     })  # fmt: skip
     # Names beside the marks would overprint each other.
     hue, shape = _looks("kind", data["kind"].drop_duplicates().tolist(), "kind")

@@ -129,11 +129,11 @@ class Figure:
             parts.append(f'<details class="tttnn-data"><summary>Data of this figure</summary>{rows}</details>')
         return "\n".join(parts)
 
-    def png(self, scale: float = 1.0) -> bytes:
-        """Return the chart as PNG on white; `scale` 1 is one pixel per CSS pixel."""
+    def png(self) -> bytes:
+        """Return the chart as PNG on white, one pixel per CSS pixel."""
         import vl_convert
 
-        return vl_convert.vegalite_to_png(self._static_spec(), scale=scale)
+        return vl_convert.vegalite_to_png(self._static_spec())
 
     def svg(self) -> str:
         """Return the chart as an SVG document on white."""

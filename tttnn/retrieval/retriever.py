@@ -34,6 +34,7 @@ from tttnn.ray_cluster import own_card
 BATCH_DOCUMENTS = 1024
 BATCH_CHARACTERS = 1 << 23  # the texts held in memory while an index is built
 SHOWN = 3  # neighbours in a repr
+SHOWN_CHARACTERS = 40  # of a neighbour's text in it
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +116,9 @@ class Neighbours(tuple[Neighbour, ...]):
         return f"Neighbours({shown}{more})"
 
 
-def shorten(text: str, characters: int = 40) -> str:
+def shorten(text: str) -> str:
     """The beginning of a text, quoted, for a repr."""
-    return repr(text if len(text) <= characters else f"{text[: characters - 3]}...")
+    return repr(text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}...")
 
 
 class Retriever:
