@@ -247,17 +247,17 @@ def bounded_effects(rows: pd.DataFrame, domain: str, k: int) -> pd.DataFrame:
     chance = sampling(own, k).iloc[0]
     ratio, half = chance["ratio_against"], chance["half_width_tested"]
     made = [
-        stated("other documents, as many", "part of the documents", ratio, 0, -half, half, "95% interval"),
+        _stated("other documents, as many", "part of the documents", ratio, 0, -half, half, "95% interval"),
     ]
     for share in (0.05, 0.1):
         line = dropping(own, k, share).iloc[0]
         spread = line["lowest"] - ratio, line["highest"] - ratio
-        made.append(stated(f"{share:.0%} of documents dropped", "documents dropped", ratio, 0, *spread, "worst case"))
-    made += [stated(name, name, ratio) for name in NO_EFFECT]
+        made.append(_stated(f"{share:.0%} of documents dropped", "documents dropped", ratio, 0, *spread, "worst case"))
+    made += [_stated(name, name, ratio) for name in NO_EFFECT]
     return pd.DataFrame(made)
 
 
-def stated(
+def _stated(
     change: str, quirk: str, ratio: float, difference: float = 0.0, low: float = 0.0, high: float = 0.0,
     kind: str = "by construction",
 ) -> dict[str, str | float]:  # fmt: skip

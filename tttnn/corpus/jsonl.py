@@ -198,13 +198,13 @@ def write_jsonl(path: str | Path, documents: Iterable[Document]) -> int:
     path = Path(path)
     count = 0
     with writing(path) as partial, _packing(partial, path.suffix) as file:
-        for line in encode_lines(path, documents):
+        for line in _encode_lines(path, documents):
             file.write(line)
             count += 1
     return count
 
 
-def encode_lines(path: Path, documents: Iterable[Document]) -> Iterator[bytes]:
+def _encode_lines(path: Path, documents: Iterable[Document]) -> Iterator[bytes]:
     """Yield each document as a line of JSON in UTF-8, its line end included; see `write_jsonl` for the errors."""
     for number, document in enumerate(documents):
         try:

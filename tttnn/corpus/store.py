@@ -142,7 +142,7 @@ class TextStore:
         if recognise(jsonl) != facts["jsonl"]:
             raise CorpusError(f"{jsonl} changed while it was indexed: build the table again")
         if check:
-            facts |= {"checked": on_error, "domains": facts["domains"] | recognise(domains_path(table))}
+            facts |= {"checked": on_error, "domains": facts["domains"] | recognise(_domains_path(table))}
         write_json(facts_path(table), facts | {"table": recognise(table)})
         return cls(jsonl, table, domain)
 
@@ -170,7 +170,7 @@ class TextStore:
             return _grouped(list(numbering), codes)
         names = self._facts["domains"]["names"]
         file = {key: value for key, value in self._facts["domains"].items() if key != "names"}
-        return _grouped(names, _open_array(domains_path(self.table), self.table, file))
+        return _grouped(names, _open_array(_domains_path(self.table), self.table, file))
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -400,7 +400,7 @@ def _write_columns(table: Path, parts: Iterable[_Found], check: bool) -> dict[st
     skipped, problem = 0, ""
     with ExitStack() as stack:
         offsets = stack.enter_context(_column(table, "<u8"))
-        domains = stack.enter_context(_column(domains_path(table), "<u4")) if check else None
+        domains = stack.enter_context(_column(_domains_path(table), "<u4")) if check else None
         for found in parts:
             offsets.append(found.starts)
             if domains:
@@ -497,7 +497,7 @@ def frames_path(table: Path) -> Path:
     return table.with_name(table.stem + ".frames.npy")
 
 
-def domains_path(table: Path) -> Path:
+def _domains_path(table: Path) -> Path:
     """Where the domains of the documents of a checked table lie, beside it: codes, ``<u4``, shape (documents,)."""
     return table.with_name(table.stem + ".domains.npy")
 

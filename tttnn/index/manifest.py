@@ -54,7 +54,7 @@ def write_sealed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
     return sealed
 
 
-def read_sealed(path: Path, entries: set[str]) -> dict[str, Any]:
+def _read_sealed(path: Path, entries: set[str]) -> dict[str, Any]:
     """Read what `write_sealed` wrote.
 
     Raises
@@ -90,7 +90,7 @@ def read_card(folder: Path) -> dict[str, Any]:
     DamagedIndex
         If it is damaged, or says what cannot be.
     """
-    card = read_sealed(folder / CARD, CARD_ENTRIES)
+    card = _read_sealed(folder / CARD, CARD_ENTRIES)
     _check_card(folder / CARD, card)
     return card
 
@@ -111,7 +111,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     place = folder / MANIFEST
     if not place.is_file():
         raise NoIndex(f"no index in {folder} (no {MANIFEST}): build it with build_index")
-    manifest = read_sealed(place, MANIFEST_ENTRIES)
+    manifest = _read_sealed(place, MANIFEST_ENTRIES)
     _check_facts(place, manifest, ("count", "dimension"))
     if not isinstance(manifest["shards"], list):
         raise _wrong(place, "its shards are no list")

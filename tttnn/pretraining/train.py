@@ -159,7 +159,7 @@ def _load_mean(model: PreTrainedModel, folders: list[Path]) -> None:
         parameter.copy_(torch.stack(several).mean(0))  # (checkpoints, ...) -> (...)
 
 
-def make_optimizer(settings: Settings, model: PreTrainedModel) -> torch.optim.Optimizer:
+def _make_optimizer(settings: Settings, model: PreTrainedModel) -> torch.optim.Optimizer:
     """AdamW; matrices are decayed, biases and norms are not."""
     parameters = list(model.parameters())
     groups = [
@@ -179,7 +179,7 @@ def learning_rate(settings: Settings, step: int) -> float:
     return settings.learning_rate * (low + (1 - low) * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def matmul_dtype(precision: str, device: str) -> torch.dtype:
+def _matmul_dtype(precision: str, device: str) -> torch.dtype:
     """Resolve the settings' precision on a device."""
     wanted = {"auto": "bfloat16" if device.startswith("cuda") else "float32"}.get(precision, precision)
     return getattr(torch, wanted)
@@ -208,7 +208,7 @@ class Run:
         validation = [read_validation(each, data, tokenizer, settings) for each in settings.validation]
         windows = Windows(tokens, settings.context, settings.batch_tokens // settings.context, settings.seed)
         model = build_model(settings, data, tokenizer).to(device)
-        optimizer = make_optimizer(settings, model)
+        optimizer = _make_optimizer(settings, model)
         counters: dict[str, Any] = {"step": 0, "seconds": 0.0, "loss": None, "data": sha256_file(out / "tokens.npy")}
         if (out / STATE).exists():
             saved = read_checkpoint(out / STATE, model, optimizer)
@@ -271,7 +271,7 @@ class Run:
 
     def _loss(self, trunk: Callable[..., Any], inputs: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood of the targets, both (micro, context), in nats."""
-        dtype = matmul_dtype(self.settings.precision, self.device)
+        dtype = _matmul_dtype(self.settings.precision, self.device)
         layers = nullcontext() if self.settings.compile else fast_layers(inputs.device)
         with layers, torch.autocast(inputs.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16):
             hidden = trunk(input_ids=inputs).last_hidden_state  # (micro, context, width)
@@ -304,7 +304,7 @@ class Run:
             "device_type": self.device,
             "device": _device_name(self.device),
             "threads": torch.get_num_threads(),
-            "precision": str(matmul_dtype(settings.precision, self.device)).removeprefix("torch."),
+            "precision": str(_matmul_dtype(settings.precision, self.device)).removeprefix("torch."),
             "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers")},
             "validation_bits_per_byte": validate_model(self.model, settings, data, tokenizer),
             "curve": curve,

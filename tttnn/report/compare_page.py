@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def compare_page(found: SideBySide) -> str:
     """Return the whole page as HTML that needs no network."""
     sections = [
-        section("All documents of each run", runs_table(found), ratios_figure(found)),
+        section("All documents of each run", _runs_table(found), _ratios_figure(found)),
         section("In pairs, on the documents that both have", *_pairs(found)),
         section("By domain", domains_table(found)),
     ]
@@ -41,7 +41,7 @@ def _lead(found: SideBySide) -> str:
     )
 
 
-def runs_table(found: SideBySide) -> Table:
+def _runs_table(found: SideBySide) -> Table:
     """Each run over all of its documents."""
     units = {"before": "bits/byte", "after": "bits/byte", "ratio": "after / before, 95% interval"}
     return table(_joined(found.table), f"Each run by itself, after {found.k} neighbours.", units, {"better": ".0%"})
@@ -54,7 +54,7 @@ def domains_table(found: SideBySide) -> Table:
     return table(shown, f"After {found.k} neighbours, by domain.", units)
 
 
-def ratios_figure(found: SideBySide) -> Figure:
+def _ratios_figure(found: SideBySide) -> Figure:
     """After / before of each run and domain, with intervals."""
     data = found.domains.rename(columns={"ratio": "value"}).assign(series=found.domains["run"])
     lines = "; ".join(f"{row.run} {row.ratio:.1%}" for row in found.table.itertuples())

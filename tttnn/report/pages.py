@@ -44,7 +44,7 @@ FIRST = """> **{name}**, a chapter of the book *Test-time training on nearest ne
 > notebook with `.venv/bin/papermill`, or in your editor with `.venv/bin/python` as its kernel."""
 
 
-def figure_name(cell: NotebookNode) -> str:
+def _figure_name(cell: NotebookNode) -> str:
     """Return the name of the figure that a cell shows, or nothing."""
     return cell.metadata.get("mystnb", {}).get("figure", {}).get("name", "")
 
@@ -68,7 +68,7 @@ def with_origins(notebook: NotebookNode, name: str, commit: str) -> NotebookNode
     commit = ran(dressed).get("commit", commit)
     _name_tables(dressed, name)
     for cell in dressed.cells:
-        if not figure_name(cell):
+        if not _figure_name(cell):
             continue
         fold = _origin(cell.source, name, _redo(dressed, name), commit)
         for output in cell.outputs:
@@ -114,7 +114,7 @@ def for_download(notebook: NotebookNode, name: str) -> NotebookNode:
             cell.outputs = [output for output in map(_plain_output, cell.outputs) if output]
         figure = cell.metadata.get("mystnb", {}).get("figure", {})
         caption = [
-            new_markdown_cell(f"*{figure_name(cell)}: {_plain_text(text, glued)}*", id=f"{cell.id}-caption")
+            new_markdown_cell(f"*{_figure_name(cell)}: {_plain_text(text, glued)}*", id=f"{cell.id}-caption")
             for text in [figure.get("caption")] if text
         ]  # fmt: skip
         cells += [*caption, cell] if figure.get("caption_before") else [cell, *caption]
@@ -132,7 +132,7 @@ def _name_tables(notebook: NotebookNode, name: str) -> None:
                 continue
             data["text/html"] = data["text/html"].replace(found[0], "", 1)
             caption = MARKUP.sub(r"\\\1", html.unescape(found[1]))
-            own = figure_name(cell) or f"{NUMBERED}{name}-{number}"
+            own = _figure_name(cell) or f"{NUMBERED}{name}-{number}"
             figure = {"name": own, "caption": caption, "caption_before": True}
             cell.metadata["mystnb"] = {**cell.metadata.get("mystnb", {}), "figure": figure}
 

@@ -46,12 +46,12 @@ class ComparedText:
 
     def __repr__(self) -> str:
         before, after = sum(self.before), sum(self.after)
-        return f"{self.caption}: {before:.0f} bits before, {after:.0f} after ({signed(after - before)})"
+        return f"{self.caption}: {before:.0f} bits before, {after:.0f} after ({_signed(after - before)})"
 
     def _repr_html_(self) -> str:
         costs = zip(self.pieces, self.before, self.after, strict=True)
         spans = "".join(_changed(html.escape(piece), before, after) for piece, before, after in costs)
-        legend = " ".join(_changed(f" {signed(bits)} ", 0.0, bits) for bits in (-6.0, -3.0, -1.0, 1.0, 3.0, 6.0))
+        legend = " ".join(_changed(f" {_signed(bits)} ", 0.0, bits) for bits in (-6.0, -3.0, -1.0, 1.0, 3.0, 6.0))
         rows = table(
             self.frame.assign(token=self.frame["token"].map(visible)),
             units=dict.fromkeys(("before", "after", "change"), "bits"),
@@ -76,7 +76,7 @@ def _changed(shown: str, before: float, after: float) -> str:
     return f'<span class="{kind}" style="--share:{share:.2f}"{asked}>{shown}</span>'
 
 
-def signed(bits: float) -> str:
+def _signed(bits: float) -> str:
     """A change in bits with its sign, a true minus."""
     return f"{bits:+.0f}".replace("-", "−")
 

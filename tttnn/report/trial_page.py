@@ -47,7 +47,7 @@ def trial_page(trial: Trial, advice: Advice) -> str:
         section("Where the gain comes from", *_origin(advice)),
         section("What simpler things bring on the same documents", *_simpler(advice)),
         section("What to use", settings_table(trial, advice), f"To evaluate the whole test part so{_instead(trial)}:",
-                code(full_command(trial, advice))),
+                code(_full_command(trial, advice))),
         section("What this was measured on, and what it does not cover", *_limits(trial, advice)),
         *_views(trial),
     ]  # fmt: skip
@@ -263,7 +263,7 @@ def origin_table(advice: Advice) -> Table | None:
     return table(shown[columns], caption, {"gain": "points, 95% interval"}, {"share_of_the_gain": ".0%"})
 
 
-def copied_table(advice: Advice) -> Table:
+def _copied_table(advice: Advice) -> Table:
     """The gain by how much of a document stands in its neighbours."""
     shown = advice.copied.rename(columns={"overlap": "documents that are", "share": "share_of_bits_saved"})
     caption = "The same gain by how much of a document stands, letter by letter, in one of its neighbours."
@@ -271,7 +271,7 @@ def copied_table(advice: Advice) -> Table:
 
 
 def _origin(advice: Advice) -> list[Any]:
-    return [origin_table(advice) or NO_TIME, copied_table(advice)]
+    return [origin_table(advice) or NO_TIME, _copied_table(advice)]
 
 
 def simpler_table(advice: Advice) -> Table | None:
@@ -326,7 +326,7 @@ def settings_table(trial: Trial, advice: Advice) -> Table:
     return table(pd.DataFrame(rows, columns=["setting", "use", "because"]), "Settings for this corpus and model.")
 
 
-def full_command(trial: Trial, advice: Advice) -> str:
+def _full_command(trial: Trial, advice: Advice) -> str:
     """The command that evaluates the whole thing."""
     asked, plan = trial.request, trial.plan
     k = advice.best_k or advice.k

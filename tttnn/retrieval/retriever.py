@@ -76,7 +76,7 @@ class Neighbour:
     uncertainty: float | None = None
 
     def __repr__(self) -> str:
-        return f"Neighbour({self.id}, distance={self.distance:.4g}, text={shorten(self.text)})"
+        return f"Neighbour({self.id}, distance={self.distance:.4g}, text={_shorten(self.text)})"
 
 
 class Neighbours(tuple[Neighbour, ...]):
@@ -116,7 +116,7 @@ class Neighbours(tuple[Neighbour, ...]):
         return f"Neighbours({shown}{more})"
 
 
-def shorten(text: str) -> str:
+def _shorten(text: str) -> str:
     """The beginning of a text, quoted, for a repr."""
     return repr(text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}...")
 

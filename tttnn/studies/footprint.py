@@ -279,7 +279,7 @@ def measure_vectors(kind: str, folder: Path, searches: int, seed: int) -> list[d
     return [{"kind": kind, "after": "opening"} | opened, {"kind": kind, "after": "searching"} | _grown(before)]
 
 
-def measure_kind(kind: str, folder: Path, queries: Path, k: int, seed: int) -> dict[str, Any]:
+def _measure_kind(kind: str, folder: Path, queries: Path, k: int, seed: int) -> dict[str, Any]:
     """Measure one index in this process; see `kind_footprint`, which starts a process for it."""
     from tttnn.index import Index, build_index
 
@@ -339,7 +339,7 @@ def _main(what: str, kind: str, *arguments: str) -> None:
     measures: dict[str, Callable[..., Any]] = {
         "texts": measure_texts,
         "vectors": measure_vectors,
-        "kind": measure_kind,
+        "kind": _measure_kind,
     }
     json.dump(measures[what](kind, *map(Path, paths), int(number), int(seed)), sys.stdout)
 

@@ -155,7 +155,7 @@ class Trial:
     facts : dict
         Machine, versions, corpus, index, seconds spent: JSON values.
     views : list of dict
-        Tokens of a document that gains and of one that loses, see `token_view`; fewer if time was short.
+        A document that gains and one that loses: what each token costs before and after; fewer if time was short.
     folder : Path
     tokenizer : PreTrainedTokenizerBase
         Of the model.

@@ -133,7 +133,7 @@ class Work:
         if ratio.empty:
             return []
         chosen = dict.fromkeys([ratio.idxmin(), ratio.idxmax()])
-        views = [token_view(self.ttt, fits[key], self.plan.k) for key in chosen]
+        views = [_token_view(self.ttt, fits[key], self.plan.k) for key in chosen]
         write_json(path, plain(views))
         return views
 
@@ -143,7 +143,7 @@ def _count(rows: pd.DataFrame) -> int:
     return len(rows[["domain", "document"]].drop_duplicates())
 
 
-def token_view(ttt: TTT, document: DrawnDocument, k: int) -> dict[str, Any]:
+def _token_view(ttt: TTT, document: DrawnDocument, k: int) -> dict[str, Any]:
     """What each token of a document costs before and after k neighbours, and the nearest of these.
 
     Returns
