@@ -117,7 +117,7 @@ def test_sweep_goes_into_a_model_s_card(place):
     corpus = place / "corpus"
     trained = pretrain(tiny_settings(), corpus, place / "trained", "cpu", 1)
     folder = place / "trained" / "model"
-    arguments = ["--corpus", corpus, "--model", folder, "--rates", "1e-3,1e-2", "--ks", "0,1,2", "--card"]
+    arguments = ["--corpus", corpus, "--model", folder, "--rates", "1e-3,1e-2", "--ks", "1,2", "--card"]
     done = called("sweep", *arguments, "--per-domain", 2, "--out", place / "swept", home=place / "home")
     assert done.returncode == 0, done.stderr
     sweep = read_json(folder / "sweep.json")
@@ -272,7 +272,7 @@ def test_errors_are_one_message_without_traceback(place, arguments, message):
         (["run", "--out", "text.txt"], "is a file"),
         (["variants", "nearst", "--out", "o"], "variants='nearst'"),
         (["sweep", "--out", "o", "--rates", "1e-4;2e-4"], "rates='1e-4;2e-4'"),
-        (["sweep", "--out", "o", "--ks", "1,2"], "k = 0"),
+        (["sweep", "--out", "o", "--ks", "0"], "ks=[0]: a ratio needs the score at k = 0 and another one"),
     ],
 )
 def test_what_can_be_checked_is_checked_before_an_index_is_built(place, capsys, monkeypatch, arguments, message):

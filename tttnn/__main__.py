@@ -501,13 +501,13 @@ def sweep(
     from tttnn.corpus import open_corpus
     from tttnn.experiment import run_facts
     from tttnn.experiment.checks import Asked, check_writable
-    from tttnn.experiment.sweep import checked_rates, places_with_zero, record
+    from tttnn.experiment.sweep import checked_rates, compared_places, record
     from tttnn.experiment.sweep import sweep as compare
     from tttnn.models.model_registry import best_rate
     from tttnn.pretraining.card import keep_sweep
     from tttnn.ttt import Switches
 
-    asked, compared = Asked(places_with_zero(ks), per_domain, seed, "val", max_bytes), checked_rates(rates)
+    asked, compared = Asked(compared_places(ks), per_domain, seed, "val", max_bytes), checked_rates(rates)
     folder = _card_folder(model) if card else None
     out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
     documents = asked.draw(opened)

@@ -14,9 +14,10 @@ from tttnn.experiment.drawing import DrawnDocument, draw_documents
 from tttnn.experiment.record import asked_for, check_belongs
 from tttnn.files import expand, sole_writer
 from tttnn.methods import find_method
-from tttnn.parameters import number, numbers
+from tttnn.parameters import number
 from tttnn.retrieval.strategies import find_strategy
 from tttnn.rows import RowJournal, RowsError
+from tttnn.ttt import check_ks
 
 if TYPE_CHECKING:
     from tttnn.corpus import Corpus
@@ -110,7 +111,7 @@ class Asked:
 
 def checked_ks(ks: Any) -> list[int]:
     """Places of scores, in increasing order, each once."""
-    return sorted({int(k) for k in numbers("ks", ks, least=0, whole=True)})
+    return sorted(check_ks(ks))
 
 
 def with_zero(ks: Any) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.errors import ParameterError
-from tttnn.experiment.checks import checked_ks
+from tttnn.experiment.checks import with_zero
 from tttnn.experiment.drawing import DrawnDocument
 from tttnn.experiment.runner import run
 from tttnn.files import finite, sole_writer
@@ -37,7 +37,7 @@ def sweep(
     rates : sequence of float
         AdamW learning rates.
     ks : sequence of int
-        Where to score; must hold 0.
+        Where to score, and at 0.
     folder : path
         Rows are kept in one folder below it for each rate, so that a killed sweep continues.
     about : dict, optional
@@ -51,13 +51,13 @@ def sweep(
     Raises
     ------
     ParameterError
-        If `ks` lacks 0 or a rate is not positive, before anything is evaluated; if no document could be.
+        If no k is above 0 or a rate is not positive, before anything is evaluated; if no document could be.
     BusyError
         If another process is writing to `folder`.
     """
     import pandas as pd
 
-    rates, ks = checked_rates(rates), places_with_zero(ks)
+    rates, ks = checked_rates(rates), compared_places(ks)
     found = []
     with sole_writer(folder):  # of all rates: between two of them another process would step in
         for rate in rates:
@@ -81,10 +81,10 @@ def checked_rates(rates: Any) -> list[float]:
     return list(dict.fromkeys(found))
 
 
-def places_with_zero(ks: Any) -> list[int]:
-    """Return places of scores in increasing order, if 0 and another one are among them."""
-    places = checked_ks(ks)
-    if places[0] != 0 or len(places) < 2:
+def compared_places(ks: Any) -> list[int]:
+    """Return places of scores in increasing order, 0 among them, if there is another one to set beside it."""
+    places = with_zero(ks)
+    if len(places) < 2:
         raise ParameterError(f"ks={places}: a ratio needs the score at k = 0 and another one")
     return places
 
