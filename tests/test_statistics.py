@@ -9,6 +9,7 @@ from scipy import stats
 
 from tttnn.analysis.archive import archived
 from tttnn.analysis.statistics import (
+    Interval,
     before_after,
     bootstrap_ratio,
     coverage,
@@ -79,6 +80,15 @@ def test_interval_is_seeded_and_refuses_nothing_to_resample():
         bootstrap_ratio(np.array([]), np.array([]))
     with pytest.raises(ValueError, match="same number"):
         bootstrap_ratio(values, values[:2])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "clear"), [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False), (0.0, 0.1, False)]
+)
+def test_an_interval_is_clear_where_it_leaves_out_zero(low, high, clear):
+    found = Interval((low + high) / 2, low, high)
+    assert found.clear is clear
+    assert list(found.columns("gain").items()) == [("gain", found.value), ("low", low), ("high", high)]
 
 
 def test_curve_weights_losses_by_steps():

@@ -280,7 +280,7 @@ def _domains(trial: Trial, k: int) -> pd.DataFrame:
         made.append({
             "domain": name, "documents": len(part), "before": _bits(part["before"], size),
             "after": _bits(part["after"], size), "deflate": float(8 * part["deflated"].sum() / size),
-            "ratio": ratio.value, "low": ratio.low, "high": ratio.high, "full_low": full.low, "full_high": full.high,
+            **ratio.columns("ratio"), "full_low": full.low, "full_high": full.high,
         })  # fmt: skip
     return pd.DataFrame(made)
 
@@ -303,8 +303,7 @@ def _origin(rows: pd.DataFrame, k: int) -> pd.DataFrame:
     for n, name in enumerate(names):
         found = jackknife(values[:, [0, n, n + 1]], lambda sums: (sums[..., 1] - sums[..., 2]) / sums[..., 0])
         share = found.value / whole if whole > 0 else math.nan
-        made.append({"part": name, "documents": len(shared), "share": share, "points": found.value, "low": found.low,
-                     "high": found.high})  # fmt: skip
+        made.append({"part": name, "documents": len(shared), "share": share, **found.columns("points")})
     return pd.DataFrame(made)
 
 

@@ -98,9 +98,8 @@ def _line(claim: Claim, evidence: Evidence, published: pd.DataFrame) -> dict[str
     except Untestable as missing:
         nothing = {"measured": "not measured", "origin": "none", "reason": str(missing)}
         return line | nothing | {"verdict": Verdict.UNTESTABLE.value}
-    numbers = {"value": found.interval.value, "low": found.interval.low, "high": found.interval.high}
     words = {"measured": found.measured, "origin": found.origin, "reason": found.reason}
-    return line | words | numbers | {"verdict": found.verdict.value}
+    return line | words | found.interval.columns("value") | {"verdict": found.verdict.value}
 
 
 def _stated(row: pd.Series) -> str:

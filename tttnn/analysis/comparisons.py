@@ -119,7 +119,7 @@ def _stages(pairs: pd.DataFrame) -> list[dict[str, float | str]]:
         bits = interval(left / size / math.log(2))
         share = interval(left / apart) if clear else Interval(math.nan, math.nan, math.nan)
         made.append({
-            "documents": len(pairs), "stage": name, "value": bits.value, "low": bits.low, "high": bits.high,
+            "documents": len(pairs), "stage": name, **bits.columns("value"),
             "share": share.value, "share_low": share.low, "share_high": share.high,
         })  # fmt: skip
     return made

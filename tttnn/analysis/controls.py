@@ -56,7 +56,7 @@ def mean_ratios(rows: pd.DataFrame, names: Iterable[str], k: int) -> pd.DataFram
     for name in names:
         documents = ends(rows[rows["variant"] == name], k)
         mean = mean_ratio(documents)
-        made.append({"variant": name, "documents": len(documents), **_bounds("ratio", mean)})
+        made.append({"variant": name, "documents": len(documents), **mean.columns("ratio")})
     return pd.DataFrame(made)
 
 
@@ -121,13 +121,9 @@ def effects_and_mean(rows: pd.DataFrame, pairs: Mapping[str, str], k: int) -> pd
         ratios = found[found["variant"] == name][["ratio", "ratio_against"]].mean()
         made.append({
             "variant": name, "against": against, "domain": MEAN, "documents": len(both), **ratios,
-            **_bounds("difference", mean), "clear": mean.low > 0 or mean.high < 0,
+            **mean.columns("difference"), "clear": mean.clear,
         })  # fmt: skip
     return pd.concat([found, pd.DataFrame(made)], ignore_index=True)
-
-
-def _bounds(name: str, found: Interval) -> dict[str, float]:
-    return {name: found.value, "low": found.low, "high": found.high}
 
 
 def shares_of_gain(rows: pd.DataFrame, names: Iterable[str], k: int) -> pd.DataFrame:
@@ -164,7 +160,7 @@ def _share(pairs: pd.DataFrame) -> dict[str, float]:
     gain = 1 - after_of / before_of
     if interval(gain).low <= 0:
         return dict.fromkeys(("share", "low", "high"), math.nan)
-    return _bounds("share", interval((1 - after / before) / gain))
+    return interval((1 - after / before) / gain).columns("share")
 
 
 def copying(rows: pd.DataFrame, k: int) -> pd.DataFrame:

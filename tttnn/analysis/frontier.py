@@ -279,8 +279,7 @@ def _gap(pairs: pd.DataFrame) -> dict[str, Any]:
     found: Interval = interval((own - other) / size)
     return {
         "bits_per_byte": float(own[0] / size[0]), "against_bits_per_byte": float(other[0] / size[0]),
-        "difference": found.value, "low": found.low, "high": found.high,
-        "clear": bool(found.low > 0 or found.high < 0),
+        **found.columns("difference"), "clear": found.clear,
     }  # fmt: skip
 
 

@@ -132,7 +132,7 @@ def _compared(part: pd.DataFrame, name: str, against: str) -> dict[str, float]:
     ratio, ratio_against = after / before, after_against / before_against
     found = interval(ratio - ratio_against)
     ratios = {"ratio_against": float(ratio_against[0]), "ratio": float(ratio[0])}
-    return ratios | {"difference": found.value, "low": found.low, "high": found.high}
+    return ratios | found.columns("difference")
 
 
 def dropping(rows: pd.DataFrame, k: int, share: float) -> pd.DataFrame:
@@ -192,8 +192,7 @@ def averages(rows: pd.DataFrame, k: int) -> pd.DataFrame:
         columns = np.stack([before, after, after / before, np.ones_like(before)], axis=1)
         sums = resampled_sums([columns])[:, 0].T
         ratio, mean = sums[1] / sums[0], sums[2] / sums[3]
-        found = interval(mean - ratio)
-        bounds = {"difference": found.value, "low": found.low, "high": found.high}
+        bounds = interval(mean - ratio).columns("difference")
         values = {"ratio_against": ratio[0], "mean": mean[0]}
         made.append({"domain": domain, "documents": len(before), **values, **bounds})
     return pd.DataFrame(made)

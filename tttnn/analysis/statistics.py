@@ -35,6 +35,15 @@ class Interval:
         spec = spec or ".3f"
         return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
+    @property
+    def clear(self) -> bool:
+        """Whether all of it lies on one side of 0, as an effect does whose sign is known."""
+        return self.low > 0 or self.high < 0
+
+    def columns(self, name: str) -> dict[str, float]:
+        """The value as column `name` of a table, and after it the ends as low and high."""
+        return {name: self.value, "low": self.low, "high": self.high}
+
 
 def bootstrap_ratio(
     numerator: np.ndarray, denominator: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED
@@ -288,9 +297,7 @@ def _before_after(part: pd.DataFrame, k: int, resamples: int, seed: int) -> dict
         "documents": len(last),
         "failures": int((part["failure"] != "").sum()),
         **{when: total / size / math.log(2) if size else math.nan for when, total in nats.items()},
-        "ratio": ratio.value,
-        "low": ratio.low,
-        "high": ratio.high,
+        **ratio.columns("ratio"),
         "better": float((last["nats"].to_numpy() < first["nats"].to_numpy()).mean()) if len(last) else math.nan,
         **{f"byte_perplexity_{when}": _perplexity(total, size) for when, total in nats.items()},
         **{f"word_perplexity_{when}": _perplexity(total, words) for when, total in nats.items()},

@@ -80,8 +80,8 @@ def best_and_oracle(rows: pd.DataFrame) -> pd.DataFrame:
         ratios = (float(sums[0] / before[0]) for sums in (at_last, at_best, oracle))
         found = dict(zip(("ratio_last", "ratio_best", "ratio_oracle"), ratios, strict=True))
         made.append({
-            "domain": domain, "documents": len(nats), "k_best": int(best), **found, "lost": lost.value,
-            "low": lost.low, "high": lost.high, "left": found["ratio_best"] - found["ratio_oracle"],
+            "domain": domain, "documents": len(nats), "k_best": int(best), **found,
+            **lost.columns("lost"), "left": found["ratio_best"] - found["ratio_oracle"],
         })  # fmt: skip
     return pd.DataFrame(made)
 
@@ -267,9 +267,7 @@ def _outcome(documents: pd.DataFrame) -> dict[str, float | str]:
     return {
         "neighbours": float(documents["k"].mean()),
         "ratio": float(ratios.mean()),
-        "gain": gain.value,
-        "low": gain.low,
-        "high": gain.high,
+        **gain.columns("gain"),
         "worst": float(ratios.max()),
         "worst_domain": str(ratios.idxmax()),
         "losses": int((ratios > 1).sum()),

@@ -133,8 +133,6 @@ def _effect(pairs: pd.DataFrame) -> dict[str, float]:
         "documents": len(pairs),
         "ratio": float(after[0] / before[0]),
         "ratio_against": float(after_against[0] / before_against[0]),
-        "difference": found.value,
-        "low": found.low,
-        "high": found.high,
-        "clear": bool(found.low > 0 or found.high < 0),
+        **found.columns("difference"),
+        "clear": found.clear,
     }

@@ -122,7 +122,7 @@ def domains_figure(trial: Trial, advice: Advice) -> Figure:
     named = advice.domains.sort_values("documents", ascending=False).head(MOST_DOMAINS)
     whole = pd.DataFrame([{
         "domain": ALL, "documents": advice.documents, "deflate": advice.deflate, "before": advice.before,
-        "after": advice.after, "ratio": advice.ratio.value, "low": advice.ratio.low, "high": advice.ratio.high,
+        "after": advice.after, **advice.ratio.columns("ratio"),
     }])  # fmt: skip
     rows = whole if len(named) < 2 else pd.concat([whole, named[whole.columns]], ignore_index=True)
     alt = (
