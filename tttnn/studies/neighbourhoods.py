@@ -160,6 +160,7 @@ def growing_index(
         If a share is not above 0 and at most 1.
     """
     import pandas as pd
+    from scipy.spatial.distance import cdist
 
     shares = sorted(shares)
     if not shares or not 0 < shares[0] <= shares[-1] <= 1:
@@ -171,17 +172,11 @@ def growing_index(
     for share in shares:
         end = max(1, round(share * len(order)))
         for ids in _slices(order[start:end], BATCH_VECTORS):
-            nearest = np.minimum(nearest, _squared_distances(vectors, retriever.index.vectors(ids)).min(axis=1))
+            apart = cdist(vectors, retriever.index.vectors(ids), "sqeuclidean")  # (queries, ids), in float64
+            nearest = np.minimum(nearest, apart.min(axis=1))
         start = end
         parts.append(known.assign(share=share, documents=end, distance=nearest))
     return pd.concat(parts, ignore_index=True)
-
-
-def _squared_distances(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Squared L2 between all rows: (n, d), (m, d) -> (n, m), in float64, where cancellation does no harm."""
-    ones, others = ones.astype(np.float64), others.astype(np.float64)
-    lengths = np.square(ones).sum(1)[:, np.newaxis] + np.square(others).sum(1)  # (n, m)
-    return np.maximum(lengths - 2 * ones @ others.T, 0)
 
 
 def retrievers_within(
