@@ -75,6 +75,20 @@ def _looks(field: str, names: Sequence[str], title: str | None = None) -> tuple[
     )
 
 
+def _ratio_axis() -> alt.Y:
+    """After / before from below to above: in percent, and not from 0."""
+    import altair as alt
+
+    return alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
+
+
+def _k_axis() -> alt.X:
+    """Neighbours that were trained on, from left to right: whole numbers."""
+    import altair as alt
+
+    return alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(tickMinStep=1, format="d"))
+
+
 def _named_rules(marks: Mapping[float, str], shown: pd.Series, top: float = 2) -> list[alt.Chart]:
     """Lines at values that mean something, each with its name beside it: on the side where the picture goes on.
 
@@ -127,7 +141,7 @@ def _curve_panel(curve: pd.DataFrame, column: str) -> alt.Chart:
     names = sorted(curve["domain"].unique())
     data = curve[["domain", "k", column]].dropna()
     return alt.Chart(data).mark_line().encode(
-        x=alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(tickMinStep=1, format="d")),
+        x=_k_axis(),
         y=alt.Y(f"{column}:Q", title=CURVE_ROWS[column], scale=alt.Scale(zero=False)),
         color=_looks("domain", names, "domain")[0].legend(legend),
         strokeDash=alt.StrokeDash("domain:N", title="domain", legend=legend, scale=alt.Scale(domain=names)),
@@ -147,7 +161,7 @@ def gain_curve_chart(curve: pd.DataFrame, name: str, alt_text: str) -> Figure:
 
     data = curve[["k", "bits_per_byte", "ratio", "low", "high"]]
     percent, above = alt.Axis(format="%", tickCount=5), alt.Scale(zero=False)
-    x = alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(values=data["k"].tolist(), format="d"))
+    x = _k_axis().axis(values=data["k"].tolist(), format="d")
     y = alt.Y("ratio:Q", title="bits after / before", axis=percent, scale=above)
     band = (
         alt.Chart(data).mark_area(opacity=0.2, color=PALETTE[0]).encode(x=x, y=alt.Y("low:Q", scale=above), y2="high:Q")
@@ -332,9 +346,7 @@ def ratio_curves_chart(curves: pd.DataFrame, name: str, alt_text: str) -> Figure
     hue, shape = _looks("model", models, "model")
     dash = {"scale": alt.Scale(domain=origins, range=[[1, 0], [6, 3]]), "title": "run"}
     lines = alt.Chart().mark_line().encode(
-        x=alt.X("k:Q", title="neighbours, k", axis=alt.Axis(tickMinStep=1, format="d")),
-        y=alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)),
-        color=hue, strokeDash=alt.StrokeDash("origin:N", **dash),
+        x=_k_axis(), y=_ratio_axis(), color=hue, strokeDash=alt.StrokeDash("origin:N", **dash),
     )  # fmt: skip
     tooltip = _tips("domain", "model", k=COUNT, ratio=".1%")
     points = alt.Chart().mark_point(size=40, filled=True).encode(
@@ -558,8 +570,7 @@ def walks_chart(table: pd.DataFrame, name: str, alt_text: str, title: str) -> Fi
     color, shape = _looks("series", series, title)
     # The legend has the points; a dash around them would mangle it.
     dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=series), legend=None)
-    x = alt.X("k:Q", title="neighbours, k", axis=alt.Axis(tickMinStep=1, format="d"))
-    y = alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
+    x, y = _k_axis(), _ratio_axis()
     lines = alt.Chart().mark_line().encode(x=x, y=y, color=color, strokeDash=dash)
     points = alt.Chart().mark_point(size=45, filled=True).encode(
         x=x, y=y, color=color, shape=shape,
@@ -612,10 +623,9 @@ def index_gain_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
     values = [value for value in shares if value <= 0.5 or value == 1]  # others would print over each other
     share = alt.X("share:Q", title="share of the index (logarithmic)", axis=alt.Axis(format="%", values=values),
                   scale=alt.Scale(type="log", nice=False))  # fmt: skip
-    ratio = alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
     named = UNITS | {"share": "share of the index"}
     lines = alt.Chart(table).transform_calculate(interval=_interval(".1%")).mark_line().encode(
-        x=share, y=ratio, color=hue, tooltip=_tips("domain", "interval", titles=named, share=".0%", ratio=".1%")
+        x=share, y=_ratio_axis(), color=hue, tooltip=_tips("domain", "interval", titles=named, share=".0%", ratio=".1%")
     )  # fmt: skip
     points = lines.mark_point(size=55, filled=True).encode(shape=shape)
     return figure((lines + points).properties(height=300), name, alt_text, table.rename(columns=named))
@@ -665,8 +675,7 @@ def spent_chart(table: pd.DataFrame, name: str, alt_text: str) -> Figure:
     named = UNITS | {"seconds": "seconds of training per document"}
     lines = alt.Chart(data).mark_line().encode(
         x=alt.X("seconds:Q", title="seconds of training per document (logarithmic)", scale=alt.Scale(type="log")),
-        y=alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False)),
-        color=hue,
+        y=_ratio_axis(), color=hue,
     )  # fmt: skip
     points = lines.mark_point(size=55, filled=True).encode(
         shape=shape, tooltip=_tips("domain", titles=named, k=COUNT, seconds=".2f", ratio=".1%")
@@ -758,8 +767,7 @@ def _chosen_lines(data: alt.Chart, models: list[str]) -> alt.LayerChart:
     shown = {"title": None, "legend": alt.Legend(symbolType="stroke")}
     hue = shown | {"scale": alt.Scale(domain=models, range=colours(models))}
     dash = alt.StrokeDash("model:N", scale=alt.Scale(domain=models), **shown)
-    y = alt.Y("ratio:Q", title="after / before", axis=alt.Axis(format="%"), scale=alt.Scale(zero=False))
-    x = alt.X("k:Q", title="neighbours trained on, k", axis=alt.Axis(format="d"))
+    x, y = _k_axis(), _ratio_axis()
     tooltip = _tips("model", titles={"bits": "bits per byte"}, k=COUNT, ratio=".1%", bits=".3f")
     lines = data.mark_line().encode(x=x, y=y, color=alt.Color("model:N", **hue), strokeDash=dash, tooltip=tooltip)
     points = data.transform_filter("datum.k == k").mark_point(size=70, filled=True).encode(
