@@ -141,8 +141,8 @@ REGISTRY = {
             8_501_760,
             "no code, mathematics, LaTeX or parliament; encyclopedia and e-mail yes",
             "Apache-2.0",
-            "trained by tttnn.pretraining; learning rate that of gpt2-xs-general, not yet chosen by a sweep of its own",
-            TTTSettings(learning_rate=1e-3, max_length=512, context=512),
+            _OURS,
+            TTTSettings(learning_rate=2e-4, max_length=512, context=512),
         ),
         ModelEntry(
             "gpt2-m-general",
@@ -150,8 +150,8 @@ REGISTRY = {
             "no code, mathematics, LaTeX or parliament; encyclopedia and e-mail yes",
             "Apache-2.0",
             "made by `python -m tttnn pretrain gpt2-m-general`, not shipped: give its folder; learning rate that of "
-            "gpt2-xs-general, not yet chosen by a sweep of its own",
-            TTTSettings(learning_rate=1e-3, max_length=512, context=512),
+            "gpt2-s-general, not yet chosen by a sweep of its own",
+            TTTSettings(learning_rate=2e-4, max_length=512, context=512),
         ),
         ModelEntry(
             "gpt2-xs-pile",
