@@ -30,6 +30,15 @@ def glued(path):
     return {name: ast.literal_eval(value) for name, value in kept if value}
 
 
+@each_page
+def test_no_value_of_a_sentence_is_given_twice(path):
+    """The later one would stand in both places."""
+    cells = nbformat.read(path.with_suffix(".ipynb"), 4).cells
+    given = [output.metadata["scrapbook"]["name"] for cell in cells for output in cell.get("outputs", [])
+             if "scrapbook" in output.get("metadata", {})]  # fmt: skip
+    assert sorted(given) == sorted(set(given))
+
+
 def prose(path):
     """Return the text of a chapter with values and links as single words, without formulas, tables and fences."""
     text = "\n\n".join(cell.source for cell in jupytext.read(path).cells if cell.cell_type == "markdown")
