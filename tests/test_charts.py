@@ -85,7 +85,12 @@ def test_a_model_keeps_its_colour_whatever_else_is_in_the_chart():
 
 
 def test_no_two_of_a_kind_look_alike():
-    kinds = (["smollm2-135m", "gpt2-s-general"], ["TTT-NN", "none"], ["flat", "hnsw"], ["arxiv", "wikipedia"])
+    kinds = (
+        ["smollm2-135m", "gpt2-s-general"],
+        ["TTT-NN", "TTT-NN, then dynamic"],
+        ["flat", "hnsw"],
+        ["arxiv", "wikipedia"],
+    )
     names = list(LOOKS)
     for first, last in kinds:
         looks = [LOOKS[name] for name in names[names.index(first) : names.index(last) + 1]]
