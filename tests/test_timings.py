@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from tttnn.analysis import frontier, timings
 from tttnn.analysis.timings import (
     FOLDER,
     bench_rows,
@@ -145,3 +146,19 @@ def test_charts_of_cost_name_their_units(rows):
     tokens = charts.token_line_chart(rows, "fig-b", "Points.")
     assert "seconds" in json.dumps(spent.spec) and "tokens" in json.dumps(tokens.spec)
     assert len(tokens.data) == 6
+
+
+def test_what_pages_say_in_words_of_more_neighbours_holds():
+    """The chapter on cost and Should I use it?: which kinds of text go on gaining to the last neighbour."""
+    spent = timings.spent_and_gained(timings.bench_rows("neighbours"))
+    best = spent.pivot(index="domain", columns="k", values="ratio").idxmin(axis=1)
+    assert set(best.index[best == spent["k"].max()]) >= {"github", "arxiv", "europarl"}
+    assert 0 < best["dm-mathematics"] <= 5
+
+
+def test_what_pages_say_in_words_of_sift_holds():
+    """The chapter on choices: most of the lead of a tuned SIFT is on e-mail."""
+    chosen = frontier.tuned("successors-val", "gpt2-xs-pile")
+    ratios = frontier.by_domain(frontier.method_costs("successors", "gpt2-xs-pile", chosen)).drop(columns=frontier.MEAN)
+    lead = ratios.loc["TTT-NN"] - ratios.loc["SIFT"]
+    assert lead["enron"] > lead.sum() / 2 > 0
