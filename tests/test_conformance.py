@@ -15,20 +15,26 @@ from tttnn.conformance import (
     ConformanceError,
     _found,
     check_method,
+    check_part,
     check_repeatable,
     tiny_loop,
     token_scores,
 )
+from tttnn.errors import ParameterError
 from tttnn.experiment.drawing import DrawnDocument
 from tttnn.experiment.runner import _legal, document_rows
 from tttnn.methods import METHODS, Method, find_method
 from tttnn.methods.training import Training
 from tttnn.methods.ttmm import build
+from tttnn.models.columns import Columns
+from tttnn.models.parts import PARTS, Part
 from tttnn.scoring import IllegalScore, Score
-from tttnn.ttt import Step
+from tttnn.ttt import TTT, Step, Switches
 
 VALUES = {"in-context": "0.5", "unigram": "0.1", "knn-lm": "0.2", "dynamic": "8", "ttt-dynamic": "8", "ttmm": "2"}
 NAMES = [f"{name}:{VALUES[name]}" if name in VALUES else name for name in METHODS]
+TRAINED = [name if part.value is None else f"{name}:{count}" for name, part in PARTS.items()
+           for count in ((0,) if part.value is None else (1, 2))]  # fmt: skip
 
 
 @pytest.fixture
@@ -192,6 +198,82 @@ def test_what_is_not_looked_up_costs_no_retrieval(monkeypatch):
     rows = document_rows_without_neighbours(tiny_loop(), "free", monkeypatch)
     assert [row["k"] for row in rows] == [0, 2] and not any(row["retrieval_seconds"] for row in rows)
     assert "neighbour" not in rows[1] and len(NEIGHBOURS) == 3
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_our_parts_keep_the_rules(name):
+    check_part(name)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_so_do_they_in_models_of_other_makes(lm, name):
+    check_part(name, TTT(lm, switches=Switches(learning_rate=1e-2, max_length=16, max_chunks=1)))
+
+
+def by_chance(model):
+    return [list(model.parameters())[torch.randint(10, ())]]
+
+
+def writing(model):
+    with torch.no_grad():
+        model.lm_head.weight.add_(0.01)
+    return [model.lm_head.weight]
+
+
+def freezing(model):
+    """Says what takes a gradient by itself."""
+    model.requires_grad_(False)
+    return [model.lm_head.weight.requires_grad_(True)]
+
+
+class Spills(Columns):
+    """Writes beyond its columns, too."""
+
+    @torch.no_grad()
+    def write_back(self):
+        super().write_back()
+        self.whole[..., -1] += 0.01
+
+
+def of_some_columns(model):
+    return [Spills(model.transformer.h[0].attn.c_attn.weight, 16)]
+
+
+def unused(model):
+    model.tail = getattr(model, "tail", torch.nn.Linear(2, 2))
+    return model.tail.parameters()
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        (by_chance, r"it selects transformer\.\w.*, and asked again transformer\.\w.*: only the model"),
+        (writing, "selecting its weights changes the model"),
+        (freezing, "selecting its weights changes the model"),
+        (unused, "selecting its weights changes the model"),
+        (of_some_columns, r"transformer\.h\.0\.attn\.c_attn\.weight has changed beyond the part"),
+        (lambda model: [Columns(next(model.parameters()), 0)], r"no step changes transformer\.wte.* \(0 columns\)"),
+        (lambda model: [model.transformer.ln_f.weight], r"without such weights it fails \(AttributeError: .*weight"),
+    ],
+)  # fmt: skip
+def test_a_part_that_breaks_a_rule_is_found(monkeypatch, select, message):
+    monkeypatch.setitem(PARTS, "broken", Part("breaks a rule", select))
+    with pytest.raises(ConformanceError, match=f"^train='broken': .*{message}"):
+        check_part("broken")
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        (lambda model: [], "a gpt2 model has no such weights"),
+        (lambda model: [torch.nn.Parameter(torch.ones(2))], r"no weight of the model \(Parameter\)"),
+        (lambda model: [*model.parameters(), model.lm_head], r"no weight of the model \(Linear\)"),
+    ],
+)
+def test_a_part_that_selects_no_weights_is_refused(monkeypatch, select, message):
+    monkeypatch.setitem(PARTS, "broken", Part("selects something else", select))
+    with pytest.raises(ParameterError, match=f"^train='broken': .*{message}"):
+        check_part("broken")
 
 
 def test_the_worked_example_of_the_page_keeps_the_rules():

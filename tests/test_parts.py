@@ -1,12 +1,15 @@
 """Parts of the weights that are adapted alone: the right ones, nothing else, and as a plain loop would."""
 
+import re
+
 import pytest
 import torch
 from tiny import NEIGHBOURS, TEXT, tiny_gpt2, tiny_gpt_neo, tiny_llama, tiny_qwen2
 
 from tttnn.errors import ParameterError
 from tttnn.models import load_model
-from tttnn.models.parts import find_part, frozen_but
+from tttnn.models.columns import frozen_but
+from tttnn.models.parts import select_part
 from tttnn.ttt import TTT, Switches
 
 NAMES = ["head", "norms", "down", "last:1"]
@@ -20,7 +23,7 @@ def lm(request, tmp_path_factory):
 
 
 def names(lm, part):
-    ids = {id(parameter) for parameter in find_part(lm.model, part)}
+    ids = {id(parameter) for parameter in select_part(lm.model, part)}
     return {name for name, parameter in lm.model.named_parameters() if id(parameter) in ids}
 
 
@@ -60,7 +63,7 @@ def test_a_loop_changes_that_part_alone_and_puts_it_back(lm, part):
 def test_it_equals_a_plain_loop_whose_optimizer_has_that_part_only(lm, part):
     _, nats = changed(lm, part)
     settings = TTT(lm, switches=Switches(learning_rate=RATE, max_length=32, max_chunks=1))
-    scorer, kept = settings.scorer(TEXT), find_part(lm.model, part)
+    scorer, kept = settings.scorer(TEXT), select_part(lm.model, part)
     plain = [scorer().nats]
     with lm.restoring():
         optimizer = torch.optim.AdamW(kept, lr=RATE, eps=lm.settings.eps, weight_decay=0.01, fused=True)
@@ -125,11 +128,14 @@ def test_gradients_are_taken_again_whatever_happens(lm):
         ({"train": "heads"}, r"^train='heads': must be one of head, norms, down, queries, last:N"),
         ({"train": "last:0"}, r"^train='last:0'"),
         ({"train": "last:N"}, r"^train='last:N'"),
+        *(({"train": f"last{more}"}, rf"^train='last{re.escape(more)}': it needs a whole number from 1 to 999999")
+          for more in ("", ":", ":01", ":+1", ":1.0", ":1000000")),
+        ({"train": "head:"}, r"^train='head:': it takes no number"),
         ({"train": 3}, r"^train=3"),
         ({"train": "head", "lora": 8}, r"train='head' and lora=8"),
         ({"train": "head", "weights": "bfloat16"}, r"train='head' and weights='bfloat16'"),
     ],
-)
+)  # fmt: skip
 def test_other_names_and_pairs_are_refused(switches, message):
     with pytest.raises(ParameterError, match=message):
         Switches(**switches)

@@ -1,11 +1,19 @@
-"""Strategies of other packages: found by name, refused where two claim one, named where they are broken."""
+"""Strategies and parts of other packages: found by name, refused where two claim one, named where they are broken."""
 
+import os
 import sys
 
 import pytest
+from command_line import started
+from tiny import tiny_llama
 
+from tttnn import Switches, load_model
+from tttnn.conformance import check_part, tiny_loop
 from tttnn.corpus import Document, write_jsonl
 from tttnn.errors import ParameterError
+from tttnn.experiment.record import identity
+from tttnn.models import parts
+from tttnn.models.parts import find_part, part_names, select_part
 from tttnn.plugins import plugins
 from tttnn.retrieval import open_retriever
 from tttnn.retrieval.conformance import check_strategy
@@ -21,20 +29,32 @@ rule = Rule("all but the nearest", second, most=lambda selection: len(selection)
 valued = Rule("the same", second, value=(0, 1), default=0.5)
 number = 3
 """
+PARTS_SOURCE = """
+from tttnn.models.parts import Part
+
+def first(model, count):
+    for path, parameter in model.named_parameters():
+        if any(f".{block}." in path for block in range(count)):
+            yield parameter
+
+first = Part("the first N blocks", first, value=(1, 9))
+wpe = Part("embeddings of places", lambda model: [p for n, p in model.named_parameters() if n.endswith("wpe.weight")])
+number = 3
+"""
 
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
     """Put a package on the path as pip would: a module and its metadata."""
 
-    def put(package, points, source=SOURCE):
+    def put(package, points, source=SOURCE, group=GROUP):
         place = tmp_path / package
         metadata = place / f"{package}-1.2.dist-info"
         metadata.mkdir(parents=True)
         (place / f"{package}_module.py").write_text(source)
         (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
         lines = "".join(f"{name} = {package}_module:{attribute}\n" for name, attribute in points.items())
-        (metadata / "entry_points.txt").write_text(f"[{GROUP}]\n{lines}")
+        (metadata / "entry_points.txt").write_text(f"[{group}]\n{lines}")
         monkeypatch.syspath_prepend(place)
         plugins.cache_clear()
 
@@ -94,3 +114,44 @@ def test_a_broken_plugin_is_named_in_a_sentence(install, points, source, message
     with pytest.raises(ParameterError, match=f"'mine' of the package broken {message}"):
         find_strategy("mine")
     assert find_strategy("nearest")[1] is None
+
+
+def test_a_part_of_another_package_is_trained_by_name(install, tmp_path):
+    install("other", {"first": "first", "wpe": "wpe"}, PARTS_SOURCE, parts.GROUP)
+    assert part_names() == ["head", "norms", "down", "queries", "last:N", "first", "wpe"]
+    lm = tiny_loop().lm
+    names = {id(parameter): name for name, parameter in lm.model.named_parameters()}
+    assert [names[id(each)] for each in select_part(lm.model, "wpe")] == ["transformer.wpe.weight"]
+    assert {names[id(each)].split(".")[2] for each in select_part(lm.model, "first:1")} == {"0"}
+    check_part("wpe")
+    check_part("first:1")
+    known = [identity(lm, None, Switches(train=name)) for name in ("first:1", "last:1", None)]
+    assert [each.get("train_package") for each in known] == ["other 1.2", None, None]
+    llama = load_model(tiny_llama(tmp_path / "llama")).model
+    with pytest.raises(ParameterError, match=r"^train='wpe': a llama model has no such weights$"):
+        select_part(llama, "wpe")
+    for name in ("first", "first:0", "first:10", "first:01", "first:x"):
+        with pytest.raises(ParameterError, match=f"^train='{name}': it needs a whole number from 1 to 9 after"):
+            Switches(train=name)
+    with pytest.raises(ParameterError, match=r"queries, last:N, first, wpe, with a number for N"):
+        Switches(train="firsts:1")
+
+
+def test_a_part_whose_name_is_taken_or_which_is_none_is_refused(install):
+    install("other", {"head": "wpe", "wpe": "wpe", "mine": "number"}, PARTS_SOURCE, parts.GROUP)
+    install("third", {"wpe": "wpe"}, PARTS_SOURCE, parts.GROUP)
+    with pytest.raises(ParameterError, match=r"'head' of tttnn\.parts is brought by tttnn itself and by other: remove"):
+        Switches(train="head")
+    with pytest.raises(ParameterError, match=r"'wpe' of .* is brought by other and by third: remove"):
+        Switches(train="wpe")
+    with pytest.raises(ParameterError, match="'mine' of the package other is a int: it must be a Part"):
+        Switches(train="mine")
+    assert find_part("last:2")[1] == (2,)
+
+
+def test_the_command_line_lists_parts_of_other_packages(install, tmp_path, monkeypatch):
+    install("other", {"wpe": "wpe"}, PARTS_SOURCE, parts.GROUP)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "other"), prepend=os.pathsep)
+    monkeypatch.setenv("COLUMNS", "200")
+    said = started("run", "--help", home=tmp_path)
+    assert "Part of the weights: head, norms, down, queries, last:N, wpe." in said.stdout

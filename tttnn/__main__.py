@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tttnn.errors import BAD_INPUT, FAILED, INTERRUPTED, TTTNNError
+from tttnn.models.parts import part_names
 
 if TYPE_CHECKING:
     from tttnn.ttt import TTT, Evaluation, Switches
@@ -291,7 +292,7 @@ def run(
     weights: Annotated[str, typer.Option(help="bfloat16: round them to it after each step.")] = "float32",
     ranks: Annotated[int, typer.Option(help="With --keep-optimizer: processes that a domain is dealt to.")] = 1,
     lora: Lora = None,
-    train: Annotated[str | None, typer.Option(help="Part of the weights: head, norms, down, queries, last:N.")] = None,
+    train: Annotated[str | None, typer.Option(help=f"Part of the weights: {', '.join(part_names())}.")] = None,
     loss: Annotated[str | None, typer.Option(help="Of a chunk's second half only: suffix, suffix-query.")] = None,
     reuse: Annotated[int | None, typer.Option(help="A repeated neighbour: new gradient every so many steps.")] = None,
     pace: Annotated[str | None, typer.Option(help="Rate by what is uncertain: uncertainty, stop:ALPHA.")] = None,

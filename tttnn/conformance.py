@@ -1,29 +1,37 @@
 """What a method must keep to for its scores to stand beside others': checks that its author can call in a test.
 
->>> from tttnn.conformance import check_method
+>>> from tttnn.conformance import check_method, check_part
 >>> check_method("unigram:0.1")
+>>> check_part("norms")
 
 The rules: a token's score depends on no later token; each token has one probability, and those of all tokens that could
 stand there sum to 1; the text is passed once, and what is learned from it is learned after its score stands; the same
-seed gives the same scores; the model is afterwards what it was.
+seed gives the same scores; the model is afterwards what it was. A part of the weights, which the switch `train` names,
+adds one: nothing else is changed in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tttnn.errors import TTTNNError
+from tttnn.errors import ParameterError, TTTNNError, first_line
 from tttnn.methods import find_method
 from tttnn.models import LanguageModel
+from tttnn.models.columns import Columns
 from tttnn.models.lora import forked_rng
 from tttnn.models.model_registry import TTTSettings
+from tttnn.models.parts import select_part
 from tttnn.retrieval import Neighbour
 from tttnn.scoring import Score, Scorer
 from tttnn.ttt import TTT, Retrieved, Switches
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz .,\n01"
 CONTEXT = 32
@@ -32,10 +40,12 @@ NEIGHBOURS = ("the dog returns values to the fox.", "a list of values, 0 to 1", 
 KS = (0, 1, 3)
 CLOSE = 1e-4  # nats; what is computed in another order may differ by less
 BEFORE = (0, 12)  # tokens before the place whose probabilities are summed
+SHOWN = 3  # names of weights in a message
+ASKED = 8  # times that a part is selected, as chance may choose the same twice
 
 
 class ConformanceError(TTTNNError):
-    """A method breaks one of the rules; the message says which, and where."""
+    """A method or a part of the weights breaks one of the rules; the message says which, and where."""
 
 
 def tiny_loop(**switches: Any) -> TTT:
@@ -178,6 +188,112 @@ def token_scores(
                 raise ConformanceError(f"{name}: its score at k={step.k} is not from ttt.scorer(found.scored).total")
             found[step.k] = kept[0]
     return found
+
+
+def check_part(name: str, ttt: TTT | None = None) -> None:
+    """Check a part of the weights, which the switch `train` names.
+
+    - It selects weights of the model, the same ones each time, and selecting them changes nothing.
+    - Steps change some of them, and no other weight.
+    - The loop that trains it begins with the model as it is, its scores repeat, and afterwards the model is what it
+      was, bit for bit.
+    - A model without such weights is refused in a sentence, as it is where nothing is selected.
+
+    Parameters
+    ----------
+    name : str
+        As `tttnn.models.parts.find_part` takes it.
+    ttt : TTT, optional
+        A loop on a small model that has such weights, whose learning rate is high enough for a step to be seen.
+        Default: a `tiny_loop`, whose model is a GPT-2 of two blocks.
+
+    Raises
+    ------
+    ConformanceError
+        At the first rule that is broken.
+    ParameterError
+        If there is no such part, or the model has none of its weights.
+    """
+    ttt = ttt or tiny_loop()
+    check_selection(name, ttt)
+    loop = TTT(ttt.lm, ttt.retriever, replace(ttt.switches, train=name))
+    check_changes(name, loop)
+    try:
+        for check in (check_start, check_restored, check_repeatable):
+            check("ttt", loop)
+    except ConformanceError as error:
+        raise ConformanceError(f"train={name!r}: {error}") from error
+    check_refused(name)
+
+
+def check_selection(name: str, ttt: TTT) -> None:
+    """Raise ConformanceError unless a part selects the same weights each time, and leaves the model as it is."""
+    before, model = _state(ttt.lm), ttt.lm.model
+    with forked_rng(model):
+        found = [_selected(model, name) for _ in range(ASKED)]
+    if other := [each for each in found if each != found[0]]:
+        raise ConformanceError(
+            f"train={name!r}: it selects {_listed(found[0])}, and asked again {_listed(other[0])}: only the model and "
+            "the number after the colon may decide that"
+        )
+    if _state(ttt.lm) != before:
+        raise ConformanceError(f"train={name!r}: selecting its weights changes the model")
+
+
+def check_changes(name: str, ttt: TTT) -> None:
+    """Raise ConformanceError unless steps that train a part change some of its weights, and no others."""
+    model, changed = ttt.lm.model, False
+    kept = _selected(model, name)
+    before = {each: parameter.detach().clone() for each, parameter in model.named_parameters()}
+    for step in ttt.adapt(TEXT, NEIGHBOURS, KS):
+        for each, parameter in model.named_parameters():
+            moved = torch.atleast_1d(parameter.detach() != before[each])  # (..., columns)
+            changed |= bool(moved.any())
+            free = kept.get(each, 0) if step.k else 0  # columns that may change
+            if moved[..., free:].any():
+                raise ConformanceError(f"train={name!r}: after {step.k} neighbours, {each} has changed beyond the part")
+    if not changed:
+        raise ConformanceError(f"train={name!r}: no step changes {_listed(kept)}")
+
+
+def check_refused(name: str) -> None:
+    """Raise ConformanceError unless a part is refused with a ParameterError by a model that has no weights."""
+    model = _without_weights(tiny_loop().lm.model)
+    try:
+        select_part(model, name)
+    except ParameterError:
+        return
+    except Exception as error:
+        said = f"{type(error).__name__}: {first_line(error)}"
+        raise ConformanceError(
+            f"train={name!r}: on a model without such weights it fails ({said}): where there are none, select none, "
+            "and the model is refused in a sentence"
+        ) from error
+    raise ConformanceError(f"train={name!r}: it selects weights of a model that has none")
+
+
+def _selected(model: PreTrainedModel, name: str) -> dict[str, int]:
+    """Names of a part's weights, and how many of their columns belong to it."""
+    selected = select_part(model, name)
+    names = {id(parameter): each for each, parameter in model.named_parameters()}
+    return {
+        names[id(weight.whole if isinstance(weight, Columns) else weight)]: torch.atleast_1d(weight).shape[-1]
+        for weight in selected
+    }
+
+
+def _without_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Put an identity in the place of each layer that has weights."""
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if next(child.parameters(recurse=False), None) is not None:
+                setattr(module, name, nn.Identity())
+    return model
+
+
+def _listed(weights: dict[str, int]) -> str:
+    first = [f"{name} ({columns} columns)" for name, columns in weights.items()][:SHOWN]
+    return ", ".join([*first, *([f"... ({len(weights)} in all)"] if len(weights) > SHOWN else [])])
 
 
 class _Watched(TTT):

@@ -23,10 +23,11 @@ from tttnn import operations
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.memory import ADAPTING, COPY, keeping_freed, require
 from tttnn.models import LanguageModel, mean_cross_entropy
+from tttnn.models.columns import Columns, frozen_but
 from tttnn.models.graphs import BucketedSteps, ahead
 from tttnn.models.lora import adapter_size, adapters, forked_rng
 from tttnn.models.model_registry import check_prefix, understand
-from tttnn.models.parts import Columns, check_part, find_part, frozen_but
+from tttnn.models.parts import find_part, select_part
 from tttnn.models.precision import WorkingCopies, tf32
 from tttnn.models.products import bfloat16_is_fast, has_amx
 from tttnn.parameters import number, numbers
@@ -93,8 +94,8 @@ class Switches:
         and no dropout of their own. The model's learning rate is meant for its weights; adapters may want another.
         None: all weights are trained.
     train : str, optional
-        The part of the weights that is trained, by its name in `tttnn.models.parts.PARTS`: "head", "norms", "down" or
-        "queries" or "last:N". None: all weights, as published.
+        The part of the weights that is trained, by its name in `tttnn.models.parts.PARTS` ("head", "norms", "down",
+        "queries" or "last:N") or of another package. None: all weights, as published.
     loss : str, optional
         What of a chunk is predicted. "suffix": its second half, given its first. "suffix-query": the same, with the
         query's head before the chunk, as many tokens as a fourth of `max_length`, by which chunks are shorter. The
@@ -192,7 +193,7 @@ class Switches:
             )
 
     def _check_part(self) -> None:
-        check_part(self.train)
+        find_part(self.train)
         if self.lora is not None:
             raise ParameterError(f"train={self.train!r} and lora={self.lora}: give one of the two")
         if self.weights != "float32":
@@ -352,7 +353,7 @@ class TTT:
         elif self.switches.precision == "float32" and lm.device.type == "cpu" and has_amx():
             log.info("this processor has AMX: with precision=bfloat16 the steps of a large model are far faster")
         rank, part = self.switches.lora, self.switches.train
-        weights = find_part(lm.model, part) if part else list(lm.model.parameters())
+        weights = select_part(lm.model, part) if part else list(lm.model.parameters())
         self._parameters = [] if rank else weights  # what a step changes; adapters come and go
         self._columns = [each for each in weights if isinstance(each, Columns)]
         self._trained = trained = adapter_size(lm.model, rank) if rank else sum(p.numel() for p in weights)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tttnn.files import read_json, write_json
+from tttnn.models import parts
 from tttnn.plugins import package_of
 from tttnn.provenance import made_here
 from tttnn.rows import RowJournal, RowsError, plain
@@ -40,8 +41,10 @@ SHOWN = 40  # characters of a value in a message
 def identity(lm: LanguageModel, retriever: Retriever | Selection | None, switches: Switches) -> dict[str, Any]:
     """Return what rows depend on besides the documents: model, tokenizer, retriever, switches, settings.
 
-    No loop need be made for it, which would ask for the memory to adapt the model.
+    No loop need be made for it, which would ask for the memory to adapt the model. Of another package's part of the
+    weights its version is among them.
     """
+    package = package_of(parts.GROUP, (switches.train or "").partition(":")[0])
     return {
         "model": lm.name,
         "weights": lm.weight_hash(),
@@ -51,6 +54,7 @@ def identity(lm: LanguageModel, retriever: Retriever | Selection | None, switche
         # Scores at k = 0 alone need no retriever; one that is not ours may have a fingerprint only.
         "retriever": getattr(retriever, "identity", None) or getattr(retriever, "fingerprint", None),
         "switches": asdict(switches),
+        **({"train_package": package} if package else {}),
         "settings": asdict(lm.settings),
     }
 

@@ -1,121 +1,154 @@
-"""Parts of a model that can be adapted alone, to see which of its weights a gain needs."""
+"""Parts of a model that can be adapted alone, to see which of its weights a gain needs: what ``train=`` takes.
+
+Those of this package are in `PARTS`. Another package brings one as a `Part` among its entry points of the group
+``tttnn.parts``, under a name that is free; its tests call `tttnn.conformance.check_part`. A notebook writes
+``PARTS["mine"] = Part(...)``.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
 from tttnn.errors import ParameterError
+from tttnn.parameters import number
+from tttnn.plugins import find_plugin, plugins
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedModel
 
-PARTS = {
-    "head": "input embeddings and output head: which tokens there are",
-    "norms": "norms and biases: all weights of fewer than two dimensions",
-    "down": "the last linear layer of each block's MLP",
-    "queries": "what makes the queries of attention, whose keys and values stay",
-    "last:N": "the last N blocks",
-}
-_LAST = re.compile(r"last:([1-9]\d{0,5})")
+GROUP = "tttnn.parts"  # of the entry points of other packages
 
 
-class Columns(nn.Parameter):
-    """The first columns of a larger weight, trained alone: a copy, to be written back after each change.
+@dataclass(frozen=True)
+class Part:
+    """A part of the weights.
 
-    A view of them would do if torch's fused AdamW respected its strides, which it does not.
+    Attributes
+    ----------
+    about : str
+        For tables.
+    select : callable
+        (model) -> its weights of this part in any order, also more than once: parameters of the model, or `Columns` of
+        them. With `value` it is called with the number, too. It changes nothing, and selects nothing in a model that
+        has no such weights, which is then refused in a sentence.
+    value : tuple of int, optional
+        Least and largest whole number after the colon; None: it takes none.
     """
 
-    whole: nn.Parameter
+    about: str
+    select: Callable[..., Iterable[nn.Parameter]]
+    value: tuple[int, int] | None = None
 
-    def __new__(cls, whole: nn.Parameter, count: int) -> Columns:
-        """Take the first `count` columns of a weight, or numbers of a bias."""
-        made = super().__new__(cls, whole.detach()[..., :count].clone())
-        made.whole = whole
-        return made
+    def parse(self, train: str, given: str | None) -> tuple[int, ...]:
+        """Return the number after the colon of a part's name, if it is in range; none where it takes none.
 
-    def take_gradient(self) -> None:
-        """Take the whole weight's gradient over, as far as it is these columns'."""
-        if (gradient := self.whole.grad) is not None:
-            self.grad, self.whole.grad = gradient[..., : self.shape[-1]].contiguous(), None
-
-    @torch.no_grad()
-    def read(self) -> None:
-        """Begin as the whole weight's columns are."""
-        self.copy_(self.whole[..., : self.shape[-1]])
-
-    @torch.no_grad()
-    def write_back(self) -> None:
-        """Write the columns into the whole weight."""
-        self.whole[..., : self.shape[-1]] = self
-
-
-def check_part(name: object) -> None:
-    """Raise ParameterError unless it names a part: see `PARTS`."""
-    if not (isinstance(name, str) and (name in PARTS.keys() - {"last:N"} or _LAST.fullmatch(name))):
-        raise ParameterError(f"train={name!r}: must be one of {', '.join(PARTS)}, with a number for N")
+        Raises
+        ------
+        ParameterError
+            If it is missing, too much, out of range, or spelt in another way than 3: rows are told apart by the name.
+        """
+        if self.value is None:
+            if given is not None:
+                raise ParameterError(f"train={train!r}: it takes no number after a colon")
+            return ()
+        least, most = self.value
+        try:
+            found = number("value", given, least=least, most=most, whole=True)
+        except ParameterError:
+            found = None
+        if found is None or str(found) != given:
+            raise ParameterError(f"train={train!r}: it needs a whole number from {least} to {most} after a colon")
+        return (found,)
 
 
-def find_part(model: PreTrainedModel, name: str) -> list[nn.Parameter]:
+def part_names() -> list[str]:
+    """Names of all parts; of other packages, which are not imported for it, without a sign that they take a number."""
+    own = [name if part.value is None else f"{name}:N" for name, part in PARTS.items()]
+    return own + [name for name in plugins(GROUP) if name not in PARTS]
+
+
+def find_part(name: object) -> tuple[Part, tuple[int, ...]]:
+    """Return what the switch `train` names: a part, and the number after the colon if it takes one.
+
+    Raises
+    ------
+    ParameterError
+        If there is no such part, or its number is missing, too much or out of range; if another package brings the part
+        and cannot be loaded, or brings a name that is taken.
+    """
+    first, colon, given = name.partition(":") if isinstance(name, str) else ("", "", "")
+    part = find_plugin(GROUP, first, Part, OWN) or PARTS.get(first)
+    if part is None:
+        raise ParameterError(f"train={name!r}: must be one of {', '.join(part_names())}, with a number for N")
+    return part, part.parse(str(name), given if colon else None)
+
+
+def select_part(model: PreTrainedModel, name: str) -> list[nn.Parameter]:
     """Return the weights of a part, tied ones once, in the model's order; of a weight that holds more, `Columns`.
 
     Parameters
     ----------
     model : PreTrainedModel
     name : str
-        See `PARTS`.
+        See `find_part`.
 
     Raises
     ------
     ParameterError
-        If there is no such part, or the model has none of its weights, or fewer blocks.
+        If there is no such part, or the model has none of its weights, or fewer blocks; if it selects what is no weight
+        of the model.
     """
-    check_part(name)
-    if name == "head":
-        chosen = _parameters([model.get_input_embeddings(), model.get_output_embeddings()])
-    elif name == "norms":
-        chosen = (parameter for parameter in model.parameters() if parameter.dim() < 2)
-    elif name == "down":
-        chosen = _parameters(_last_linear(block) for block in _blocks(model))
-    elif name == "queries":
-        if columns := [Columns(each, each.shape[-1] // 3) for each in _parameters(_named(model, "c_attn"))]:
-            return list(columns)  # GPT-2 has queries, keys and values side by side
-        chosen = _parameters(_named(model, "q_proj"))
-    else:
-        count, blocks = int(name.removeprefix("last:")), _blocks(model)
-        if count > len(blocks):
-            raise ParameterError(f"train={name!r}: the model has {len(blocks)} blocks")
-        chosen = _parameters(blocks[-count:])
-    kept = {id(parameter) for parameter in chosen}
-    if not kept:
+    from tttnn.models.columns import Columns
+
+    part, value = find_part(name)
+    chosen = {id(each.whole if isinstance(each, Columns) else each): each for each in part.select(model, *value)}
+    if not chosen:
         raise ParameterError(f"train={name!r}: a {model.config.model_type} model has no such weights")
-    return [parameter for parameter in model.parameters() if id(parameter) in kept]
+    kept = [chosen.pop(id(parameter)) for parameter in model.parameters() if id(parameter) in chosen]
+    if chosen:
+        kinds = ", ".join(sorted({type(each).__name__ for each in chosen.values()}))
+        raise ParameterError(f"train={name!r}: it selects what is no weight of the model ({kinds}): mend that part")
+    return kept
 
 
-@contextlib.contextmanager
-def frozen_but(model: nn.Module, kept: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Only the weights to keep take a gradient while it is entered.
+def _head(model: PreTrainedModel) -> Iterator[nn.Parameter]:
+    return _parameters([model.get_input_embeddings(), model.get_output_embeddings()])
 
-    `Columns` begin as the whole weight's, which takes their gradient.
-    """
-    kept = list(kept)
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    ids = {id(parameter.whole if isinstance(parameter, Columns) else parameter) for parameter in kept}
-    try:
-        for parameter, _ in before:
-            parameter.requires_grad_(id(parameter) in ids)
-        for each in kept:
-            if isinstance(each, Columns):
-                each.read()
-        yield
-    finally:
-        for parameter, taken in before:
-            parameter.requires_grad_(taken)
+
+def _norms(model: PreTrainedModel) -> Iterator[nn.Parameter]:
+    return (parameter for parameter in model.parameters() if parameter.dim() < 2)
+
+
+def _down(model: PreTrainedModel) -> Iterator[nn.Parameter]:
+    return _parameters(_last_linear(block) for block in _blocks(model))
+
+
+def _queries(model: PreTrainedModel) -> Iterable[nn.Parameter]:
+    from tttnn.models.columns import Columns
+
+    if columns := [Columns(each, each.shape[-1] // 3) for each in _parameters(_named(model, "c_attn"))]:
+        return columns  # GPT-2 has queries, keys and values side by side
+    return _parameters(_named(model, "q_proj"))
+
+
+def _last(model: PreTrainedModel, count: int) -> Iterator[nn.Parameter]:
+    blocks = _blocks(model)
+    if count > len(blocks):
+        raise ParameterError(f"train='last:{count}': the model has {len(blocks)} blocks")
+    return _parameters(blocks[-count:])
+
+
+PARTS = {
+    "head": Part("input embeddings and output head: which tokens there are", _head),
+    "norms": Part("norms and biases: all weights of fewer than two dimensions", _norms),
+    "down": Part("the last linear layer of each block's MLP", _down),
+    "queries": Part("what makes the queries of attention, whose keys and values stay", _queries),
+    "last": Part("the last N blocks", _last, value=(1, 999_999)),
+}
+OWN = frozenset(PARTS)  # others may come: from a notebook, or from a package that enters its own here when imported
 
 
 def _parameters(modules: Iterable[nn.Module | None]) -> Iterator[nn.Parameter]:
@@ -130,11 +163,14 @@ def _named(model: PreTrainedModel, name: str) -> list[nn.Module]:
 
 def _blocks(model: PreTrainedModel) -> list[nn.Module]:
     """The model's layers: the one list of modules that its trunk has."""
+    from torch import nn
+
     lists = [module for module in model.base_model.children() if isinstance(module, nn.ModuleList)]
     return list(lists[0]) if len(lists) == 1 else []
 
 
 def _last_linear(block: nn.Module) -> nn.Module | None:
+    from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     mlp = getattr(block, "mlp", None)
