@@ -1,6 +1,8 @@
 """All our methods keep the rules, and one that breaks a rule is found by the check for it."""
 
 import re
+import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 from test_ttmm import small_retriever
 
+from tttnn import methods
 from tttnn.conformance import (
     ALPHABET,
     NEIGHBOURS,
@@ -20,14 +23,19 @@ from tttnn.conformance import (
     tiny_loop,
     token_scores,
 )
+from tttnn.corpus import Document, write_jsonl
 from tttnn.errors import ParameterError
 from tttnn.experiment.drawing import DrawnDocument
 from tttnn.experiment.runner import _legal, document_rows
 from tttnn.methods import METHODS, Method, find_method
 from tttnn.methods.training import Training
 from tttnn.methods.ttmm import build
+from tttnn.models import parts
 from tttnn.models.columns import Columns
-from tttnn.models.parts import PARTS, Part
+from tttnn.models.parts import PARTS, Part, select_part
+from tttnn.plugins import plugins
+from tttnn.retrieval import strategies
+from tttnn.retrieval.strategies import STRATEGIES, Selection
 from tttnn.scoring import IllegalScore, Score
 from tttnn.ttt import TTT, Step, Switches
 
@@ -276,10 +284,15 @@ def test_a_part_that_selects_no_weights_is_refused(monkeypatch, select, message)
         check_part("broken")
 
 
-def test_the_worked_example_of_the_page_keeps_the_rules():
-    """Its blocks are executed as they stand there, and its remark on what goes wrong without a line is true."""
+def blocks(kind):
+    """Blocks of code of the page that says how to add something."""
     page = (Path(__file__).parents[1] / "book" / "add_a_method.md").read_text(encoding="utf-8")
-    example, check = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{kind}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+
+
+def test_the_worked_method_of_the_page_keeps_the_rules():
+    """Its blocks are executed as they stand there, and its remark on what goes wrong without a line is true."""
+    example, check = blocks("python")[:2]
     careless = example.replace("if seen:", "if True:").replace("seen.total()", "max(seen.total(), 1)")
     names = {"__name__": "add_a_method"}  # dataclasses looks its module up
     try:
@@ -294,3 +307,71 @@ def test_the_worked_example_of_the_page_keeps_the_rules():
     assert [row["k"] for row in rows] == [0, 20] and rows[1]["nats"] != rows[0]["nats"]
     code = [line for line in example.splitlines() if line.strip()]
     assert len(code) <= 35
+
+
+@pytest.fixture
+def notes(tmp_path, monkeypatch):
+    """A small corpus in the folder that the page names, seen from where its blocks are executed."""
+    monkeypatch.setenv("TTTNN_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    texts = [f"Minutes of meeting {n}: {'bread ' * n} and a recipe" for n in range(20)]
+    write_jsonl(tmp_path / "notes" / "notes.train.jsonl", [Document(text) for text in texts])
+
+
+def test_the_worked_strategy_of_the_page_keeps_the_rules(notes):
+    example, check = blocks("python")[2:4]
+    names = {}
+    try:
+        exec(example, names)
+        exec(check, names)
+        retriever = names["retriever"]
+        chosen = Selection(retriever, "second")
+        assert list(chosen.neighbours("bread", 3)) == list(retriever.neighbours("bread", 6))[::2]
+        with pytest.raises(ParameterError, match="k=11: only 10 of 20 documents qualify for second"):
+            chosen.check_k(11)
+    finally:
+        STRATEGIES.pop("second", None)
+
+
+def test_the_worked_part_of_the_page_keeps_the_rules(lm):
+    example, check = blocks("python")[4:]
+    try:
+        exec(example, {})
+        exec(check, {})
+        check_part("attention", TTT(lm, switches=Switches(learning_rate=1e-2, max_length=16, max_chunks=1)))
+        ids = {id(each) for each in select_part(lm.model, "attention")}
+    finally:
+        PARTS.pop("attention", None)
+    selected = {name for name, parameter in lm.model.named_parameters() if id(parameter) in ids}
+    assert selected == {name for name, _ in lm.model.named_parameters() if re.search(r"\.(self_)?attn\.", name)}
+
+
+@pytest.mark.parametrize("registers", [False, True], ids=["as the page says", "with the line of notebooks"])
+def test_a_package_brings_the_three_examples_of_the_page(notes, tmp_path, monkeypatch, registers):
+    """Installed: a module for each, and the entry points. One that enters its own when imported is not refused."""
+    code, registries = blocks("python"), {"cache": METHODS, "second": STRATEGIES, "attention": PARTS}
+    package, facts = tmp_path / "site" / "my_package", tmp_path / "site" / "my_package-1.dist-info"
+    package.mkdir(parents=True)
+    facts.mkdir()
+    for name, example in zip(registries, code[::2], strict=True):
+        module, last = example.rstrip().rsplit("\n", 1)
+        assert last.endswith("# in a notebook or script; a package leaves this line out, see below")
+        (package / f"{name}.py").write_text(example if registers else module, encoding="utf-8")
+    groups = tomllib.loads(blocks("toml")[0])["project"]["entry-points"]
+    listed = [f"[{group}]\n{name} = {place}\n" for group, each in groups.items() for name, place in each.items()]
+    assert set(groups) == {methods.GROUP, strategies.GROUP, parts.GROUP}
+    (facts / "entry_points.txt").write_text("".join(listed))
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
+    monkeypatch.syspath_prepend(package.parent)
+    plugins.cache_clear()
+    try:
+        for check in code[1::2]:
+            exec(check, {})
+        assert {name: name in known for name, known in registries.items()} == dict.fromkeys(registries, registers)
+    finally:
+        for name, known in registries.items():
+            known.pop(name, None)
+            sys.modules.pop(f"my_package.{name}", None)
+        sys.modules.pop("my_package", None)
+        monkeypatch.undo()
+        plugins.cache_clear()

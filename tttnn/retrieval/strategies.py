@@ -345,6 +345,8 @@ STRATEGIES = {
         f"HullFT: a mean of k of the {POOL} nearest, some repeated, that lies near the query", _hull, repeats=True
     ),
 }  # fmt: skip
+# Others may come: from a notebook, or from a package that enters its own here when imported.
+OWN = frozenset(STRATEGIES)
 
 
 def find_strategy(strategy: str) -> tuple[Rule, float | None]:
@@ -357,7 +359,7 @@ def find_strategy(strategy: str) -> tuple[Rule, float | None]:
         strategy and cannot be loaded, or brings a name that is taken.
     """
     name, _, value = strategy.partition(":")
-    plugin = find_plugin(GROUP, name, Rule, STRATEGIES)
+    plugin = find_plugin(GROUP, name, Rule, OWN)
     if not plugin:
         [name] = names("strategy", [name or strategy], [*STRATEGIES, *plugins(GROUP)])
     rule = plugin or STRATEGIES[name]
