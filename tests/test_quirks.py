@@ -13,10 +13,12 @@ from tiny import LINES, tiny_gpt2, tiny_qwen2
 
 from tttnn import TTT, Switches, load_model
 from tttnn.analysis import quirk_effects
+from tttnn.conformance import ALPHABET, TEXT, tiny_loop
 from tttnn.corpus import Document
+from tttnn.errors import DocumentError, ParameterError
 from tttnn.report import charts
 from tttnn.scoring import Scorer
-from tttnn.studies.quirks import cut_bias, misread, scored_in_ways
+from tttnn.studies.quirks import beginning_over_whole, cut_bias, misread, scored_in_ways
 
 GAP = quirk_effects.Discrepancy("d", 20, report=0.5, original=0.4)
 
@@ -60,6 +62,46 @@ def test_ways_to_score_share_the_weights(tmp_path):
     assert made["bits_after"] == pytest.approx(after.score.nats / math.log(2))
     assert made["bits_after"] < made["bits_before"]
     assert made["cut_after"] < made["inside_after"] <= made["bits_after"]
+
+
+def test_a_beginning_over_the_whole_text_is_that_much_too_cheap():
+    """By hand: a model whose logits are all 0, and a token is a byte."""
+    lm = tiny_loop().lm
+    with torch.no_grad():
+        lm.head[0].zero_()
+    entries, size = len(ALPHABET) + 1, len(TEXT)
+    made = beginning_over_whole(lm, TEXT, 16)
+    assert (made["tokens"], made["scored_bytes"], made["text_bytes"]) == (15, 15, size)
+    assert made["bits"] == pytest.approx(15 * math.log2(entries))
+    assert made["over_scored"] == pytest.approx(math.log2(entries))
+    assert made["over_text"] == pytest.approx(15 / size * math.log2(entries))
+    whole = beginning_over_whole(lm, TEXT[:9], 16)
+    assert (whole["tokens"], whole["scored_bytes"], whole["text_bytes"]) == (8, 8, 9)
+
+
+def test_a_beginning_is_scored_in_one_pass_without_a_token_before_it(lm):
+    ids = torch.tensor([lm.encode(LINES[0])])  # (1, tokens)
+    made = beginning_over_whole(lm, LINES[0], 12)
+    with torch.no_grad():
+        loss = lm.model(ids[:, :12], labels=ids[:, :12]).loss.item()  # the mean over the 11 tokens after the first
+    assert made["bits"] == pytest.approx(11 * loss / math.log(2), rel=1e-5)
+    assert made["scored_bytes"] == len(lm.tokenizer.decode(ids[0, 1:12]))
+
+
+@pytest.mark.parametrize(("text", "sizes"), [("x\u20acyz", [3, 3, 3, 4, 5]), ("\u20acyz", [3, 3, 4, 5])])
+def test_a_character_that_an_end_divides_counts_whole(lm, text, sizes):
+    """A token is a byte here; that of the first token is not scored unless it is a part of a character."""
+    assert len(lm.encode(text)) == len(sizes) + 1 == len(text.encode())
+    made = [beginning_over_whole(lm, text, tokens)["scored_bytes"] for tokens in range(2, len(sizes) + 2)]
+    assert made == sizes
+
+
+def test_a_beginning_that_cannot_be_scored_is_refused(lm):
+    with pytest.raises(ParameterError, match="tokens=65: must be from 2 to 64"):
+        beginning_over_whole(lm, LINES[0], 65)
+    for text in ("", "x"):
+        with pytest.raises(DocumentError, match="fewer than two tokens"):
+            beginning_over_whole(lm, text, 8)
 
 
 def test_misread_counts_what_a_real_file_gives(tmp_path):

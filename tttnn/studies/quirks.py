@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from tttnn.corpus import Document
+from tttnn.errors import DocumentError
 from tttnn.models import LanguageModel
-from tttnn.scoring import Scorer, rolling_windows
+from tttnn.parameters import number
+from tttnn.scoring import Scorer, Window, rolling_windows
 from tttnn.ttt import TTT
 
 if TYPE_CHECKING:
@@ -75,6 +77,52 @@ def scored_in_ways(ttt: TTT, text: str, neighbours: Sequence[str], entries: int)
                   "cut": (bits - less)[inside]}  # fmt: skip
         made |= {f"{name}_{'after' if step.k else 'before'}": each.sum().item() for name, each in values.items()}
     return made
+
+
+def beginning_over_whole(lm: LanguageModel, text: str, tokens: int = 1024) -> dict[str, float]:
+    """Score the beginning of a text, and divide by the bytes of what was scored and by those of the whole text.
+
+    The latter is how we read HullFT's public evaluation: it scores the first 1,024 tokens in one pass, but for the very
+    first, which nothing stands before, and divides by the bytes of all of the text. The longer a text, the less it
+    seems to cost.
+
+    Parameters
+    ----------
+    lm : LanguageModel
+        Scored with its present weights; its tokenizer is a fast one, which knows where tokens end.
+    text : str
+        At least two tokens long. Of one not longer than `tokens` all but the first token is scored.
+    tokens : int
+        How many are kept, the first included.
+
+    Returns
+    -------
+    dict
+        tokens (scored), bits (that they cost), scored_bytes, text_bytes, and in bits per byte over_scored and
+        over_text. Of a character that an end of what is scored divides, all bytes count.
+
+    Raises
+    ------
+    ParameterError
+        If the model does not take so many tokens, or fewer than two are kept.
+    DocumentError
+        If the text is shorter than two tokens, or holds half a character.
+    """
+    tokens = number("tokens", tokens, least=2, most=lm.positions, whole=True)
+    ids = lm.encode(text)[:tokens]
+    if len(ids) < 2:
+        raise DocumentError("the text has fewer than two tokens: the first is not scored, so none would be")
+    nats = Scorer(lm, text).token_nats([Window(ids[:-1], ids[1:])])  # (tokens - 1,)
+    bits = nats.sum(dtype=torch.float64).item() / math.log(2)
+    as_scored = {"add_special_tokens": False, "split_special_tokens": True}  # see LanguageModel.encode
+    places = lm.tokenizer(text, **as_scored, return_offsets_mapping=True, verbose=False)["offset_mapping"]
+    start = min(places[0][1], places[1][0])  # some tokenizers let a token begin after its space
+    scored = len(text[start : places[len(ids) - 1][1]].encode())
+    whole = len(text.encode())
+    return {
+        "tokens": len(ids) - 1, "bits": bits, "scored_bytes": scored, "text_bytes": whole,
+        "over_scored": bits / scored, "over_text": bits / whole,
+    }  # fmt: skip
 
 
 def misread(documents: Mapping[str, Iterable[Document]], escaped: bool = False) -> pd.DataFrame:
