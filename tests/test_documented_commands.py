@@ -195,3 +195,10 @@ def test_the_script_has_the_options(arguments):
 def test_the_pages_show_commands_of_each_kind():
     assert {kind for kind, _ in ALL} == {"tttnn", "tttnn in text", "make", "papermill", "script"}
     assert len(ALL) > 40
+
+
+def test_the_table_of_variables_has_those_that_the_package_reads():
+    page = (ROOT / "book" / "rerun.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(TTTNN_\w+)` \|", page, re.MULTILINE)
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tttnn").rglob("*.py")]
+    assert sorted(listed) == sorted(set(re.findall(r"TTTNN_\w+", "\n".join(sources))))
