@@ -21,12 +21,12 @@ def blocks(monkeypatch, library):
     """Small ones, and the sizes of those that were computed."""
     for name in ("ONEDNN", "TORCH"):
         monkeypatch.setattr(attention, name, replace(getattr(attention, name), size=4, shortest=4))
-    monkeypatch.setattr(attention, "_future", cache(attention._future.__wrapped__))
+    monkeypatch.setattr(attention, "_mask", cache(attention._mask.__wrapped__))
     seen, real = [], attention._weights
 
-    def counted(query, key):
+    def counted(query, key, window):
         seen.append((query.shape[-2], key.shape[-2]))
-        return real(query, key)
+        return real(query, key, window)
 
     monkeypatch.setattr(attention, "_weights", counted)
     return seen
@@ -79,6 +79,21 @@ def test_weights_of_a_longer_text_are_computed_again(blocks, monkeypatch, librar
 def test_a_scale_and_values_of_another_width(blocks):
     wanted = inputs(9, value_width=5)
     assert_same(causal_attention(*wanted, scale=0.7), torchs(*wanted, scale=0.7), wanted)
+
+
+@pytest.mark.parametrize("window", [1, 2, 4, 7, 9, 20])
+@pytest.mark.parametrize("longest", [8, 9])
+def test_a_window_is_a_mask_of_the_last_positions(blocks, monkeypatch, window, longest):
+    monkeypatch.setattr(attention, "HELD", longest)
+    wanted, seen = inputs(9, shared=2), torch.ones(9, 9, dtype=torch.bool).tril()
+    seen &= ~seen.tril(-window)
+    expected = F.scaled_dot_product_attention(*wanted, attn_mask=seen, scale=0.7, enable_gqa=True)
+    assert_same(causal_attention(*wanted, 0.7, window), expected, wanted)
+
+
+def test_no_block_looks_back_beyond_a_window(blocks):
+    causal_attention(*(each[:1, :1] for each in inputs(11)), window=3)
+    assert blocks == [(size, keys + attention.BEYOND) for size, keys in ((4, 4), (4, 7), (3, 6))]
 
 
 def test_scores_so_large_that_exponentials_overflow(blocks):

@@ -47,7 +47,9 @@ ONEDNN = Blocks(size=512, shortest=400, without_gradients=True)
 TORCH = Blocks(size=128, shortest=256, without_gradients=False)
 
 
-def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None) -> Tensor:
+def causal_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, scale: float | None = None, window: int = 0
+) -> Tensor:
     """Attend from each position to itself and those before it.
 
     Parameters
@@ -57,6 +59,8 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float
         Each is shared by as many neighbouring heads as the queries have more.
     scale : float, optional
         Of the products of queries and keys; default: 1 / sqrt(width).
+    window : int
+        How many positions are attended to at most, the last ones; 0: all.
 
     Returns
     -------
@@ -64,7 +68,7 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, scale: float
         Differentiable once. Its memory is ordered (texts, n, heads, width), which is how a model joins the heads.
     """
     scale = queries.shape[-1] ** -0.5 if scale is None else scale
-    return _Attention.apply(queries, keys, values, scale)
+    return _Attention.apply(queries, keys, values, scale, window)
 
 
 def in_blocks(
@@ -94,7 +98,7 @@ def _blocks_for(queries: Tensor, keys: Tensor) -> Blocks:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, scale: float, window: int) -> Tensor:
         blocks = ctx.blocks = _blocks_for(queries, keys)
         queries = torch.mul(queries, scale, out=queries.new_empty(queries.shape))
         keys, values = (F.pad(each, (0, 0, 0, BEYOND)) for each in (keys, values))  # (texts, heads, n + BEYOND, width)
@@ -102,35 +106,34 @@ class _Attention(torch.autograd.Function):
         attended = queries.new_empty(texts, n, heads, values.shape[-1]).transpose(1, 2)  # (texts, heads, n, width)
         held, hold = [], n <= HELD and any(ctx.needs_input_grad)
         for query, key, value, out in _parts(blocks, queries, keys, values, attended):
-            for start, end in _ranges(n, blocks):
-                weights = _weights(query[..., start:end, :], key[..., : end + BEYOND, :])
-                out[..., start:end, :] = _product(weights, value[..., : end + BEYOND, :].mT)  # (..., block, width)
+            for now, seen in _ranges(n, blocks, window):
+                weights = _weights(query[..., now, :], key[..., seen, :], window)
+                out[..., now, :] = _product(weights, value[..., seen, :].mT)  # (..., block, width)
                 if hold:
                     held.append(weights)
         ctx.save_for_backward(queries, keys, values, *held)
-        ctx.scale = scale
+        ctx.scale, ctx.window = scale, window
         return attended
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         queries, keys, values, *held = ctx.saved_tensors
-        n, blocks = queries.shape[2], ctx.blocks
+        n, blocks, window = queries.shape[2], ctx.blocks, ctx.window
         held.reverse()  # so that the first is the next to pop
         of_queries = torch.empty_like(queries)
         # Transposed, (texts, heads, width, n + BEYOND): oneDNN takes a block's weights by column only as second factor.
         of_keys, of_values = (each.new_zeros(each.mT.shape) for each in (keys, values))
         parts = _parts(blocks, queries, keys, values, upstream.contiguous(), of_queries, of_keys, of_values)
         for query, key, value, out, of_query, of_key, of_value in parts:
-            for start, end in _ranges(n, blocks):
-                seen, now = end + BEYOND, slice(start, end)
-                weights = held.pop() if held else _weights(query[..., now, :], key[..., :seen, :])
-                of_value[..., :seen] += _product(out[..., now, :].mT, weights.mT)  # (..., width, seen)
-                of_weights = _product(out[..., now, :], value[..., :seen, :])  # (..., block, seen)
+            for now, seen in _ranges(n, blocks, window):
+                weights = held.pop() if held else _weights(query[..., now, :], key[..., seen, :], window)
+                of_value[..., seen] += _product(out[..., now, :].mT, weights.mT)  # (..., width, seen)
+                of_weights = _product(out[..., now, :], value[..., seen, :])  # (..., block, seen)
                 of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)  # (..., block, seen)
-                of_query[..., now, :] = _product(of_scores, key[..., :seen, :].mT)  # (..., block, width)
-                of_key[..., :seen] += _product(query[..., now, :].mT, of_scores.mT)  # (..., width, seen)
-        return of_queries.mul_(ctx.scale), of_keys[..., :n].mT, of_values[..., :n].mT, None
+                of_query[..., now, :] = _product(of_scores, key[..., seen, :].mT)  # (..., block, width)
+                of_key[..., seen] += _product(query[..., now, :].mT, of_scores.mT)  # (..., width, seen)
+        return of_queries.mul_(ctx.scale), of_keys[..., :n].mT, of_values[..., :n].mT, None, None
 
 
 def _parts(blocks: Blocks, queries: Tensor, keys: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -149,8 +152,11 @@ def _parts(blocks: Blocks, queries: Tensor, keys: Tensor, *others: Tensor) -> It
                 yield tuple(each[first % step :: step] for each, step in zip(text, steps, strict=True))
 
 
-def _ranges(n: int, blocks: Blocks) -> Iterator[tuple[int, int]]:
-    return ((start, min(start + blocks.size, n)) for start in range(0, n, blocks.size))
+def _ranges(n: int, blocks: Blocks, window: int) -> Iterator[tuple[slice, slice]]:
+    """Each block's positions, and those whose keys it takes: from a window before it on, and the masked ones beyond."""
+    for start in range(0, n, blocks.size):
+        end = min(start + blocks.size, n)
+        yield slice(start, end), slice(max(start - window, 0) if window else 0, end + BEYOND)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
@@ -158,18 +164,24 @@ def _product(left: Tensor, right: Tensor) -> Tensor:
     return product(left, right) if left.dim() == 2 else torch.bmm(left, right.mT)
 
 
-def _weights(query: Tensor, key: Tensor) -> Tensor:
+def _weights(query: Tensor, key: Tensor, window: int) -> Tensor:
     """What each position of a block attends to: shape (..., block, keys), rows add up to 1.
 
-    The keys are those of all positions up to the block's last, and of the masked ones beyond.
+    The keys are those of `_ranges`.
     """
     scores = _product(query, key)  # (..., block, keys)
-    size = query.shape[-2]
-    scores[..., -size - BEYOND :] += _future()[:size, : size + BEYOND]
+    size, count = scores.shape[-2:]
+    mask = _mask(window)[:size, : window + size + BEYOND][:, -count:]  # (block, keys or the last of them)
+    scores[..., -mask.shape[1] :] += mask
     return torch.softmax(scores, -1, out=scores)
 
 
 @cache
-def _future() -> Tensor:
-    """Minus infinity where a column comes after its row, 0 elsewhere, for the largest block and what is beyond it."""
-    return torch.full((ONEDNN.size, ONEDNN.size + BEYOND), -math.inf).triu_(1)
+def _mask(window: int) -> Tensor:
+    """Minus infinity where a column is not attended to from its row, 0 elsewhere, for the largest block.
+
+    Columns are the window before the block, the block itself, and what is beyond it.
+    """
+    hidden = torch.full((ONEDNN.size, window + ONEDNN.size + BEYOND), -math.inf)
+    later = hidden.triu(window + 1)
+    return later + hidden.tril() if window else later

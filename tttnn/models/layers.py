@@ -23,8 +23,8 @@ def fast_layers(device: torch.device) -> AbstractContextManager[object]:
 class FastLayers(TorchFunctionMode):
     """While it is entered, what a model calls on a CPU is computed another way; gradients also after it was left.
 
-    Products (Linear, Conv1D) go through oneDNN where that is faster, causal attention is computed in blocks, GPT-2's
-    activation by way of the logistic function.
+    Products (Linear, Conv1D) go through oneDNN where that is faster, causal attention is computed in blocks (GPT-Neo's:
+    see `tttnn.models.gpt_neo`), GPT-2's activation by way of the logistic function.
     """
 
     def __torch_function__(

@@ -92,6 +92,10 @@ def load(source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     except LOADING_ERRORS as error:
         raise ModelError(f"cannot load model '{source}': {cause(error).rstrip('.')}{_hint(source)}") from error
     _fuse_activations(model)
+    if config.model_type == "gpt_neo":
+        from tttnn.models.gpt_neo import replace_attention
+
+        replace_attention(model)
     return model, tokenizer
 
 
