@@ -192,6 +192,17 @@ def test_documents_side_by_side_on_a_cluster_are_refused(place, tmp_path):
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize(("command", "folder"), [("sweep", "lr-0.001"), ("variants", "nearest/model")])
+def test_sweep_and_variants_adapt_documents_side_by_side(place, tmp_path, command, folder):
+    words = line_of(command, place, place / "corpus", tmp_path / "out")
+    done = called(*words, "--documents-at-once", 2, home=place / "home")
+    assert done.returncode == 0, done.stderr
+    [call] = read_json(tmp_path / "out" / folder / "run.json")["calls"]
+    assert call["documents_at_once"] == 2
+    done = called(*words, "--documents-at-once", 0, home=tmp_path / "home")
+    assert done.returncode == 2 and "documents_at_once=0" in done.stderr and not (tmp_path / "home").exists()
+
+
 def test_a_rate_that_diverges_is_null_in_the_card_and_never_the_best(place):
     corpus = place / "corpus"
     pretrain(tiny_settings(), corpus, place / "wild", "cpu", 1)

@@ -27,6 +27,7 @@ from tttnn.experiment.variants import (
     checked_variants,
     run_variants,
 )
+from tttnn.files import read_json
 from tttnn.models import load_model
 from tttnn.retrieval import open_retriever
 from tttnn.retrieval.strategies import Selection
@@ -159,6 +160,18 @@ def test_a_variant_without_a_score_after_neighbours_did_not_lose(ttt, drawn):
         part = rows[(rows["variant"] == "nearest") | (rows["k"] <= left)]
         with pytest.raises(RowsError, match=r"^chunks-4: no score after 1 to 20 neighbours, so nothing to compare"):
             effects(part, {"chunks-4": "nearest"}, 20)
+
+
+def test_documents_at_once_where_a_variant_allows_it(ttt, drawn, tmp_path):
+    names = ["nearest", "shuffled", "rate-2", "split", "dropout", "unigram-0.1"]
+    alone = run_variants(ttt, drawn, KS, names)
+    rows = run_variants(ttt, drawn, KS, names, tmp_path, at_once=3)
+    pd.testing.assert_series_equal(rows["nats"], alone["nats"], rtol=1e-4)
+    records = {name: read_json(tmp_path / name / ttt.lm.name / "run.json") for name in names}
+    done = {name: record["calls"][0].get("documents_at_once") for name, record in records.items()}
+    assert done == dict.fromkeys(names[:4], 3) | dict.fromkeys(names[4:])
+    with pytest.raises(ParameterError, match="documents_at_once=0"):
+        run_variants(ttt, drawn, KS, names, at_once=0)
 
 
 def test_a_killed_grid_goes_on_where_it_was_and_is_read_back(ttt, drawn, tmp_path, monkeypatch):

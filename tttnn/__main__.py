@@ -58,6 +58,7 @@ Prefix = Annotated[str | None, typer.Option(help="Token before a text: bos or eo
 Strategy = Annotated[str, typer.Option(help="Which neighbours, in which order: see tttnn.retrieval.strategies.")]
 Seed = Annotated[int, typer.Option(help="Draws documents, and whatever is random in strategy, dropout and adapters.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON, for machines.")]
+AtOnce = Annotated[int, typer.Option(help="Adapted side by side, for a small model on a GPU.")]
 Lora = Annotated[int | None, typer.Option(help="Train adapters of this rank instead of the weights.")]
 
 
@@ -301,7 +302,7 @@ def run(
     skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
     embedder_type: EmbedderType = "float32",
     scoring: Annotated[str | None, typer.Option(help="Of the scores: tf32 on a GPU; default: float32.")] = None,
-    documents_at_once: Annotated[int, typer.Option(help="Adapted side by side, for a small model on a GPU.")] = 1,
+    documents_at_once: AtOnce = 1,
     cluster: Cluster = None, workers: Workers = 2, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Evaluate test documents of a corpus; resumable, rows end as Parquet."""
@@ -460,16 +461,18 @@ def variants(
     max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,5,20", max_chunks: MaxChunks = 1,
     learning_rate: Rate = None, precision: Precision = "float32", prefix: Prefix = None, seed: Seed = 1216,
     skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
-    embedder_type: EmbedderType = "float32",
+    embedder_type: EmbedderType = "float32", documents_at_once: AtOnce = 1,
 ) -> None:  # fmt: skip
     """Evaluate test documents in named ways: controls, baselines and quirks of the published code.
 
-    A rate in a variant's name multiplies the learning rate.
+    A rate in a variant's name multiplies the learning rate. A variant that needs a document for itself takes one after
+    another whatever `--documents-at-once` says.
     """
     from tttnn.corpus import open_corpus
     from tttnn.experiment import run_facts
     from tttnn.experiment.checks import Asked, check_writable, with_zero
     from tttnn.experiment.variants import checked_variants, run_variants
+    from tttnn.together import check_together
     from tttnn.ttt import Switches
 
     chosen = checked_variants(names or [])
@@ -477,11 +480,13 @@ def variants(
     switches = Switches(
         learning_rate=learning_rate, prefix=prefix, max_chunks=max_chunks, precision=precision, seed=asked.seed
     )
+    check_together(switches, documents_at_once)
     out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
     documents = asked.draw(opened)
     ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type)
     _announce(ttt, documents, asked.ks, out, len(chosen))
-    rows = run_variants(ttt, documents, asked.ks, chosen, out, run_facts(opened, ttt.need_retriever(), **asked.drawn))
+    origin = run_facts(opened, ttt.need_retriever(), **asked.drawn)
+    rows = run_variants(ttt, documents, asked.ks, chosen, out, origin, documents_at_once)
     failed = rows[rows["failure"] != ""].groupby("variant").size()
     _report(rows, out, "".join(f", {n} of {name} failed" for name, n in failed.items()))
 
@@ -495,7 +500,7 @@ def sweep(
     per_domain: Annotated[int, typer.Option(help="Validation documents drawn per domain.")] = 3,
     max_bytes: MaxBytes = 6000, ks: Ks = "0,1,5,20", max_chunks: MaxChunks = None, prefix: Prefix = None,
     seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
-    embedder_type: EmbedderType = "float32",
+    embedder_type: EmbedderType = "float32", documents_at_once: AtOnce = 1,
     card: Annotated[bool, typer.Option("--card", help="Write sweep.json into the model's folder.")] = False,
 ) -> None:  # fmt: skip
     """Compare test-time learning rates on validation documents."""
@@ -506,16 +511,19 @@ def sweep(
     from tttnn.experiment.sweep import sweep as compare
     from tttnn.models.model_registry import best_rate
     from tttnn.pretraining.card import keep_sweep
+    from tttnn.together import check_together
     from tttnn.ttt import Switches
 
     asked, compared = Asked(compared_places(ks), per_domain, seed, "val", max_bytes), checked_rates(rates)
+    switches = Switches(prefix=prefix, max_chunks=max_chunks, seed=asked.seed)
+    check_together(switches, documents_at_once)
     folder = _card_folder(model) if card else None
     out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
     documents = asked.draw(opened)
-    switches = Switches(prefix=prefix, max_chunks=max_chunks, seed=asked.seed)
     ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type)
     _announce(ttt, documents, asked.ks, out, len(compared))
-    table = compare(ttt, documents, compared, asked.ks, out, run_facts(opened, ttt.need_retriever(), **asked.drawn))
+    origin = run_facts(opened, ttt.need_retriever(), **asked.drawn)
+    table = compare(ttt, documents, compared, asked.ks, out, origin, documents_at_once)
     typer.echo(table.pivot(index="learning_rate", columns="k", values="ratio").to_string(float_format="%.4f"))
     drawn = {"per_domain": asked.per_domain, "max_bytes": asked.max_bytes, "seed": asked.seed}
     found = record(table, ttt, opened, documents, **drawn)

@@ -53,10 +53,15 @@ def check_together(switches: Switches, at_once: int, cluster: str | None = None)
             f"documents_at_once={at_once} and cluster={cluster!r}: a worker adapts one document at a time; give one of "
             "the two"
         )
-    asked = [name for name in ALONE if getattr(switches, name)] + ["weights"] * (switches.weights != "float32")
+    asked = need_alone(switches)
     if asked and at_once > 1:
         raise ParameterError(f"documents_at_once={at_once} and {asked[0]}: give documents_at_once=1 with it")
     return at_once
+
+
+def need_alone(switches: Switches) -> list[str]:
+    """Name the switches that are set and need a document for itself."""
+    return [name for name in ALONE if getattr(switches, name)] + ["weights"] * (switches.weights != "float32")
 
 
 class Together:

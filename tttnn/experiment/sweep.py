@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 from tttnn.errors import ParameterError
 from tttnn.experiment.checks import with_zero
 from tttnn.experiment.drawing import DrawnDocument
-from tttnn.experiment.runner import run
+from tttnn.experiment.runner import run, side_by_side
 from tttnn.files import finite, sole_writer
 from tttnn.parameters import numbers
 from tttnn.retrieval import corpus_fingerprint
+from tttnn.together import check_together
 from tttnn.ttt import TTT
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def sweep(
     ttt: TTT, documents: Sequence[DrawnDocument], rates: Sequence[float], ks: Sequence[int], folder: str | Path,
-    about: dict[str, Any] | None = None,
+    about: dict[str, Any] | None = None, at_once: int = 1,
 ) -> pd.DataFrame:  # fmt: skip
     """Evaluate the same validation documents at several learning rates.
 
@@ -42,6 +43,8 @@ def sweep(
         Rows are kept in one folder below it for each rate, so that a killed sweep continues.
     about : dict, optional
         Provenance, see `tttnn.experiment.run`.
+    at_once : int
+        Documents that are adapted side by side, see `tttnn.together`.
 
     Returns
     -------
@@ -51,18 +54,20 @@ def sweep(
     Raises
     ------
     ParameterError
-        If no k is above 0 or a rate is not positive, before anything is evaluated; if no document could be.
+        If no k is above 0, a rate is not positive or a switch needs a document for itself, before anything is
+        evaluated; if no document could be.
     BusyError
         If another process is writing to `folder`.
     """
     import pandas as pd
 
     rates, ks = checked_rates(rates), compared_places(ks)
+    evaluate = side_by_side(at_once) if check_together(ttt.switches, at_once) > 1 else None
     found = []
     with sole_writer(folder):  # of all rates: between two of them another process would step in
         for rate in rates:
             one = TTT(ttt.lm, ttt.retriever, replace(ttt.switches, learning_rate=rate))
-            rows = run(one, documents, ks, Path(folder) / f"lr-{rate:g}", about)
+            rows = run(one, documents, ks, Path(folder) / f"lr-{rate:g}", about, evaluate)
             if (rows["failure"] != "").all():
                 raise ParameterError(f"documents: none could be evaluated; the first: {rows['failure'].iloc[0]}")
             nats = rows[rows["nats"].notna()].groupby("k")["nats"].sum()

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from tttnn.errors import ParameterError
 from tttnn.experiment.checks import METHOD, check_run, checked_ks
 from tttnn.experiment.drawing import DrawnDocument
-from tttnn.experiment.runner import run
+from tttnn.experiment.runner import run, side_by_side
 from tttnn.files import sole_writer
 from tttnn.parameters import names as known_names
 from tttnn.retrieval.strategies import Selection
+from tttnn.together import check_together, need_alone
 from tttnn.ttt import TTT, Switches
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def run_variants(
     names: Iterable[str],
     folder: str | Path | None = None,
     about: dict[str, Any] | None = None,
+    at_once: int = 1,
 ) -> pd.DataFrame:
     """Evaluate the same documents in several ways.
 
@@ -168,6 +170,9 @@ def run_variants(
         Rows of each variant and model are kept in a folder ``<variant>/<model>`` of it, so that a killed grid goes on.
     about : dict, optional
         Provenance, see `tttnn.experiment.run`.
+    at_once : int
+        Documents that are adapted side by side, see `tttnn.together`, in variants whose method and switches allow it;
+        the others do one after another.
 
     Returns
     -------
@@ -185,6 +190,7 @@ def run_variants(
     import pandas as pd
 
     chosen = checked_variants(names)
+    at_once = check_together(ttt.switches, at_once)
     places = {name: _checked_places(ttt, name, ks) for name in chosen}
     parts = []
     with sole_writer(folder) if folder else nullcontext():
@@ -193,7 +199,10 @@ def run_variants(
             place = Path(folder) / name / ttt.lm.name if folder else None
             ordered = documents[::-1] if variant.reverse else documents
             facts = {**(about or {}), "variant": name}
-            rows = run(changed(ttt, variant), ordered, wanted, place, facts, method=variant.method)
+            loop = changed(ttt, variant)
+            together = at_once > 1 and variant.method == METHOD and not need_alone(loop.switches)
+            evaluate = side_by_side(at_once) if together else None
+            rows = run(loop, ordered, wanted, place, facts, evaluate, variant.method)
             parts.append(rows.assign(variant=name))
     return pd.concat(parts, ignore_index=True)
 
