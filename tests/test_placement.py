@@ -72,6 +72,27 @@ def test_rows_of_documents_at_once_are_those_of_one_after_another(ttt, tmp_path)
     pd.testing.assert_frame_equal(timeless(rows), timeless(alone), rtol=1e-4, check_dtype=False)
 
 
+def test_one_document_without_memory_amid_its_steps_costs_no_other_one(ttt):  # noqa: F811
+    alone, before, steps = run(ttt, DOCUMENTS[:3], KS), ttt.lm.weight_hash(), []
+    second = alone[alone["document"] == 0]["steps"].sum() + 2  # of the second document, whose weights have changed
+
+    def full(module, arguments):
+        steps.extend([module] * torch.is_grad_enabled())
+        if len(steps) == second and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    hook = ttt.lm.model.base_model.register_forward_pre_hook(full)
+    try:
+        rows = run(ttt, DOCUMENTS[:3], KS)
+    finally:
+        hook.remove()
+    [failure] = rows[rows["document"] == 1]["failure"]
+    assert "no memory" in failure and "give a smaller context, max_chunks or max_bytes" in failure
+    others, expected = (timeless(each[each["document"] != 1]).reset_index(drop=True) for each in (rows, alone))
+    pd.testing.assert_frame_equal(others, expected, check_dtype=False)
+    assert ttt.lm.weight_hash() == before
+
+
 class Choosy(FixedRetriever):
     def neighbours(self, text, k, meta=None):
         if text == DOCUMENTS[1].text:
