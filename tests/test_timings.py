@@ -130,7 +130,7 @@ def test_every_shipped_row_belongs_to_a_measured_run():
     for shape, pair in loop.groupby(["shape", "capability"]):
         assert pair["loop"].tolist() == ["reference", "ours"], shape
         assert pair["ratio"].tolist() == pytest.approx((pair["seconds"].iloc[0] / pair["seconds"]).tolist())
-    files = {"loop", "loop_h200", "step", "operators", "neighbours", "index_kinds"}
+    files = {"loop", "loop_h200", "loop_intel", "step", "operators", "neighbours", "index_kinds"}
     assert {path.stem for path in FOLDER.glob("*.json")} == files
 
 
@@ -139,6 +139,14 @@ def test_in_the_shipped_rows_onednn_is_faster_where_the_loop_takes_it(name):
     rows = bench_rows(name)
     assert set(rows["capability"]) == {"AVX2", "AVX512"}
     assert ((rows["onednn_rate"] > rows["matrix_rate"]) == (rows["capability"] == "AVX512")).all()
+
+
+def test_in_the_shipped_rows_of_an_intel_processor_its_own_library_is_faster():
+    rows = bench_rows("loop_intel")
+    assert rows["machine"].str.contains("Intel.*AVX512").all() and set(rows["commit"]) == {"5fe68998a730"}
+    assert (rows["matrix_rate"] > rows["onednn_rate"]).all() and (rows["threads"] == 1).all()
+    faster = speedups(rows).set_index("shape")["ratio"]  # through oneDNN, as the loop of that commit had it
+    assert faster.to_dict() == pytest.approx({"gpt2": 1.29, "xs": 1.32}, abs=0.005)
 
 
 def test_charts_of_cost_name_their_units(rows):

@@ -55,7 +55,9 @@ def bench_rows(name: str, folder: str | Path = "") -> pd.DataFrame:
     Parameters
     ----------
     name : str
-        ``loop``, ``operators``, ``step`` or ``neighbours``.
+        ``loop``, ``operators``, ``step`` or ``neighbours``; of those that ship also ``loop_intel`` and ``loop_h200``,
+        which the loop of an earlier commit made: on Intel's processor it still sent products through oneDNN, on the
+        GPU it recorded no graphs.
     folder : path, optional
         Where ``make bench`` wrote them; default: those that ship with the package.
 

@@ -2,7 +2,8 @@
 
 Torch sends float32 products to MKL, which on processors of other makers than its own, Intel, leaves their widest
 instructions (AVX-512) unused; oneDNN, which torch ships as well, does not mind the maker, and is twice as fast on such
-a processor. On Intel's MKL is a tenth faster (bench/loop.py measures both), and on one without those instructions, too.
+a processor. On Intel's MKL is a tenth faster, and on one without those instructions, too: bench/loop.py measures both,
+and its rows in tttnn/measured (loop.json, loop_intel.json) are what the rule rests on.
 Elsewhere (a GPU, another dtype, a build of torch without oneDNN) products stay torch's own, too.
 
 ``TTTNN_FAST_LAYERS=0`` leaves all to torch: products, and what `tttnn.models.layers` computes another way.
