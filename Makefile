@@ -60,7 +60,7 @@ pdf: $(READY)  ## print the book that `make book` built into _build/book.pdf
 fresh:  ## both commands in a bare Debian that mmdebstrap makes for them; TARGETS=book for one of them
 	.ci/fresh.sh $(TARGETS)
 
-bench: $(READY)  ## benchmarks against their baselines, as ratios; rows go to _build/bench
+bench: $(READY)  ## benchmarks against their baselines, as ratios; rows go to _build/bench (on a GPU: bench/gpu.py)
 	$(BIN)/python bench/text_store.py --out _build/bench/text_store.json
 	$(BIN)/python bench/index_kinds.py --out _build/bench/index_kinds.json
 	$(BIN)/python bench/embedding.py --out _build/bench/embedding.json

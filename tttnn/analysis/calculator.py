@@ -33,7 +33,7 @@ DIMENSIONS = {"lexical": 512, "all-minilm-l6-v2": 384, "roberta-large": 1024}
 DEVICES = {
     "CPU with AVX2, 2 threads": ("loop", "AVX2"),
     "CPU with AVX-512, 2 threads": ("loop", "AVX512"),
-    "NVIDIA H200, float32": ("loop_h200", "NVIDIA H200"),
+    "NVIDIA H200, float32, loop before CUDA graphs": ("loop_h200", "NVIDIA H200"),
 }
 # Each with the shape that its rate was measured on; a larger model takes as much more as it has more weights.
 MODELS = {
