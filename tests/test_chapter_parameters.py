@@ -153,6 +153,11 @@ def test_a_model_may_be_a_folder_or_on_the_hub(tmp_path, monkeypatch):
         given("01_ttt_nn_loop", model="openai-community/gpt2-medium")
 
 
+def test_a_model_that_the_recipe_has_yet_to_make_is_refused_with_its_command():
+    with pytest.raises(ParameterError, match=r"^gpt2-m-general: its weights are not shipped; make them with"):
+        given("01_ttt_nn_loop", model="gpt2-m-general")
+
+
 def test_what_is_there_is_listed():
     with pytest.raises(ParameterError, match=r"main='gpt2-xs-pil'.*did you mean 'gpt2-xs-pile'"):
         given("01_ttt_nn_loop", main="gpt2-xs-pil")

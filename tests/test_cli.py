@@ -40,6 +40,8 @@ def test_models_lists_the_registry(place):
     assert done.returncode == 0, done.stderr
     assert "embedded" in done.stdout
     assert [name for name in (*REGISTRY, *EMBEDDERS) if name not in done.stdout] == []
+    [row] = [line for line in done.stdout.splitlines() if "gpt2-m-general" in line]
+    assert "not shipped" in row
 
 
 def test_index_then_evaluate_then_run_and_continue(place):

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tttnn.embedding import EMBEDDERS, EmbeddingError, load_embedder
 from tttnn.errors import ParameterError, TTTNNError
 from tttnn.models import CHECKPOINTS, REGISTRY, ModelError, TTTSettings, load_model
 from tttnn.models.model_registry import SWEEP
+from tttnn.pretraining import load_settings
 
 
 @pytest.fixture
@@ -106,6 +108,24 @@ def test_a_name_of_the_registry_that_is_a_folder_here_is_refused(tmp_path, monke
     with pytest.raises(EmbeddingError, match=f"^{hub}: a registry name and a folder here"):
         load_embedder(hub)
     assert load_model("./gpt2").parameters == load_model(tmp_path / "gpt2").parameters
+
+
+def test_a_model_that_only_the_recipe_makes_is_refused_with_the_command_that_makes_it(tmp_path):
+    """No hub is asked for it, and no list calls it known: its weights are nowhere until somebody trains them."""
+    [name] = [entry.name for entry in REGISTRY.values() if entry.to_be_made]
+    assert name == "gpt2-m-general"
+    said = "its weights are not shipped; make them with `python -m tttnn pretrain"
+    for unmade in (name, "gpt2-s-pile"):  # a recipe without an entry in the registry is no other case
+        for load, refusal in ((load_model, ModelError), (lambda each: load_embedder(f"lm:{each}"), EmbeddingError)):
+            with pytest.raises(refusal, match=f"^{unmade}: {said} {unmade} --data DATA --out OUT`") as refused:
+                load(unmade)
+            assert "hub" not in str(refused.value)
+        assert load_settings(unmade).name == unmade
+    with pytest.raises(ModelError, match="Known names: gpt2-xxs-general") as refused:
+        load_model("nobody/nothing-of-that-name")
+    assert name not in str(refused.value)
+    folder = tiny_gpt2(tmp_path / name)
+    assert load_model(folder).settings == replace(REGISTRY[name].settings, max_length=64, context=64)
 
 
 def test_a_home_directory_is_found(folder, monkeypatch):

@@ -76,6 +76,8 @@ def models() -> None:
     def here(name: str, revision: str = "main", embedded: bool = False) -> str:
         if name in PACKAGED:
             return "fetched" if fetched(name) else "not yet fetched"
+        if name in REGISTRY and REGISTRY[name].to_be_made:
+            return "not shipped"
         return "embedded" if embedded else "cached" if cached_folder(name, revision) else "no"
 
     def name() -> Column:

@@ -10,7 +10,7 @@ from tttnn.embedding.base import Embedder, EmbeddingError
 from tttnn.embedding.embedder_registry import EMBEDDERS, EmbedderEntry
 from tttnn.embedding.lexical import NAME, LexicalEmbedder
 from tttnn.files import expand
-from tttnn.models.model_registry import REGISTRY, find_entry
+from tttnn.models.model_registry import REGISTRY, check_made, find_entry
 
 LM_PREFIX = "lm:"
 BATCH_TOKENS = 8192  # padding included
@@ -98,6 +98,7 @@ def _language_model(name: str) -> tuple[Path, int | None]:
     entry = find_entry(name)
     known = sorted(each.name for each in REGISTRY.values() if each.embedded or each.packaged)
     if name not in known and not Path(expand(name)).exists():
+        check_made(name, EmbeddingError)
         raise EmbeddingError(
             f"no embedded language model '{name}': there is {', '.join(known)}, or give a folder or GGUF file; models "
             f"of the hub are named without '{LM_PREFIX}'"

@@ -30,6 +30,7 @@ from tttnn.models.model_registry import (
     REGISTRY,
     ModelEntry,
     TTTSettings,
+    check_made,
     check_prefix,
     find_entry,
     settings_for,
@@ -281,7 +282,8 @@ def load_model(
     ParameterError
         If there is no such device, or no thread.
     ModelError
-        If the name is unknown, a file is missing, the hub cannot be reached, or the context is too long.
+        If the name is unknown or its weights do not ship, a file is missing, the hub cannot be reached, or the context
+        is too long.
     NotEnoughMemory
         If the weights do not fit. Of a large model, the memory it will take is logged first.
     """
@@ -315,7 +317,8 @@ def find_source(entry: ModelEntry, name: str | Path) -> str | Path:
     Raises
     ------
     ModelError
-        If it is a name that the registry asks the hub for, and a folder here has it, too.
+        If it is a name that the registry asks the hub for, and a folder here has it, too; or the name of a model whose
+        weights do not ship and are not on the hub.
     """
     if entry.embedded:
         return CHECKPOINTS / entry.name
@@ -328,6 +331,7 @@ def find_source(entry: ModelEntry, name: str | Path) -> str | Path:
     elif is_path(name):
         path = Path(expand(name))
     else:
+        check_made(name, ModelError)
         return name
     file = find_gguf(path)
     return prepare(file) if file else path

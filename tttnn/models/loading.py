@@ -194,8 +194,9 @@ def cause(error: Exception) -> str:
 def _hint(source: str | Path) -> str:
     if is_path(source):
         return ""
+    known = [entry.name for entry in REGISTRY.values() if not entry.to_be_made]
     return (
-        f". Known names: {', '.join(REGISTRY)}. Any folder with config.json, model.safetensors and tokenizer files "
+        f". Known names: {', '.join(known)}. Any folder with config.json, model.safetensors and tokenizer files "
         "and any .gguf file work, too; a hub name needs the network once."
     )
 

@@ -13,6 +13,7 @@ from tttnn.files import read_json
 from tttnn.parameters import number
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
+RECIPES = Path(__file__).parents[1] / "pretraining" / "settings"
 PREFIXES = ("bos", "eos")
 GPT2 = "GPT-2's published settings"
 SWEEP = "sweep.json"
@@ -109,6 +110,11 @@ class ModelEntry:
         return (CHECKPOINTS / self.name / "config.json").is_file()
 
     @property
+    def to_be_made(self) -> bool:
+        """Whether no package and no hub has the weights: the project's recipe makes them."""
+        return not self.embedded and not self.packaged and (RECIPES / f"{self.name}.json").is_file()
+
+    @property
     def of_report(self) -> bool:
         """Whether the report's public code adapts this model."""
         return self.source.startswith(_REPORT)
@@ -149,8 +155,8 @@ REGISTRY = {
             20_800_192,
             "no code, mathematics, LaTeX or parliament; encyclopedia and e-mail yes",
             "Apache-2.0",
-            "made by `python -m tttnn pretrain gpt2-m-general`, not shipped: give its folder; learning rate that of "
-            "gpt2-s-general, not yet chosen by a sweep of its own",
+            "trained by tttnn.pretraining, not shipped; learning rate that of gpt2-s-general, not yet chosen by a "
+            "sweep of its own",
             TTTSettings(learning_rate=2e-4, max_length=512, context=512),
         ),
         ModelEntry(
@@ -226,6 +232,16 @@ def find_entry(name: str) -> ModelEntry:
     if name in REGISTRY:
         return REGISTRY[name]
     return ModelEntry(name, 0, "unknown", "see the model", "not in the registry", TTTSettings())
+
+
+def check_made(name: str, refuse: type[TTTNNError]) -> None:
+    """Raise `refuse` if the weights of a model of this name do not ship but are made by the project's recipe."""
+    if find_entry(name).to_be_made:
+        raise refuse(
+            f"{name}: its weights are not shipped; make them with `python -m tttnn pretrain {name} --data DATA --out "
+            f"OUT`, where DATA holds the texts that its settings file, {name}.json, names; then give the folder "
+            "OUT/model"
+        )
 
 
 def settings_for(

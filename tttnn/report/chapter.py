@@ -18,7 +18,7 @@ from tttnn.analysis.variant_effects import variant_models
 from tttnn.embedding.embedder_registry import EMBEDDERS
 from tttnn.errors import ParameterError
 from tttnn.hub import cached_folder
-from tttnn.models.model_registry import REGISTRY
+from tttnn.models.model_registry import REGISTRY, check_made
 from tttnn.parameters import names, number, numbers
 
 INJECTED = "# Parameters"  # how the cell begins that papermill puts behind the chapter's own
@@ -181,6 +181,8 @@ def _bench(name: str, value: str) -> None:
 
 
 def _model(name: str, value: str) -> None:
+    if not _is_model(Path(value)):
+        check_made(value, ParameterError)
     _loadable(name, value, REGISTRY)
 
 
