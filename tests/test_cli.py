@@ -16,7 +16,7 @@ from tttnn.embedding import EMBEDDERS
 from tttnn.errors import ParameterError
 from tttnn.experiment import read_rows
 from tttnn.files import read_json, sole_writer
-from tttnn.models import REGISTRY, load_model
+from tttnn.models import REGISTRY, ModelEntry, TTTSettings, load_model
 from tttnn.pretraining import Settings, load_settings, pretrain
 from tttnn.pretraining.card import render_card
 from tttnn.pretraining.settings import Source, TokenizerSettings
@@ -103,7 +103,8 @@ def test_sweep_compares_learning_rates_on_validation_documents(place):
     assert done.returncode == 0, done.stderr
     assert "0.001" in done.stdout and "0.01" in done.stdout and "1.0000" in done.stdout
     assert "best at k = 1: " in done.stdout and "its own rate is 2e-05 (GPT-2's published settings)" in done.stdout
-    assert "Give another rate with --learning-rate, or in Python all of them with settings=." in done.stderr
+    cure = "Give another rate with --learning-rate, or any of them with --settings, in Python with settings=."
+    assert cure in done.stderr
     assert not (place / "model" / "sweep.json").exists()
 
 
@@ -179,6 +180,65 @@ def test_nothing_held_out_and_unknown_types_are_refused(place, unsplit, tmp_path
     ):
         done = called(*words, *more, home=tmp_path / "home")
         assert done.returncode != 0 and message in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("command", [command for command in ALL if command != "index build"])
+def test_settings_in_a_file_are_checked_before_anything_else(place, tmp_path, command):
+    file = tmp_path / "mine.json"
+    words = line_of(command, place, place / "corpus", tmp_path / "out")
+    for content, message in (
+        ('{"lr": 1e-3}', "mine.json: key='lr': must be one of learning_rate, eps, max_length, context, prefix"),
+        ('{"max_lenght": 8}', "did you mean 'max_length'?"),
+        ('{"eps": "small"}', "mine.json: eps='small' (str): must be a number"),
+        ('{"max_length": 8, "prefix": true}', "mine.json: prefix=True: must be one of bos, eos"),
+        ("[8]", "mine.json: holds a list where an object with settings by name is needed"),
+        ('{"eps": ', "mine.json: "),
+    ):
+        file.write_text(content)
+        done = called(*words, "--settings", file, home=tmp_path / "home")
+        assert done.returncode != 0 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not (tmp_path / "home").exists() and not (tmp_path / "out").exists()
+    done = called(*words, "--settings", tmp_path / "none.json", home=tmp_path / "home")
+    assert done.returncode == 2 and "none.json" in done.stderr
+
+
+def test_settings_in_a_file_are_those_of_the_rows_and_other_options_go_before_them(place, tmp_path):
+    file, own = tmp_path / "mine.json", {"eps": 1e-6, "max_length": 16, "learning_rate": 1e-3, "prefix": "eos"}
+    file.write_text(json.dumps(own))
+    folders = {"run": "", "variants": "nearest/model", "sweep": "lr-0.001"}
+    for command, folder in folders.items():
+        line = line_of(command, place, place / "corpus", tmp_path / command)
+        done = called(*line, "--settings", file, home=place / "home")
+        assert done.returncode == 0, done.stderr
+        used = read_json(tmp_path / command / folder / "run.json")["settings"]
+        assert used["settings"] == own | {"context": 64}
+    line = line_of("run", place, place / "corpus", tmp_path / "run")
+    done = called(*line, home=place / "home")
+    assert done.returncode == 2 and "holds a run with other settings.eps (1e-06, now 1e-08)" in done.stderr
+    words = ["evaluate", place / "text.txt", "--corpus", place / "corpus", "--model", place / "model", "--k", 1]
+    done = called(*words, "--settings", file, "--learning-rate", "2e-3", "--json", home=place / "home")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)["settings"]
+    assert "learning rate 0.002, chunks of 16 tokens, context 64" in said
+    assert "(given: eps, max_length, learning_rate, prefix; else GPT-2's published settings, unless given)" in said
+    file.write_text('{"context": 65}')
+    done = called(*words, "--settings", file, home=place / "home")
+    assert done.returncode == 2 and "context=65: must be from 2 to 64" in done.stderr
+
+
+def test_who_uses_another_rate_than_a_sweep_chose_is_told_which(place, tmp_path, monkeypatch):
+    folder = tiny_gpt2(tmp_path / "swept")
+    entry = ModelEntry("swept", load_model(folder).parameters, "", "", "", TTTSettings(), chosen_rate=1e-3)
+    monkeypatch.setitem(REGISTRY, "swept", entry)
+    said = "swept: learning rate 2e-05; a sweep on validation documents chose 0.001, which --learning-rate 0.001 takes"
+    for command in ("evaluate", "run"):
+        line = line_of(command, place, place / "corpus", tmp_path / "out")
+        line[line.index(place / "model")] = folder
+        done = called(*line, home=place / "home")
+        assert done.returncode == 0 and said in done.stderr and said not in done.stdout, done.stderr
+        line = [tmp_path / "more" if each == tmp_path / "out" else each for each in line]
+        done = called(*line, "--learning-rate", "1e-3", home=place / "home")
+        assert done.returncode == 0 and "sweep" not in done.stderr, done.stderr
 
 
 def test_the_seed_of_a_sweep_reaches_its_steps(place):

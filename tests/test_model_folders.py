@@ -62,6 +62,9 @@ def test_the_order_is_argument_sweep_registry_and_gpt2_with_a_warning(folder, ca
     assert load_model(folder).settings.learning_rate == 3e-4
     given = load_model(folder, settings=TTTSettings(learning_rate=7e-5, max_length=16), context=32)
     assert given.settings == TTTSettings(7e-5, max_length=16, context=32) and given.settings_source == "given"
+    some = load_model(folder, settings={"max_length": "16"}, context=32)
+    assert some.settings == TTTSettings(3e-4, max_length=16, context=32)
+    assert some.settings_source.startswith("given: max_length; else learning rate of ")
 
 
 @pytest.mark.parametrize("name", ["gpt-neo-1.3B", "GPT-Neo-1.3B"])
@@ -141,6 +144,8 @@ def test_a_home_directory_is_found(folder, monkeypatch):
 def test_settings_are_checked_by_name(bad):
     with pytest.raises(ParameterError, match=f"^{next(iter(bad))}="):
         TTTSettings(**bad)
+    with pytest.raises(ParameterError, match=f"^settings: {next(iter(bad))}="):
+        load_model("gpt2-xxs-general", settings=bad)
 
 
 def test_settings_spelt_in_text_are_numbers():

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +26,7 @@ from tttnn.corpus import Document, open_corpus, write_jsonl
 from tttnn.errors import ParameterError
 from tttnn.experiment import read_rows
 from tttnn.files import read_json
+from tttnn.models import TTTSettings
 from tttnn.report.trial_page import POOR_START, _counted, _curve, lead, settings_table, trial_page
 from tttnn.rows import RowsError
 from tttnn.studies import trial as measured
@@ -204,6 +205,19 @@ def test_a_trial_answers_on_one_page_that_needs_no_network(place, home, tmp_path
 def words(place, out, *more):
     line = ["try", place / "corpus", "--model", place / "model", "--learning-rate", "1e-3", "--k", 5]
     return [*map(str, [*line, "--out", out, "--documents", 8]), *more]
+
+
+def test_a_trial_takes_settings_from_a_file_and_a_token_before_the_text_and_repeats_them(place, tmp_path):
+    file, out = tmp_path / "mine.json", tmp_path / "out"
+    file.write_text('{"max_length": 32, "eps": 1e-6}')
+    more = ["--settings", str(file), "--prefix", "eos"]
+    done = called(*words(place, out, "--minutes", "0.5"), *more, "--json", home=place / "home")
+    assert done.returncode == 0, done.stderr
+    used = read_json(out / NEAREST / "model" / "run.json")["settings"]
+    assert used["settings"] == asdict(TTTSettings(max_length=32, eps=1e-6, context=64))
+    assert (used["switches"]["prefix"], used["switches"]["learning_rate"]) == ("eos", 1e-3)
+    page = (out / "page.html").read_text(encoding="utf-8")
+    assert page.count(f"--prefix eos --settings {file}") == 2, "in the command that made it and in that of a full run"
 
 
 def test_a_trial_that_diverges_ends_with_its_page(place, tmp_path):

@@ -55,6 +55,9 @@ Rate = Annotated[float | None, typer.Option(help="AdamW learning rate; default: 
 MaxChunks = Annotated[int | None, typer.Option(help="Most gradient steps per neighbour; default: one for every chunk.")]
 Precision = Annotated[str, typer.Option(help="Of the gradient steps: float32, bfloat16, or on a GPU tf32.")]
 Prefix = Annotated[str | None, typer.Option(help="Token before a text: bos or eos; default: the model's own.")]
+SettingsFile = Annotated[
+    Path | None, typer.Option(help="JSON file with some of the model's settings; other options go before it.")
+]
 Strategy = Annotated[str, typer.Option(help="Which neighbours, in which order: see tttnn.retrieval.strategies.")]
 Seed = Annotated[int, typer.Option(help="Draws documents, and whatever is random in strategy, dropout and adapters.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result as JSON, for machines.")]
@@ -216,8 +219,9 @@ def build_experts(
     lora: Annotated[int, typer.Option(help="Rank of the experts' adapters.")] = 8,
     documents: Annotated[int, typer.Option(help="Most documents an expert is trained on; 0: all.")] = 0,
     learning_rate: Rate = None, rate: Annotated[float, typer.Option(help="Times that, or the model's own.")] = 1.0,
-    max_chunks: MaxChunks = None, precision: Precision = "float32", seed: Seed = 1216, skip_bad: SkipBad = False,
-    threads: Threads = None, device: Device = "cpu", embedder_type: EmbedderType = "float32",
+    max_chunks: MaxChunks = None, precision: Precision = "float32", settings: SettingsFile = None,
+    seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
+    embedder_type: EmbedderType = "float32",
 ) -> None:  # fmt: skip
     """Cluster a corpus and train an expert on each cluster, once; resumable."""
     from dataclasses import replace
@@ -228,10 +232,11 @@ def build_experts(
     from tttnn.methods.ttmm import build as train_experts
     from tttnn.ttt import Switches
 
+    given = _given(settings)
     method = TTMM(clusters, documents=documents)
     switches = Switches(learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, lora=lora, seed=seed)
     opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
-    ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type)
+    ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type, settings=given)
     if rate != 1:
         base = learning_rate or ttt.lm.settings.learning_rate
         ttt.switches = replace(switches, learning_rate=rate * base)
@@ -247,8 +252,8 @@ def evaluate(
     text_key: TextKey = "text", domain_key: DomainKey = None, held_out: HeldOut = None,
     k: Annotated[int, typer.Option(help="Neighbours to train on.")] = 20,
     learning_rate: Rate = None, max_chunks: MaxChunks = None, precision: Precision = "float32", prefix: Prefix = None,
-    strategy: Strategy = "nearest", seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None,
-    device: Device = "cpu", embedder_type: EmbedderType = "float32", as_json: AsJson = False,
+    settings: SettingsFile = None, strategy: Strategy = "nearest", seed: Seed = 1216, skip_bad: SkipBad = False,
+    threads: Threads = None, device: Device = "cpu", embedder_type: EmbedderType = "float32", as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Score one text before and after adapting on its k nearest neighbours."""
     from tttnn.corpus import open_corpus
@@ -256,14 +261,15 @@ def evaluate(
     from tttnn.parameters import number
     from tttnn.ttt import Switches
 
-    text = _read_text(file)
+    text, given = _read_text(file), _given(settings)
     k = int(number("k", k, least=1))
     asked = Asked(ks=[0, k], seed=seed, strategy=strategy)
     switches = Switches(
         prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, seed=asked.seed
     )
     opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
-    ttt = _loop(model, opened, embedder, switches, threads, device, asked.strategy, embedder_type)
+    ttt = _loop(model, opened, embedder, switches, threads, device, asked.strategy, embedder_type, settings=given)
+    _point_to_chosen_rate(ttt)
     result = ttt.evaluate(text, k)
     before, after = result.before.bits_per_byte, result.after.bits_per_byte
     said = f"bits/byte {before:.4f} -> {after:.4f} ({100 * result.ratio:.1f}%) after {k} neighbours"
@@ -282,7 +288,7 @@ def run(
     domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Test documents drawn per domain.")] = 30,
     max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,2,3,5,7,10,15,20",
-    learning_rate: Rate = None, max_chunks: MaxChunks = None, prefix: Prefix = None,
+    learning_rate: Rate = None, max_chunks: MaxChunks = None, prefix: Prefix = None, settings: SettingsFile = None,
     dropout: Annotated[float, typer.Option(help="Rate of dropout while training.")] = 0.0,
     keep_optimizer: Annotated[bool, typer.Option("--keep-optimizer", help="Across documents.")] = False,
     split_query: Annotated[bool, typer.Option("--split-query", help="Query with one half, score the other.")] = False,
@@ -319,6 +325,7 @@ def run(
     from tttnn.together import check_together
     from tttnn.ttt import Switches
 
+    given = _given(settings)
     asked = Asked(with_zero(ks), per_domain, seed, split, max_bytes, domains, method, strategy)
     switches = Switches(
         prefix=prefix, learning_rate=learning_rate, max_chunks=max_chunks, dropout=dropout,
@@ -333,11 +340,12 @@ def run(
     documents = asked.draw(opened)
 
     def make() -> TTT:
-        return _loop(model, opened, embedder, switches, threads, own_card(device), strategy, embedder_type)
+        card = own_card(device)
+        return _loop(model, opened, embedder, switches, threads, card, strategy, embedder_type, settings=given)
 
     # On a cluster nothing is computed here, so the model takes no GPU from the workers.
     ttt = _loop(
-        model, opened, embedder, switches, threads, device, strategy, embedder_type, "cpu" if cluster else device
+        model, opened, embedder, switches, threads, device, strategy, embedder_type, "cpu" if cluster else device, given
     )
     origin = run_facts(opened, ttt.need_retriever(), **asked.drawn)
     if cluster:
@@ -346,6 +354,7 @@ def run(
     else:
         if method == METHOD:
             _announce(ttt, documents, asked.ks, out)
+            _point_to_chosen_rate(ttt)
         evaluate = side_by_side(at_once) if at_once > 1 else None
         rows = run_documents(ttt, documents, asked.ks, out, origin, evaluate, method)
     _report(rows, out, as_json=as_json)
@@ -359,9 +368,10 @@ def try_(
     out: Annotated[Path | None, typer.Option(help="Folder for page and rows; the same call continues there.")] = None,
     k: Annotated[int, typer.Option(help="Most neighbours.")] = 20,
     documents: Annotated[int, typer.Option(help="Most documents.")] = 60,
-    learning_rate: Rate = None, split: Split = "test", seed: Seed = 1216, skip_bad: SkipBad = False,
-    text_key: TextKey = "text", domain_key: DomainKey = None, held_out: HeldOut = None, threads: Threads = None,
-    device: Device = "cpu", embedder_type: EmbedderType = "float32", as_json: AsJson = False,
+    learning_rate: Rate = None, prefix: Prefix = None, settings: SettingsFile = None, split: Split = "test",
+    seed: Seed = 1216, skip_bad: SkipBad = False, text_key: TextKey = "text", domain_key: DomainKey = None,
+    held_out: HeldOut = None, threads: Threads = None, device: Device = "cpu", embedder_type: EmbedderType = "float32",
+    as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Find out in a few minutes whether neighbours are worth it for documents of one's own: one page, one answer."""
     from tttnn.studies.trial_plan import Budget
@@ -376,7 +386,7 @@ def try_(
 
     asked = Request(
         corpus, model, embedder, minutes, k, documents, learning_rate, split, seed, threads, device, skip_bad, text_key,
-        domain_key, held_out, embedder_type,
+        domain_key, held_out, embedder_type, prefix, None if settings is None else str(settings),
     )  # fmt: skip
     place = check_writable(out or asked.folder())
     trial = run_trial(asked, asked.open(), place, budget, partial(typer.echo, err=True))
@@ -413,7 +423,8 @@ def cost(
     per_domain: Annotated[int, typer.Option(help="Documents per domain that the run is to have.")] = 30,
     sample: Annotated[int, typer.Option(help="The first so many of them, per domain, are counted.")] = 3,
     max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,2,3,5,7,10,15,20",
-    max_chunks: MaxChunks = None, precision: Precision = "float32", prefix: Prefix = None, lora: Lora = None,
+    max_chunks: MaxChunks = None, precision: Precision = "float32", prefix: Prefix = None,
+    settings: SettingsFile = None, lora: Lora = None,
     seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
     embedder_type: EmbedderType = "float32",
 ) -> None:  # fmt: skip
@@ -431,13 +442,14 @@ def cost(
     from tttnn.studies.cost import calibrate, count_work, describe, memory_needed
     from tttnn.ttt import Switches
 
+    given = _given(settings)
     asked = Asked(with_zero(ks), per_domain, seed, split, max_bytes, domains)
     sample = int(number("sample", sample, least=1))
     switches = Switches(prefix=prefix, max_chunks=max_chunks, precision=precision, lora=lora, seed=asked.seed)
     busy = cpu_percent(1)  # this process sleeps meanwhile
     opened = open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
     documents = asked.draw(opened)
-    ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type)
+    ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type, settings=given)
     check_run(ttt.lm, ttt.retriever, switches, asked.ks)
     by_domain = groupby(documents, key=lambda document: document.domain)
     work = count_work(ttt, [document for _, own in by_domain for document in islice(own, sample)], max(asked.ks))
@@ -461,9 +473,9 @@ def variants(
     domains: Domains = None,
     per_domain: Annotated[int, typer.Option(help="Documents drawn per domain.")] = 10,
     max_bytes: MaxBytes = None, split: Split = "test", ks: Ks = "0,1,5,20", max_chunks: MaxChunks = 1,
-    learning_rate: Rate = None, precision: Precision = "float32", prefix: Prefix = None, seed: Seed = 1216,
-    skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
-    embedder_type: EmbedderType = "float32", documents_at_once: AtOnce = 1,
+    learning_rate: Rate = None, precision: Precision = "float32", prefix: Prefix = None,
+    settings: SettingsFile = None, seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None,
+    device: Device = "cpu", embedder_type: EmbedderType = "float32", documents_at_once: AtOnce = 1,
 ) -> None:  # fmt: skip
     """Evaluate test documents in named ways: controls, baselines and quirks of the published code.
 
@@ -477,7 +489,7 @@ def variants(
     from tttnn.together import check_together
     from tttnn.ttt import Switches
 
-    chosen = checked_variants(names or [])
+    chosen, given = checked_variants(names or []), _given(settings)
     asked = Asked(with_zero(ks), per_domain, seed, split, max_bytes, domains)
     switches = Switches(
         learning_rate=learning_rate, prefix=prefix, max_chunks=max_chunks, precision=precision, seed=asked.seed
@@ -485,7 +497,7 @@ def variants(
     check_together(switches, documents_at_once)
     out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
     documents = asked.draw(opened)
-    ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type)
+    ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type, settings=given)
     _announce(ttt, documents, asked.ks, out, len(chosen))
     origin = run_facts(opened, ttt.need_retriever(), **asked.drawn)
     rows = run_variants(ttt, documents, asked.ks, chosen, out, origin, documents_at_once)
@@ -501,8 +513,8 @@ def sweep(
     rates: Annotated[str, typer.Option(help="Learning rates, comma-separated.")] = "1e-4,2e-4,5e-4,1e-3,2e-3",
     per_domain: Annotated[int, typer.Option(help="Validation documents drawn per domain.")] = 3,
     max_bytes: MaxBytes = 6000, ks: Ks = "0,1,5,20", max_chunks: MaxChunks = None, prefix: Prefix = None,
-    seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None, device: Device = "cpu",
-    embedder_type: EmbedderType = "float32", documents_at_once: AtOnce = 1,
+    settings: SettingsFile = None, seed: Seed = 1216, skip_bad: SkipBad = False, threads: Threads = None,
+    device: Device = "cpu", embedder_type: EmbedderType = "float32", documents_at_once: AtOnce = 1,
     card: Annotated[bool, typer.Option("--card", help="Write sweep.json into the model's folder.")] = False,
 ) -> None:  # fmt: skip
     """Compare test-time learning rates on validation documents."""
@@ -519,10 +531,10 @@ def sweep(
     asked, compared = Asked(compared_places(ks), per_domain, seed, "val", max_bytes), checked_rates(rates)
     switches = Switches(prefix=prefix, max_chunks=max_chunks, seed=asked.seed)
     check_together(switches, documents_at_once)
-    folder = _card_folder(model) if card else None
+    given, folder = _given(settings), _card_folder(model) if card else None
     out, opened = check_writable(out), open_corpus(corpus, skip_bad, text_key, domain_key, held_out=held_out)
     documents = asked.draw(opened)
-    ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type)
+    ttt = _loop(model, opened, embedder, switches, threads, device, embedder_type=embedder_type, settings=given)
     _announce(ttt, documents, asked.ks, out, len(compared))
     origin = run_facts(opened, ttt.need_retriever(), **asked.drawn)
     table = compare(ttt, documents, compared, asked.ks, out, origin, documents_at_once)
@@ -555,7 +567,8 @@ def repair(
     validation: Annotated[Path, typer.Argument(help="JSON Lines of other prose, to see when the loss is flat.")],
     out: Annotated[Path, typer.Option(help="Folder for the state and the finished model; continues there.")],
     model: Model = "smollm2-135m", learning_rate: Rate = None, max_chunks: MaxChunks = 1,
-    precision: Precision = "float32", every: Annotated[int, typer.Option(help="Texts between two looks.")] = 64,
+    precision: Precision = "float32", settings: SettingsFile = None,
+    every: Annotated[int, typer.Option(help="Texts between two looks.")] = 64,
     most: Annotated[int, typer.Option(help="Texts to train on at most.")] = 4096,
     looked_at: Annotated[int, typer.Option(help="Validation texts, the first of their file.")] = 24,
     seed: Seed = 1216, threads: Threads = None, device: Device = "cpu",
@@ -570,12 +583,12 @@ def repair(
     from tttnn.pretraining.repair import repair as train_until_flat
     from tttnn.ttt import TTT, Switches
 
-    looked_at = number("looked_at", looked_at, least=1, whole=True)
+    looked_at, given = number("looked_at", looked_at, least=1, whole=True), _given(settings)
     out = check_writable(out)
     texts = [document.text for document in read_jsonl(train)]
     others = [document.text[:LOOKED_AT] for document in islice(read_jsonl(validation), looked_at)]
     switches = Switches(learning_rate=learning_rate, max_chunks=max_chunks, precision=precision, seed=seed)
-    ttt = TTT(load_model(model, device, threads), None, switches)
+    ttt = TTT(load_model(model, device, threads, settings=given), None, switches)
     found = train_until_flat(ttt, texts, others, out, every=every, most=most)
     bits = [look[-1] for look in found["curve"] if look[-1] is not None]  # missing where it diverged
     typer.echo(f"bits/byte {bits[0]:.4f} -> {min(bits):.4f} ({found['end']}): {out / 'model'}")
@@ -584,18 +597,26 @@ def repair(
 def _loop(
     model: str, corpus: Any, embedder: str, switches: Switches, threads: int | None, device: str,
     strategy: str = "nearest", embedder_type: str = "float32", model_device: str | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> TTT:  # fmt: skip
     """Open a model and then, as it may take hours at first use, the index."""
     from tttnn import TTT, load_model, open_retriever
     from tttnn.experiment.checks import check_model
     from tttnn.retrieval.strategies import Selection
 
-    lm = load_model(model, model_device or device, threads)
+    lm = load_model(model, model_device or device, threads, settings=settings)
     check_model(lm, switches)
     ttt = TTT(lm, None, switches)
     retriever = open_retriever(corpus, embedder, device=device, dtype=embedder_type)
     ttt.retriever = retriever if strategy == "nearest" else Selection(retriever, strategy, switches.seed)
     return ttt
+
+
+def _given(settings: Path | None) -> dict[str, Any]:
+    """Settings of a file, read before anything that takes long; none without a file."""
+    from tttnn.models.model_registry import read_settings
+
+    return read_settings(settings) if settings else {}
 
 
 def _read_text(file: Path) -> str:
@@ -642,6 +663,19 @@ def _settings(ttt: TTT) -> str:
         f"token before the text {lm.tokenizer.convert_ids_to_tokens(ttt.prefix_id)!r}, {switches.precision} "
         f"({lm.settings_source}, unless given)"
     )
+
+
+def _point_to_chosen_rate(ttt: TTT) -> None:
+    """Say on stderr which learning rate a sweep chose for this model, where another one is in use."""
+    from tttnn.models import find_entry
+
+    entry, used = find_entry(ttt.lm.name), ttt.switches.learning_rate or ttt.lm.settings.learning_rate
+    if entry.chosen_rate not in (None, used) and entry.parameters == ttt.lm.parameters:
+        typer.echo(
+            f"{entry.name}: learning rate {used:g}; a sweep on validation documents chose {entry.chosen_rate:g}, which "
+            f"--learning-rate {entry.chosen_rate:g} takes",
+            err=True,
+        )
 
 
 def _card_folder(model: str) -> Path:

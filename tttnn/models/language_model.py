@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from tttnn.models.model_registry import (
     check_prefix,
     find_entry,
     settings_for,
+    some_settings,
 )
 from tttnn.parameters import number
 
@@ -252,7 +253,7 @@ def load_model(
     device: str = "cpu",
     threads: int | None = None,
     context: int | None = None,
-    settings: TTTSettings | None = None,
+    settings: TTTSettings | Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """Load a causal language model in float32.
 
@@ -267,10 +268,10 @@ def load_model(
         CPU threads for torch; None leaves its default.
     context : int, optional
         Evaluation context in tokens; default: that of the settings.
-    settings : TTTSettings, optional
-        What to adapt and score with. Default: those of the registry; for other models the learning rate of the
-        ``sweep.json`` in the folder, the settings of the registry's model of the same name, or else GPT-2's, which is
-        logged.
+    settings : TTTSettings or mapping, optional
+        What to adapt and score with, or some of it by name. Default: those of the registry; for other models the
+        learning rate of the ``sweep.json`` in the folder, the settings of the registry's model of the same name, or
+        else GPT-2's, which is logged.
 
     Returns
     -------
@@ -280,7 +281,7 @@ def load_model(
     Raises
     ------
     ParameterError
-        If there is no such device, or no thread.
+        If there is no such device, or no thread, or `settings` name what is none or more tokens than the model takes.
     ModelError
         If the name is unknown or its weights do not ship, a file is missing, the hub cannot be reached, or the context
         is too long.
@@ -289,6 +290,7 @@ def load_model(
     """
     place = find_device(device)
     use_threads(threads)
+    whole, some = (settings, {}) if isinstance(settings, TTTSettings) else (None, some_settings(settings or {}))
     entry = find_entry(str(name))
     source = find_source(entry, name)
     adapters, base = Path(source), base_of(Path(source)) if is_path(source) else None
@@ -298,13 +300,15 @@ def load_model(
     model, tokenizer = load(source)
     if base:
         merge(model, adapters)
-    lm = LanguageModel(_short_name(name), model.to(place).eval(), tokenizer, settings or entry.settings, prefix_id=0)
-    if settings is None and entry.name not in REGISTRY:
+    lm = LanguageModel(_short_name(name), model.to(place).eval(), tokenizer, whole or entry.settings, prefix_id=0)
+    if whole is None and entry.name not in REGISTRY:
         folder = _folder(name)
         names = [lm.name, *([base] if base else []), *_kept_name(source)]
         lm.settings, lm.settings_source = settings_for(names, lm.parameters, folder, lm.weight_hash)
-    elif settings is None:
+    elif whole is None:
         lm.settings_source = f"registry entry {entry.name}"
+    if some:
+        _give(lm, some)
     lm.settings = _fitting(lm, context)
     lm.prefix_id = lm.token_before(lm.settings.prefix)
     _require_causal_linear_head(lm)
@@ -331,7 +335,7 @@ def find_source(entry: ModelEntry, name: str | Path) -> str | Path:
     elif is_path(name):
         path = Path(expand(name))
     else:
-        check_made(name, ModelError)
+        check_made(str(name), ModelError)
         return name
     file = find_gguf(path)
     return prepare(file) if file else path
@@ -357,6 +361,14 @@ def _parameters(source: str | Path, entry: ModelEntry) -> int:
 def _short_name(name: str | Path) -> str:
     # Absolute, so that "." has a name; links keep the one they are given by.
     return Path(os.path.abspath(Path(expand(name)))).name if is_path(name) else str(name)
+
+
+def _give(lm: LanguageModel, some: dict[str, Any]) -> None:
+    """Put some settings in the place of those that a model would have by itself."""
+    for name in some.keys() & {"max_length", "context"}:
+        number(name, some[name], least=2, most=lm.positions, whole=True)
+    lm.settings = replace(lm.settings, **some)
+    lm.settings_source = f"given: {', '.join(some)}; else {lm.settings_source}"
 
 
 def _fitting(lm: LanguageModel, context: int | None) -> TTTSettings:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from tttnn.errors import ParameterError, TTTNNError
-from tttnn.files import read_json
-from tttnn.parameters import number
+from tttnn.files import expand, read_json
+from tttnn.parameters import names, number
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 RECIPES = Path(__file__).parents[1] / "pretraining" / "settings"
@@ -71,6 +71,54 @@ def check_prefix(prefix: str) -> None:
     """Refuse a name of the token before a text that is none."""
     if prefix not in PREFIXES:
         raise ParameterError(f"prefix={prefix!r}: must be one of {', '.join(PREFIXES)}")
+
+
+def some_settings(values: Mapping[str, Any], place: str = "settings") -> dict[str, Any]:
+    """Check some of the settings of `TTTSettings`, by name.
+
+    Parameters
+    ----------
+    values : mapping
+    place : str
+        Where they stand, for the message.
+
+    Returns
+    -------
+    dict
+        The same, with numbers that were spelt in text as numbers.
+
+    Raises
+    ------
+    ParameterError
+        Naming the place and the key that is none, or whose value cannot be.
+    """
+    names(f"{place}: key", list(values), [field.name for field in fields(TTTSettings)])
+    try:
+        checked = TTTSettings(**values)
+    except ParameterError as error:
+        raise ParameterError(f"{place}: {error}") from error
+    return {name: getattr(checked, name) for name in values}
+
+
+def read_settings(file: str | Path) -> dict[str, Any]:
+    """Read some of the settings of `TTTSettings` from a JSON file.
+
+    Returns
+    -------
+    dict
+        See `some_settings`.
+
+    Raises
+    ------
+    ParameterError
+        Naming the file and the key that is none, or whose value cannot be.
+    FileNotFoundError
+        If there is no such file.
+    """
+    found = read_json(expand(file))
+    if not isinstance(found, dict):
+        raise ParameterError(f"{file}: holds a {type(found).__name__} where an object with settings by name is needed")
+    return some_settings(found, str(file))
 
 
 @dataclass(frozen=True)
@@ -272,9 +320,9 @@ def settings_for(
         return replace(settings, learning_rate=rate), f"learning rate of {folder / SWEEP}, the rest of {source}"
     if source == GPT2:
         log.warning(
-            "%s: not in the registry and no %s beside its weights, so it gets GPT-2's published settings: learning "
-            "rate %g, eps %g, %d tokens a chunk, context %d (as far as it goes). Give another rate with "
-            "--learning-rate, or in Python all of them with settings=.",
+            "%s: not in the registry and no %s beside its weights, so what is not given is as in GPT-2's published "
+            "settings: learning rate %g, eps %g, %d tokens a chunk, context %d (as far as it goes). Give another rate "
+            "with --learning-rate, or any of them with --settings, in Python with settings=.",
             names[0], SWEEP, settings.learning_rate, settings.eps, settings.max_length, settings.context,
         )  # fmt: skip
     return settings, source

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tttnn.report.figures import Figure
     from tttnn.studies.trial import Request, Trial
 
-KEYS = ("device", "skip_bad", "text_key", "domain_key", "held_out", "embedder_type")
+KEYS = ("device", "skip_bad", "text_key", "domain_key", "held_out", "embedder_type", "prefix", "settings")
 NO_TIME = "There was no time to compare; more minutes make it."
 MOST_DOMAINS = 12  # in a chart
 GAINS, LEAST_GAIN, LOSES = "The document that gains most", "The document that gains least", "A document that loses"

@@ -26,7 +26,7 @@ from tttnn.experiment import DrawnDocument, run_facts
 from tttnn.experiment.checks import LARGEST_SEED, check_writable
 from tttnn.files import expand, read_json, sole_writer, write_json, writing_folder
 from tttnn.models import load_model
-from tttnn.models.model_registry import find_entry
+from tttnn.models.model_registry import find_entry, read_settings
 from tttnn.models.products import bfloat16_is_fast
 from tttnn.parameters import number
 from tttnn.provenance import commit, device, versions
@@ -89,6 +89,10 @@ class Request:
         As the corpus is opened; by default more is held out of a few documents than of many.
     embedder_type : str
         What a transformer embedder computes in.
+    prefix : str, optional
+        The token before a text: "bos" or "eos"; default: the model's own.
+    settings : str, optional
+        JSON file with some of the model's settings, before which `learning_rate` and `prefix` go.
 
     Raises
     ------
@@ -112,6 +116,8 @@ class Request:
     domain_key: str | None = None
     held_out: float | None = None
     embedder_type: str = "float32"
+    prefix: str | None = None
+    settings: str | None = None
 
     def __post_init__(self) -> None:
         if self.corpus != "wheels" and not self.corpus.startswith("hf:") and not Path(expand(self.corpus)).exists():
@@ -120,7 +126,12 @@ class Request:
         self.k = number("k", self.k, least=1, whole=True)
         self.documents = number("documents", self.documents, least=1, most=10_000, whole=True)
         self.seed = number("seed", self.seed, least=0, most=LARGEST_SEED, whole=True)
-        Switches(learning_rate=self.learning_rate)  # which checks it
+        Switches(learning_rate=self.learning_rate, prefix=self.prefix)  # which checks them
+        self.given()
+
+    def given(self) -> dict[str, Any]:
+        """Read the model's settings that the file gives; none without a file."""
+        return read_settings(self.settings) if self.settings else {}
 
     def open(self) -> Corpus:
         """Open the corpus; where nobody split it and its test part is small, with a larger one."""
@@ -199,11 +210,13 @@ def run_trial(
     out = check_writable(out)
     known = _record(out, request)
     with sole_writer(out):
-        lm = load_model(request.model, request.device, request.threads)
-        rate = request.learning_rate or find_entry(request.model).chosen_rate
+        given = request.given()
+        lm = load_model(request.model, request.device, request.threads, settings=given)
+        rate = request.learning_rate or given.get("learning_rate") or find_entry(request.model).chosen_rate
         fast = lm.parameters >= LARGE and bfloat16_is_fast(lm.device)
         precision = "bfloat16" if fast else "float32"
-        ttt = TTT(lm, None, Switches(learning_rate=rate, seed=request.seed, precision=precision))
+        switches = Switches(learning_rate=rate, prefix=request.prefix, seed=request.seed, precision=precision)
+        ttt = TTT(lm, None, switches)
         used = _affordable(request, corpus, out, budget, say)
         ttt.retriever = retriever = open_retriever(
             used, request.embedder, device=request.device, dtype=request.embedder_type
