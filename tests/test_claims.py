@@ -359,12 +359,14 @@ def test_wide_intervals_confirm_nothing():
         ("Books3", None, UNTESTABLE),
         ("GitHub", {20: 0.515, 50: 0.4}, DIRECTION),  # two points without intervals confirm nothing
         ("EuroParl", {20: 0.6, 50: 0.68}, NOT),
+        ("Books3", {20: 0.955, 50: 0.9}, DIRECTION),
+        ("Books3", {20: 0.9, 50: 0.955}, NOT),
     ],
 )
 def test_what_20_instead_of_50_neighbours_explain(beginning, curve, verdict, monkeypatch):
     (claim,) = (c for c in CLAIMS if c.statement.startswith(f"{RUN_FREE} {beginning}"))
     if curve:
-        lines = dict.fromkeys(("github", "europarl"), pd.Series(curve))
+        lines = dict.fromkeys(("github", "europarl", "books"), pd.Series(curve))
         monkeypatch.setattr(claims, "_original", lambda run="gpt2": pd.DataFrame(lines).T)
     assert ledger(Evidence(pd.DataFrame(), "none"), [claim]).verdict.item() == verdict
 
@@ -402,6 +404,8 @@ def test_the_shipped_archive_gives_a_full_ledger():
     assert untestable.str.contains(named).all(), "the archive holds what the others need"
     reasons = found.set_index("claim")["reason"]
     assert "no stand-in" in reasons[reasons.index.str.startswith(REASONING)].item()
+    few = reasons[reasons.index.str.startswith("Most of the gain")].item()
+    assert "gpt2-xs-general" in few.partition("no sure gain to take a share of: ")[2], "so says the chapter on the loop"
     assert found.set_index("claim").loc["Bits per byte on Books3 fall to 96%", "origin"].startswith("real/")
 
 

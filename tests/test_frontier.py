@@ -11,6 +11,7 @@ from tttnn.analysis.controls import chosen_settings, effects_and_mean
 from tttnn.analysis.frontier import at_equal_operations, cost_points, method_costs, on_front, tuned, winners
 from tttnn.analysis.real_model import real_rows
 from tttnn.analysis.variant_effects import archived_variants
+from tttnn.experiment.variants import GRID, TRIALS, TWO_BY_TWO
 from tttnn.files import write_json
 from tttnn.models.model_registry import find_entry
 from tttnn.report import charts
@@ -118,6 +119,7 @@ def test_beyond_its_last_place_it_is_taken_there_and_that_is_said(run):
 
 
 def test_who_wins_within_a_budget(costs):
+    assert list(winners(costs, [0.0])) == list(winners(costs, [2.0])), "no method fits: the same columns, without lines"
     table = winners(costs, [1.3, 2.0, 60.0])
     first = table[table["rank"] == 1].set_index("budget")
     assert first["method"].to_dict() == {1.3: "cheap", 2.0: "cheap", 60.0: "TTT-NN"}
@@ -180,9 +182,20 @@ def test_what_other_pages_say_of_the_methods_is_what_the_rows_say():
 
 
 def test_dynamic_evaluation_is_level_with_neighbours_for_the_model_that_knows_its_text():
-    """So says the answer of *Should I use it?*"""
+    """So says the answer of *Should I use it?*, with the loop tuned as little as it came, and as well as its rival."""
     tried = chosen_settings(archived_variants("variants-val", MODEL), 20).set_index("method")
     dynamic = tried.loc["dynamic evaluation", "variant"]
     found = effects_and_mean(archived_variants("variants", MODEL, ["nearest", dynamic]), {dynamic: "nearest"}, 20)
-    mean = found[found["domain"] == frontier.MEAN].iloc[0]
-    assert mean["low"] < 0 < mean["high"]
+    for effect in (found, frontier.tuned_gap("successors", "successors-val", MODEL, "dynamic evaluation", 20)):
+        mean = effect[effect["domain"] == frontier.MEAN].iloc[0]
+        assert mean["low"] < 0 < mean["high"]
+    assert effect["against"].iloc[0] == "rate-2", "the loop's own rate was tried on the same documents"
+
+
+def test_a_setting_with_nothing_tried_beyond_it_is_at_the_edge():
+    assert GRID["TTT-NN"] == ("rate-0.25", "nearest", "rate-2", "rate-4")
+    assert [frontier.at_edge({"TTT-NN": name}) for name in GRID["TTT-NN"]] == [["TTT-NN"], [], [], ["TTT-NN"]]
+    for method in TWO_BY_TWO:
+        assert all(frontier.at_edge({method: name}) == [method] for name in GRID[method])
+        assert len(GRID[method]) == TRIALS
+    assert frontier.at_edge({"of one's own": "nearest"}) == []

@@ -19,7 +19,7 @@ import numpy as np
 
 from tttnn import operations
 from tttnn.analysis.archive import archived, place_of
-from tttnn.analysis.controls import MEAN, mean_ratios
+from tttnn.analysis.controls import MEAN, effects_and_mean, mean_ratios
 from tttnn.analysis.statistics import Interval, interval, resampled_sums
 from tttnn.analysis.variant_effects import KEY, archived_variants
 from tttnn.models.model_registry import find_entry
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 PLAIN = "TTT-NN"
 BUDGETS = (1.0, 10.0, 60.0)  # seconds a document
 SPENT = ("seconds", "operations")
+WINNERS = ("budget", "rank", "method", "k", "documents", *SPENT, "bits_per_byte", "difference", "low", "high", "clear",
+           "domains")  # fmt: skip
 
 
 def tuned(run: str, model: str, grid: Mapping[str, Sequence[str]] | None = None) -> dict[str, str]:
@@ -60,6 +62,40 @@ def tuned(run: str, model: str, grid: Mapping[str, Sequence[str]] | None = None)
             means = mean_ratios(part, tried, int(part.loc[part["nats"].notna(), "k"].max()))
             found[method] = str(means.loc[means["ratio"].idxmin(), "variant"])
     return found
+
+
+def at_edge(chosen: Mapping[str, str]) -> list[str]:
+    """The methods whose chosen setting is the smallest or largest that was tried, so that one beyond might do better.
+
+    Parameters
+    ----------
+    chosen : mapping
+        Of :func:`tuned`, by the default grid.
+    """
+    from tttnn.experiment.variants import GRID, TWO_BY_TWO  # loads torch
+
+    inside = {method: () if method in TWO_BY_TWO else names[1:-1] for method, names in GRID.items()}
+    return [method for method, variant in chosen.items() if method in GRID and variant not in inside[method]]
+
+
+def tuned_gap(run: str, validation_run: str, model: str, method: str, k: int) -> pd.DataFrame:
+    """How far a method is behind TTT-NN, each at the setting that was best on the same validation documents.
+
+    Parameters
+    ----------
+    run, validation_run : str
+        Archived variants on test and on validation documents, or folders of one's own.
+    model, method : str
+    k : int
+
+    Returns
+    -------
+    DataFrame
+        Of :func:`tttnn.analysis.controls.effects_and_mean`: domains, and their mean last; above 0 TTT-NN gains more.
+    """
+    chosen = {PLAIN: "nearest"} | tuned(validation_run, model)  # one without trials has its own rate
+    pair = {chosen[method]: chosen[PLAIN]}
+    return effects_and_mean(archived_variants(run, model, [*pair, *pair.values()]), pair, k)
 
 
 def method_costs(run: str, model: str, methods: Mapping[str, str], served: int | None = None) -> pd.DataFrame:
@@ -307,8 +343,8 @@ def winners(costs: pd.DataFrame, budgets: Sequence[float] = BUDGETS, against: st
     """
     import pandas as pd
 
-    tables = [_ranked(costs, budget, against) for budget in budgets]
-    return pd.concat([table for table in tables if len(table)], ignore_index=True)
+    tables = [table for budget in budgets if len(table := _ranked(costs, budget, against))]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=WINNERS)
 
 
 def _ranked(costs: pd.DataFrame, budget: float, against: str) -> pd.DataFrame:

@@ -20,14 +20,21 @@ MODEL = "smollm2-135m"
 ENOUGH = 10  # documents of a domain from which a published figure is judged
 # Conditions of the archived run, each learning rate's in the order of preference where both have as many documents.
 PUBLISHED_RATE = ("nearest", "nearest-h200")
-CHOSEN_RATE = ("nearest-rate-1e-4", "nearest-rate-1e-4-h200")
+
+
+def at_chosen_rate(condition: str) -> str:
+    """Archived name of a condition at the learning rate that was best on validation documents."""
+    return condition + "-rate-1e-4"
+
+
+CHOSEN_RATE = (at_chosen_rate("nearest"), at_chosen_rate("nearest") + "-h200")
 LABELS = {
     "nearest": "nearest", "nearest-h200": "nearest, on an H200",
-    "nearest-rate-1e-4": "nearest, chosen rate", "nearest-rate-1e-4-h200": "nearest, chosen rate, on an H200",
     "random-domain": "drawn at random from the domain", "random": "drawn at random from the corpus",
     "other-units": "nearest outside the own unit",
-    "random-domain-rate-1e-4": "drawn at random from the domain, chosen rate",
-    "other-units-rate-1e-4": "nearest outside the own unit, chosen rate",
+    CHOSEN_RATE[0]: "nearest, chosen rate", CHOSEN_RATE[1]: "nearest, chosen rate, on an H200",
+    at_chosen_rate("random-domain"): "drawn at random from the domain, chosen rate",
+    at_chosen_rate("other-units"): "nearest outside the own unit, chosen rate",
 }  # fmt: skip
 
 
@@ -114,7 +121,8 @@ def rates(run: str = RUN) -> pd.DataFrame:
     -------
     DataFrame
         One row a rate: learning_rate, and after / before (sum of nats) at each k > 0 in a column named "k = ...".
-        `attrs` holds the other facts of the sweep, such as the number of documents.
+        `attrs` holds the other facts of the sweep, such as the number of documents, and after / before at the last k
+        in the mean over domains ("mean_of_domains").
     """
     import pandas as pd
 

@@ -145,6 +145,7 @@ GRID = {
     "HullFT": ("hullft", "hullft-rate-2", "hullft-reuse-2", "hullft-reuse-2-rate-2"),
 }
 TRIALS = 4
+TWO_BY_TWO = ("kNN-LM", "TTMM", "SIFT", "HullFT")  # whose four are two values of one setting by two of another
 
 
 def run_variants(
