@@ -64,7 +64,7 @@ def test_profiles_set_parameters_that_exist(profile, corpus, home, tmp_path, mon
     parameters = read_profile(NOTEBOOKS.parent, str(profile))["01_ttt_nn_loop"]
     tiny = {"corpus": str(corpus), "model": str(tiny_gpt2(tmp_path / "tiny-gpt2")), "device": "cpu", "per_domain": 1}
     tiny |= {"embedder": str(tiny_roberta(tmp_path / "embedder")), "k": 2}
-    tiny |= {"archived_run": "seven-domains", "main": "gpt2-xs-general"}
+    tiny |= {"archived_run": "seven-domains", "main": "gpt2-xs-general", "trained": "gpt2-xs-pile"}
     assert set(tiny) <= set(parameters)
     text = outputs(execute("01_ttt_nn_loop", parameters | tiny, home, tmp_path, monkeypatch))
     assert "tiny-gpt2" in text and "letters" in text and "orders" in text
