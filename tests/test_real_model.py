@@ -3,8 +3,10 @@
 import pandas as pd
 import pytest
 
-from tttnn.analysis.archive import FOLDER, archived
+from tttnn.analysis import frontier
+from tttnn.analysis.archive import FOLDER, archived, archived_rows
 from tttnn.analysis.controls import MEAN
+from tttnn.analysis.deflate import archived_deflate, deflate_of
 from tttnn.analysis.published import SEVEN
 from tttnn.analysis.real_model import (
     CHOSEN_RATE,
@@ -94,3 +96,22 @@ def test_page_one_says_what_the_rows_say():
     assert set(gains["domain"]) == set(SEVEN) and (gains["ratio"] < 1).all(), "gains on all kinds of text"
     alone = archived_without_siblings([("variants", "gpt2-xs-pile")], 20).set_index("domain").loc[MEAN]
     assert alone["nearest"] < 0.96 and 0.98 < alone["other_units"] < 1, "without siblings it gains next to nothing"
+    gap = frontier.tuned_gap("successors", "successors-val", MODEL, "dynamic evaluation", 20)
+    assert gap.set_index("domain").loc[MEAN, "low"] > 0, "the real model gains more from neighbours"
+
+
+def test_the_figure_of_page_one_is_what_its_alternative_text_says():
+    starts = {}
+    for name, found in {"real": real_rows(20), "ours": archived("seven-domains", "gpt2-xs-pile").rows}.items():
+        gains = before_after(found, 20).set_index("domain")
+        floor = deflate_of(found[found["k"] == 0], archived_deflate("seven-domains"), list(gains.index))
+        assert (gains["before"] < floor).all(), "both start below deflate"
+        starts[name] = gains["before"]
+    assert list(starts["ours"].index[starts["ours"] < starts["real"]]) == ["dm-mathematics"]
+
+
+def test_mathematics_is_best_where_its_siblings_run_out():
+    """So says the chapter on cost of our small models."""
+    found = archived_rows("seven-domains").query("domain == 'dm-mathematics' and model.str.startswith('gpt2-')")
+    nats = found.dropna(subset="nats").pivot_table(index="model", columns="k", values="nats", aggfunc="sum")
+    assert nats.idxmin(axis=1).between(10, 15).all()
