@@ -182,6 +182,18 @@ def test_parts_of_a_run_are_kept_as_one_with_the_facts_of_each(tmp_path, monkeyp
     assert kept.summary()["device"] == "2026-02-01, 2026-01-01"
 
 
+def test_a_kept_run_is_a_part_that_others_add_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "FOLDER", tmp_path / "archive")
+    runs = [begun(tmp_path / name, [number], start=f"2026-0{number + 1}-01") for number, name in enumerate("abc")]
+    keep(runs, "at once")
+    place = keep(runs[:2], "in turn")
+    with pytest.raises(RowsError, match="letters 1 is in two"):
+        keep([place, runs[1]], "in turn")
+    assert keep([place, runs[2]], "in turn") == place
+    assert archived("in turn", "m").facts == archived("at once", "m").facts
+    pd.testing.assert_frame_equal(archived("in turn", "m").rows, archived("at once", "m").rows)
+
+
 NOW = {
     "model": "m", "weights": "w", "prefix_id": 1, "switches": {"learning_rate": None, "clip": 1.0, "prefix": None},
     "retriever": {"corpus": "c0", "embedder": "e1", "split": "train", "index": "exact"},

@@ -175,7 +175,7 @@ def keep(folders: Sequence[str | Path], run: str) -> Path:
     ----------
     folders : sequence of path
         What ``python -m tttnn run`` writes, finished or not; several are parts of one run, which differ in
-        their documents only.
+        their documents only. The run's own folder in the archive may be one of them: the others add to it.
     run : str
         Its name in the archive, such as ``real/nearest``.
 
@@ -268,11 +268,12 @@ def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     They are those of the first part, its first start, the last end, and of each part what may differ.
     """
-    ends = [part["end"] for part in parts]
-    span = {"start": min(part["start"] for part in parts), "end": None if None in ends else max(ends)}
-    rest = [{name: part[name] for name in ("about", "start", "end", "calls") if name in part} for part in parts]
+    names = ("about", "start", "end", "calls")
+    rest = [{name: part[name] for name in names if name in part} for run in parts for part in run.get("parts") or [run]]
+    ends = [part["end"] for part in rest]
+    span = {"start": min(part["start"] for part in rest), "end": None if None in ends else max(ends)}
     joined = {name: value for name, value in parts[0].items() if name != "calls"}
-    return joined | span | {"parts": rest} if len(parts) > 1 else parts[0]
+    return joined | span | {"parts": rest} if len(rest) > 1 else parts[0]
 
 
 def _calls(facts: dict[str, Any]) -> list[dict[str, Any]]:
