@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from tiny import tiny_gpt2
 
+from tttnn import memory
 from tttnn.analysis.statistics import before_after
 from tttnn.corpus import CorpusError
 from tttnn.experiment import DrawnDocument, RowsError, read_rows, run
@@ -141,6 +142,13 @@ def test_other_texts_splits_and_retrievers_never_get_old_rows(ttt, tmp_path):
     elsewhere.retriever.fingerprint = "other corpus"
     with pytest.raises(RowsError, match="other retriever"):
         run(elsewhere, DOCUMENTS[:1], ks=[0], folder=tmp_path, about=drawn)
+
+
+def test_memory_stays_with_the_process_from_document_to_document(ttt, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(memory, "keep_freed", lambda *keep: calls.append(keep))
+    run(ttt, DOCUMENTS[:2], (0, 1), tmp_path)
+    assert calls == [(), (False,)]
 
 
 def test_a_diverged_document_counts_as_infinitely_bad(ttt):

@@ -120,6 +120,16 @@ def test_freed_memory_is_kept_until_the_outermost_session_ends(monkeypatch, devi
     assert calls == asked
 
 
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_what_was_kept_goes_back_when_the_session_ends():
+    process = psutil.Process()
+    with memory.keeping_freed():
+        block, rest = np.ones(2**28, np.uint8), np.ones(2**20, np.uint8)  # the rest lies behind the block
+        del block
+        kept = process.memory_info().rss
+    assert process.memory_info().rss < kept - 0.9 * 2**28 and rest.all()
+
+
 def test_free_memory_is_known_on_this_machine():
     assert 0 < available("cpu") < 2**50
 

@@ -58,7 +58,7 @@ def test_memory_that_torch_holds_of_a_card_and_does_not_use_is_free(monkeypatch)
     assert available("cuda") == 35
 
 
-def test_only_a_card_s_memory_is_given_back(monkeypatch):
+def test_torch_gives_a_card_s_memory_back(monkeypatch):
     calls = []
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append(1))
     give_back("cpu")

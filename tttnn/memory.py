@@ -203,11 +203,13 @@ def require(name: str, numbers: int, purpose: str, device: str | torch.device = 
 
 
 def give_back(device: str | torch.device) -> None:
-    """Give a GPU's memory that torch holds and nothing uses back, so that what comes next finds it in one piece."""
+    """Give memory that nothing uses back to the system: torch holds some of a GPU, malloc some of the machine."""
     if str(device) != "cpu":
         import torch
 
         torch.cuda.empty_cache()
+    elif hasattr(libc := _libc(), "malloc_trim"):  # glibc's
+        libc.malloc_trim(0)
 
 
 _keeping = 0  # sessions under way
@@ -217,7 +219,7 @@ _keeping = 0  # sessions under way
 def keeping_freed(device: str | torch.device = "cpu") -> Iterator[None]:
     """Keep freed memory of the machine with the process while it is entered, for work on the CPU; see `keep_freed`.
 
-    ``TTTNN_KEEP_FREED=0`` turns it off.
+    What was kept goes back at the end. ``TTTNN_KEEP_FREED=0`` turns it off.
     """
     global _keeping
     if str(device) != "cpu" or os.environ.get(KEEP_FREED_VARIABLE) == "0":
@@ -232,6 +234,7 @@ def keeping_freed(device: str | torch.device = "cpu") -> Iterator[None]:
         _keeping -= 1
         if not _keeping:
             keep_freed(False)
+            give_back("cpu")
 
 
 def keep_freed(keep: bool = True) -> None:

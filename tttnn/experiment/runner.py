@@ -27,7 +27,7 @@ from tttnn.experiment.drawing import DrawnDocument
 from tttnn.experiment.record import asked_for, identity, recorded
 from tttnn.files import expand
 from tttnn.index import DamagedIndex
-from tttnn.memory import give_back
+from tttnn.memory import give_back, keeping_freed
 from tttnn.methods import find_method
 from tttnn.provenance import made_here
 from tttnn.retrieval import corpus_fingerprint
@@ -136,7 +136,7 @@ def run(
         todo = [document for key, document in by_key.items() if key in again or key not in journal]
         if ttt.switches.keep_optimizer and len(todo) < len(by_key) and (todo or len(journal) > len(by_key)):
             raise RowsError(f"{folder}: a run that keeps the optimizer cannot go on; give another folder")
-        with recorded(journal, settings, about, bool(todo), how):
+        with recorded(journal, settings, about, bool(todo), how), keeping_freed(ttt.lm.device):
             finished = (evaluate or _one_by_one)(ttt, todo, places, method)
             for document, rows in tqdm(finished, desc=f"{ttt.lm.name}: documents", unit="doc", total=len(todo)):
                 if rows[0]["failure"]:
