@@ -204,6 +204,16 @@ def test_the_fingerprint_follows_content_and_names_but_not_the_place(tmp_path):
     assert open_corpus(tmp_path / "two").fingerprint != one.fingerprint
 
 
+def test_the_fingerprint_is_that_of_the_files_as_they_are_now(tmp_path, make):
+    corpus = make(tmp_path, "")
+    first, path = corpus.fingerprint, corpus.files("train")[0]
+    write_jsonl(path, [*_documents("code", "train"), Document("one more")])
+    assert first != corpus.fingerprint == Corpus(tmp_path).fingerprint
+    path.unlink()
+    with pytest.raises(CorpusError, match=rf"{re.escape(str(path))}: No such file or directory; it was there"):
+        _ = corpus.fingerprint
+
+
 def test_missing_splits_and_misspelt_domains_list_what_is_there(tmp_path, make):
     corpus = make(tmp_path, "")
     with pytest.raises(CorpusError, match=r"no split 'tests': it has train, val, test"):
@@ -291,13 +301,23 @@ def test_what_looks_like_a_part_and_is_none_is_named(tmp_path, caplog):
     assert (corpus.domains, corpus.sizes()["code"]["train"].documents) == (sorted(DOMAINS), DOMAINS["code"])
     for name in [*strange, "folder.train.jsonl", "pipe.train.jsonl"]:
         assert repr(name) in caplog.text
-    assert not any(name in caplog.text for name in ("README", "manifest", "LICENSE"))
+    assert not any(name in caplog.text for name in ("README", "manifest", "LICENSE", "of other names"))
+    (tmp_path / "notes.md").touch()
+    open_corpus(tmp_path)
+    assert "1 files or folders of other names are not read" in caplog.text
     caplog.clear()
     _by_split(tmp_path / "pile", "")
     for name in ("._00.jsonl", "02.json", "notes"):
         (tmp_path / "pile" / "train" / name).touch()
     assert len(open_corpus(tmp_path / "pile").files("train")) == 2
     assert "'train/._00.jsonl', 'train/02.json', 'train/notes'" in caplog.text
+
+
+def test_a_file_beside_itself_compressed_is_not_read_twice(tmp_path):
+    _by_split(tmp_path, "")
+    write_jsonl(tmp_path / "train" / "00.jsonl.zst", _documents("code", "train"))
+    with pytest.raises(CorpusError, match=r"train/00\.jsonl and train/00\.jsonl\.zst are the same part: keep one"):
+        open_corpus(tmp_path)
 
 
 def test_a_folder_with_nothing_to_read_is_told_what_it_has(tmp_path):
@@ -407,7 +427,7 @@ def test_documents_without_a_domain_are_worth_a_warning(tmp_path, caplog):
 
 # Bad documents
 
-BAD = b'{"text": "a"}\n{"text": ""}\n{"text": \n\xff\n{"text": null}\n{"text": "b"}\n'
+BAD = b'{"text": "a"}\n{"text": " \\n"}\n{"text": \n\xff\n{"text": null}\n{"text": "b"}\n'
 
 
 def _with_bad(folder: Path, make, suffix: str) -> Corpus:
@@ -425,7 +445,7 @@ def test_the_first_bad_document_is_named_before_anything_long(tmp_path, make, su
     for _ in range(2):
         with pytest.raises(BadDocument, match=rf"{name}, line 2, byte 14: .*empty.*skip_bad=True"):
             corpus.store("train", tmp_path / "kept")
-    with pytest.raises(BadDocument, match=rf"{name}, line 3, byte 27: not JSON.*skip_bad=True"):
+    with pytest.raises(BadDocument, match=rf"{name}, line 3, byte 30: not JSON.*skip_bad=True"):
         list(corpus.documents("train"))
 
 

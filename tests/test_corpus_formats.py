@@ -21,7 +21,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from tttnn.corpus import BadDocument, CorpusError, Document, open_corpus, write_jsonl
+from tttnn.corpus import BadDocument, CorpusError, Document, formats, open_corpus, write_jsonl
 from tttnn.corpus.held_out import draw, near_copies, sketch
 from tttnn.errors import ParameterError, TTTNNError
 from tttnn.files import home
@@ -205,6 +205,42 @@ def test_tables_named_for_splits(tmp_path, names):
     }  # fmt: skip
 
 
+def test_words_after_the_split_count_beside_a_training_table(tmp_path):
+    names = ["train.csv", "validation_matched.csv", "test_matched.csv", "test_hard-2.csv"]
+    for number, name in enumerate(names):
+        write(tmp_path / name, f"text\n{prose(number)}\n")
+    corpus = open_corpus(tmp_path)
+    assert texts_of(corpus) == {"train": [prose(0)], "val": [prose(1)], "test": [prose(3), prose(2)]}
+    (tmp_path / "train.csv").rename(tmp_path / "a.csv")
+    assert "drawn by seed" in open_corpus(tmp_path).manifest["split"]
+
+
+@pytest.mark.parametrize("other", ["a.csv.gz", "a.csv.zst"])
+def test_a_table_beside_itself_compressed_is_not_read_twice(tmp_path, other):
+    for name in ("a.csv", other):
+        write(tmp_path / name, TABLES["a.csv"])
+    with pytest.raises(CorpusError, match=rf"a\.csv and {other} are the same part: keep one"):
+        open_corpus(tmp_path, text_key="content")
+
+
+def test_a_quotation_mark_does_not_swallow_rows_of_a_tsv(tmp_path):
+    rows = [f"{number}\t{text}" for number, text in enumerate(TEXTS)]
+    rows[5], rows[9] = '5\t"I do not know, she said', '9\tand then she left."'
+    path = write(tmp_path / "a.tsv", "\n".join(["id\ttext", *rows]))
+    with pytest.raises(CorpusError, match=rf"{path}, to line 11: a cell that begins with a quotation mark holds whole"):
+        open_corpus(path)
+    code = "".join(f'{number}\t"if a:\n\t{text}\n\tpass"\n' for number, text in enumerate(TEXTS))
+    assert all("if a:\n\t" in text for text in all_texts(open_corpus(write(tmp_path / "b.tsv", "id\ttext\n" + code))))
+
+
+def test_an_array_on_one_line_is_not_held_to_see_that_it_is_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(formats, "LARGEST_ARRAY", 1 << 20)
+    monkeypatch.setattr(formats, "read_lines", None)  # which reads to the line's end
+    path = write(tmp_path / "a.json", "\n [" + ", ".join([json.dumps(RECORDS[0])] * 5000) + "]")
+    with pytest.raises(CorpusError, match="in one piece: jq"):
+        open_corpus(path)
+
+
 def test_folders_of_json_lines_for_each_split_are_no_piles_layout(tmp_path):
     for number, split in enumerate(["train", "validation", "test"]):
         write_jsonl(tmp_path / split / "00.jsonl", [Document(prose(number))])
@@ -340,6 +376,7 @@ def test_what_is_not_read_is_listed_with_the_reason(tmp_path, caplog):
         write(tmp_path / folder / "a.md", "x")
     (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "gone.md").symlink_to("nowhere")
+    (tmp_path / "itself").symlink_to("itself")
     os.mkfifo(tmp_path / "pipe.md")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.md")).touch()
     corpus = open_corpus(tmp_path)
@@ -350,7 +387,8 @@ def test_what_is_not_read_is_listed_with_the_reason(tmp_path, caplog):
     assert "ends in the middle of its compressed data" in ignored["half.txt.gz"]
     others = {
         ".git": "hidden", "node_modules": "a folder that programs write", "results": "results of this program",
-        "loop": "a link to a folder", "gone.md": "a link to nowhere", "pipe.md": "no regular file",
+        "loop": "a link to a folder", "gone.md": "a link to nowhere",
+        "itself": "a link to nowhere", "pipe.md": "no regular file",
     }  # fmt: skip
     assert others.items() <= ignored.items()
     assert len(ignored) == len(strange) + len(others) + 1

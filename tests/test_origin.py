@@ -14,6 +14,7 @@ from tttnn.corpus.origin import source, unit
         ({"unit": "ep:2008-09-22", "source": "o/r@1:a/b.txt"}, "ep:2008-09-22", "o/r@1"),
         ({"source": "o/r@1:docs/C#/a.cs#0"}, "o/r@1:docs/C#/a.cs", "o/r@1"),  # a # of the path is none of the part
         ({"source": "o/r@1:docs/C#"}, "o/r@1:docs/C#", "o/r@1"),
+        ({"source": "https://a.org/b?c=1#2"}, "https://a.org/b?c=1", "https://a.org"),
         ({"unit": 7}, "7", ""),
         ({"source": "a title without a path"}, "a title without a path", "a title without a path"),
     ],

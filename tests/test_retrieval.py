@@ -93,8 +93,9 @@ def test_empty_query(folder, query):
         open_retriever(folder).neighbours(query, 1)
 
 
-def test_a_query_without_known_words_has_defined_neighbours(folder):
+def test_a_query_without_known_words_has_defined_neighbours_and_a_warning(folder, caplog):
     neighbours = open_retriever(folder).neighbours("zzyzx", 3)
+    assert "query 0 of 1 has no word that the embedder knows" in caplog.text
     assert all(each.distance == pytest.approx(1, abs=1e-6) for each in neighbours)
 
 
@@ -261,6 +262,25 @@ def test_batches_of_documents_do_not_matter(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(tttnn.retrieval.retriever, "BATCH_DOCUMENTS", 5)
     monkeypatch.setattr(tttnn.retrieval.retriever, "BATCH_CHARACTERS", 700)
     assert open_retriever(folder).index.manifest == whole.manifest
+
+
+def test_a_document_without_a_known_word_is_near_to_no_other(folder, caplog):
+    write_jsonl(folder / "more.train.jsonl", [Document("0x7f3a9c"), *documents("more", 20, 5)])
+    embedder = LexicalEmbedder.fit(document.text for document in Corpus(folder).documents("val"))
+    retriever = open_retriever(folder, embedder)
+    [unknown] = [number for number in range(len(retriever)) if retriever.store[number].text == "0x7f3a9c"]
+    assert "1 documents have no word that the embedder knows" in caplog.text
+    for query in documents("github", 10, 6):
+        assert retriever.neighbours(query.text, len(retriever))[-1].id == unknown
+
+
+def test_a_corpus_that_is_mended_while_it_is_open_gets_an_index_of_its_own(folder):
+    corpus = Corpus(folder)
+    before = corpus_fingerprint(corpus)
+    write_jsonl(folder / "github.train.jsonl.gz", documents("github", 21, 2))
+    after = corpus_fingerprint(corpus)
+    assert before != after == corpus_fingerprint(Corpus(folder)) == Corpus(folder).fingerprint
+    assert len(open_retriever(corpus)) == 53
 
 
 def test_an_empty_document_stops_the_build_by_file_and_line(tmp_path, home):

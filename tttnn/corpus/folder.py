@@ -26,7 +26,7 @@ from tttnn.corpus.jsonl import (
     read_blocks,
     read_jsonl,
 )
-from tttnn.corpus.store import ConcatStore, TextStore, facts_path, recognise
+from tttnn.corpus.store import FILLED, ConcatStore, TextStore, facts_path, recognise
 from tttnn.errors import ParameterError
 from tttnn.files import expand, read_json, sha256_file, write_json, writing
 
@@ -42,6 +42,7 @@ PART = re.compile(rf".+{PACKED}", re.DOTALL)
 OTHER_FOLDERS = {"val", "valid", "validation", "dev", "test"}  # which the Pile does not have beside train
 LIKE_A_PART = re.compile(r"json|(^|[._-])(train|val|valid|validation|dev|test)([._-]|$)", re.IGNORECASE)
 MANIFEST = "manifest.json"
+ABOUT = re.compile(r"\.|manifest\.json|README|LICEN[CS]E|SOURCES|CITATION|CHANGELOG|NOTICE|dataset_info", re.IGNORECASE)
 LACKING = "domains_in_train_alone"  # in the manifest of an imported corpus: by val and test
 LAYOUT = (
     "<domain>.<split>.jsonl files (split: train, val, test), or train/*.jsonl (or train.jsonl), val.jsonl and "
@@ -79,8 +80,8 @@ class Corpus:
         For tables and titles; by default the folder's own name.
     skip_bad : bool
         Leave out bad documents, with a warning that counts them: lines that are no document (see `read_jsonl`), and
-        empty texts. It is another corpus then, with other numbers and another `fingerprint`. Otherwise the first such
-        line is an error; an empty text only in a `store`, as nothing can be found by it.
+        empty or blank texts. It is another corpus then, with other numbers and another `fingerprint`. Otherwise the
+        first such line is an error; an empty or blank text only in a `store`, as nothing can be found by it.
 
     Raises
     ------
@@ -94,6 +95,7 @@ class Corpus:
         self.name = name or (self.folder.resolve() if self.folder.name == ".." else self.folder).name
         self.skip_bad = skip_bad
         self._warned: set[Path] = set()
+        self._known: tuple[list[list[Any]], str] | None = None  # a fingerprint, and the stamps of the files it is of
         if not self.folder.is_dir():
             raise CorpusError(f"no folder {self.folder}: a corpus is a folder of .jsonl files, or 'wheels'")
         self._by_domain, self._by_split = _find_files(self.folder)
@@ -139,14 +141,33 @@ class Corpus:
             )
         return list(self.manifest.get(LACKING, {}).get(split, []))
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 over names and SHA-256 of all files, as 64 hexadecimal digits; reads all of them once.
+        """SHA-256 over names and SHA-256 of all files, as 64 hexadecimal digits; reads all of them when one changed.
 
         Another one with `skip_bad`.
         """
-        files = (path for split in self.splits for path in self.files(split))
-        return self._identity(fingerprint_files(self.folder, files))
+        stamps = self.stamps()
+        if self._known is None or self._known[0] != stamps:
+            self._known = stamps, self._identity(fingerprint_files(self.folder, self._all_files()))
+        return self._known[1]
+
+    def stamps(self) -> list[list[Any]]:
+        """Name, size and modification time in nanoseconds of each file, by which a change is noticed.
+
+        Raises
+        ------
+        CorpusError
+            If a file is gone.
+        """
+        try:
+            facts = [(path, path.stat()) for path in self._all_files()]
+        except OSError as error:
+            raise CorpusError(f"{error.filename}: {error.strerror}; it was there when the corpus was opened") from error
+        return [[ascii(str(path)), found.st_size, found.st_mtime_ns] for path, found in facts]
+
+    def _all_files(self) -> list[Path]:
+        return [path for split in self.splits for path in self.files(split)]
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -287,6 +308,7 @@ class Corpus:
         """
         found: dict[str, dict[str, Size]] = {}
         digests: dict[Path, str] = {}
+        stamps = self.stamps()
         for split in self.splits:
             for named, path in self._parts(split):
                 digest = hashlib.sha256()
@@ -297,7 +319,7 @@ class Corpus:
         if not found:
             bad = " that is not bad and left out" if self.skip_bad else ""
             raise CorpusError(f"{self.folder} is no corpus: it holds no document{bad}")
-        self.fingerprint = self._identity(_combine(self.folder, digests))
+        self._known = stamps, self._identity(_combine(self.folder, digests))
         return {domain: found[domain] for domain in self._sorted(found)}
 
     def _numbered(self, split: str, domains: Sequence[str] | None = None) -> Iterator[tuple[str, int, Document]]:
@@ -332,7 +354,8 @@ class Corpus:
         Raises
         ------
         BadDocument
-            If a line is no document, or its text is empty, unless `skip_bad`: on the first call, which reads them all.
+            If a line is no document, or its text is empty or blank, unless `skip_bad`: on the first call, which reads
+            them all.
         CorpusError
             If a file changed since it was unpacked or indexed (empty `folder` to build again), or is corrupt.
         """
@@ -367,7 +390,7 @@ class Corpus:
         # A table without its description was left by an interrupted build; one with it must fit the file.
         if facts.exists():
             known = read_json(facts)
-            if isinstance(known, dict) and known.get("checked") == on_error:
+            if isinstance(known, dict) and known.get("checked") == [on_error, FILLED]:
                 return TextStore.open(path, table, named)
             facts.unlink()  # of an earlier version, or of a call with another skip_bad
         return TextStore.build(path, table, on_error, check=True, domain=named)
@@ -426,6 +449,7 @@ def _find_files(folder: Path) -> tuple[dict[tuple[str, str], Path], dict[str, li
     by_domain: dict[tuple[str, str], Path] = {}
     by_split: dict[str, list[Path]] = {}
     strange: list[Path] = []
+    others = 0
     for path in _listed(folder):
         if path.name == "train" and path.is_dir():
             parts = {part: bool(PART.fullmatch(part.name)) and _is_part(part) for part in _listed(path)}
@@ -439,6 +463,10 @@ def _find_files(folder: Path) -> tuple[dict[tuple[str, str], Path], dict[str, li
                 raise CorpusError(f"{folder}: {other.name} and {path.name} are the same part: keep one")
         elif path.name != MANIFEST and LIKE_A_PART.search(path.name):
             strange.append(path)
+        else:
+            others += not ABOUT.match(path.name)
+    if others and (by_split or by_domain):
+        log.warning("%s: %d files or folders of other names are not read; a corpus holds %s", folder, others, LAYOUT)
     by_split = {split: paths for split, paths in by_split.items() if paths}
     _check_layout(folder, by_domain, by_split, ", ".join(repr(str(path.relative_to(folder))) for path in strange))
     return by_domain, by_split
@@ -492,10 +520,20 @@ def _check_layout(
     if not by_domain and not by_split:
         raise CorpusError(f"{folder} is no corpus: it must hold {LAYOUT}{f'; it has {strange}' if strange else ''}")
     for paths in by_split.values():
+        refuse_twice(folder, (str(path.relative_to(folder)) for path in paths))
         if len(paths) > 1 and any(path.parent == folder for path in paths):
             raise CorpusError(f"{folder}: {', '.join(str(path.relative_to(folder)) for path in paths)}: keep one")
     if strange:
         log.warning("%s: not read, as no part by name or kind: %s; a corpus holds %s", folder, strange, LAYOUT)
+
+
+def refuse_twice(folder: Path, names: Iterable[str]) -> None:
+    """Raise CorpusError if a file lies beside itself compressed, as ``unzstd`` leaves it: it would be read twice."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(re.sub(r"\.(gz|zst)$", "", name), name)
+        if other != name:
+            raise CorpusError(f"{folder}: {other} and {name} are the same part: keep one")
 
 
 @contextmanager

@@ -195,11 +195,11 @@ def _lines(path: Path) -> Iterator[Entry]:
 
 def _json(path: Path) -> Iterator[Entry]:
     """An array of objects, one object, or JSON Lines under another name."""
-    first = next(read_lines(path), None)
-    if first is None:
+    begins = _first_byte(path)
+    if not begins:
         return
-    begins = first.content.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
-    if begins == b"{" and _is_json(first):
+    # An array may be one line that fills the memory.
+    if begins == b"{" and (first := next(read_lines(path), None)) and _is_json(first):
         yield from _lines(path)
         return
     content = _whole(path, LARGEST_ARRAY)
@@ -211,6 +211,12 @@ def _json(path: Path) -> Iterator[Entry]:
         raise CorpusError(str(error)) from error  # there are no others to go on with
     for number, value in enumerate(whole if isinstance(whole, list) else [whole], 1):
         yield Entry(path, f"entry {number}", value)
+
+
+def _first_byte(path: Path) -> bytes:
+    """What a file begins with, white space aside."""
+    blocks = (block.removeprefix(codecs.BOM_UTF8).lstrip() for block in read_blocks(path))
+    return next((block[:1] for block in blocks if block), b"")
 
 
 def _is_json(line: Line) -> bool:
@@ -234,12 +240,28 @@ def _cells(path: Path, delimiter: str) -> Iterator[Entry]:
             if None in row or None in row.values():
                 cells, columns = "more" if None in row else "fewer", len(rows.fieldnames or ())
                 value = BadDocument(f"{path}, {where}: {cells} cells than the {columns} columns of the first line")
+            elif delimiter == "\t" and _holds_rows(list(row.values())):
+                raise CorpusError(
+                    f"{path}, to {where}: a cell that begins with a quotation mark holds whole rows; double the "
+                    "quotation marks of such cells and put the cells into some, or convert the file to JSON Lines"
+                )
             yield Entry(path, where, value)
     except csv.Error as error:
         # What is wrong with its quotes is wrong with all that follows.
         raise CorpusError(
             f"{path}, line {rows.reader.line_num}: not a table of cells: {error}; quote the text as CSV asks"
         ) from error
+
+
+def _holds_rows(cells: list[str]) -> bool:
+    """Whether a cell has swallowed what looks like rows of the same table, from its quotation mark to the next one."""
+    for place, cell in enumerate(cells):
+        lines = cell.split("\n")
+        tabs = [len(cells) - 1 - place, *[len(cells) - 1] * (len(lines) - 2), place]
+        begun = all(line.partition("\t")[0].strip() for line in lines[1:])  # unlike code that tabs indent
+        if begun and len(lines) > 1 < len(cells) and [line.count("\t") for line in lines] == tabs:
+            return True
+    return False
 
 
 def _decoded_lines(path: Path) -> Iterator[str]:
@@ -268,7 +290,7 @@ def _parquet(path: Path, keys: Keys) -> Iterator[Entry]:
                 for row in batch.to_pylist():
                     number += 1
                     yield Entry(path, f"row {number}", row)
-    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, KeyError) as error:  # of odd time zones
         raise CorpusError(f"{path}, after row {number}: not Parquet, or damaged: {first_line(error)}") from error
 
 
@@ -289,7 +311,7 @@ def _arrow(path: Path, keys: Keys) -> Iterator[Entry]:
                     for row in batch.select(chosen).slice(start, BATCH).to_pylist():
                         number += 1
                         yield Entry(path, f"row {number}", row)
-    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, OverflowError, KeyError) as error:  # of odd time zones
         raise CorpusError(f"{path}, after row {number}: not Arrow, or damaged: {first_line(error)}") from error
 
 

@@ -154,7 +154,7 @@ def read_jsonl(
     on_error : {"raise", "skip"}
         What to do with a line that is no document. Skipped ones are counted in the iterator's ``skipped``.
     filled : bool
-        Whether a document with an empty text counts as a line that is none.
+        Whether a document with an empty or blank text counts as a line that is none.
     digest : optional
         One of `hashlib`; it has seen all bytes of the file at the end, so that hashing takes no second pass.
 
@@ -271,7 +271,7 @@ def parse_line(line: Line, filled: bool = False) -> Document:
     ----------
     line : Line
     filled : bool
-        Whether an empty text is an error, too.
+        Whether an empty or blank text is an error, too.
 
     Raises
     ------
@@ -295,8 +295,8 @@ def parse_line(line: Line, filled: bool = False) -> Document:
         for name, value in (("text", text), ("meta", meta)):
             if _holds_surrogate(value):
                 raise line.error(f'"{name}" holds a lone surrogate, which is not a character')
-    if filled and not text:
-        raise line.error('"text" is empty, so nothing can be found by it')
+    if filled and not text.strip():
+        raise line.error('"text" is empty or blank, so nothing can be found by it')
     return Document(text, meta or {})
 
 

@@ -29,6 +29,8 @@ def unit(meta: Mapping[str, Any]) -> str:
 def source(meta: Mapping[str, Any]) -> str:
     """Return the repository or package that a document is from, version and all; empty if its meta names none.
 
-    It is what ``source`` has before the colon.
+    It is what ``source`` has before the colon; of a web address, the site.
     """
-    return str(meta.get("source") or "").partition(":")[0]
+    found = str(meta.get("source") or "")
+    site = re.match(r"[a-z][a-z0-9+.-]*://[^/?#]*", found, re.IGNORECASE)
+    return site[0] if site else found.partition(":")[0]

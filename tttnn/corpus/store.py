@@ -49,6 +49,7 @@ from tttnn.files import read_json, write_json, writing
 SCAN_BLOCK = 1 << 22  # bytes scanned for line ends at a time
 SCAN_RANGE = 1 << 24  # bytes that a process scans at a time
 PARALLEL_FROM = 1 << 30  # bytes of text, which one process scans in a second if they are not compressed
+FILLED = "no blank text"  # what a check looks for, too; a table of a version that did not is built anew
 END = 1 << 16  # bytes hashed at either end of a file to recognise it
 WHITE = np.frombuffer(b" \t\r\v\f", dtype=np.uint8)  # what isspace() takes for white, the line end aside
 
@@ -112,8 +113,8 @@ class TextStore:
             Scan in so many processes, with the same result: the file is cut into ranges of whole lines. By default
             in this one, and from 1 GiB of text in one a core.
         check : bool
-            Parse every line now: the first bad document raises (with ``"raise"``), an empty text is bad, too, and a
-            column of domains is written beside the table, from which `by_domain` is read.
+            Parse every line now: the first bad document raises (with ``"raise"``), an empty or blank text is
+            bad, too, and a column of domains is written beside the table, from which `by_domain` is read.
         domain : str, optional
             See the class.
 
@@ -142,7 +143,7 @@ class TextStore:
         if recognise(jsonl) != facts["jsonl"]:
             raise CorpusError(f"{jsonl} changed while it was indexed: build the table again")
         if check:
-            facts |= {"checked": on_error, "domains": facts["domains"] | recognise(_domains_path(table))}
+            facts |= {"checked": [on_error, FILLED], "domains": facts["domains"] | recognise(_domains_path(table))}
         write_json(facts_path(table), facts | {"table": recognise(table)})
         return cls(jsonl, table, domain)
 

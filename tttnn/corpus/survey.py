@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tttnn.corpus.folder import refuse_twice
 from tttnn.corpus.formats import TABLES, Keys, kind_of, read_table, read_text, to_document
 from tttnn.corpus.jsonl import BadDocument, CorpusError
 from tttnn.files import home
@@ -22,7 +23,7 @@ SPLIT_NAMES = {
     "eval": "val", "test": "test", "testing": "test",
 }  # fmt: skip
 BY_STEM = re.compile(
-    rf"((?P<domain>.+)[._-])?(?P<split>{'|'.join(SPLIT_NAMES)})([._-]\d[\w-]*)?", re.IGNORECASE | re.DOTALL
+    rf"((?P<domain>.+)[._-])?(?P<split>{'|'.join(SPLIT_NAMES)})([._-](?P<more>\w[\w.-]*))?", re.IGNORECASE | re.DOTALL
 )
 SUFFIXES = re.compile(rf"({'|'.join(TABLES).replace('.', r'[.]')})([.]gz|[.]zst)?$", re.IGNORECASE)
 SHOWN = 3  # files that a message names for a reason; it names twice as many reasons
@@ -89,11 +90,13 @@ def survey(source: Path, seen: Sequence[Seen], keys: Keys, name: str, skip_bad: 
     Raises
     ------
     CorpusError
-        If nothing can be read, or a table is damaged; the message says why.
+        If nothing can be read, or a table is damaged or there twice; the message says why.
     """
     read, left, broken = _sorted_out((each for each in seen if not each.reason), keys, skip_bad)
     tables = _are_tables(read)
     chosen = [part for part in read if part.is_table == tables]
+    if tables:
+        refuse_twice(source, (part.name for part in chosen))
     if damaged := [broken[part.name] for part in chosen if part.name in broken]:
         raise damaged[0]
     other = "a text in a folder of tables" if tables else "a table in a folder of texts"
@@ -168,7 +171,11 @@ def _set_aside(entry: os.DirEntry[str], kept: Path) -> str:
         entry.name.encode()
     except UnicodeEncodeError:
         return "its name is not UTF-8: rename it"
-    if entry.is_dir():
+    try:
+        is_folder = entry.is_dir()
+    except OSError:  # to itself, or through a file
+        return "a link to nowhere"
+    if is_folder:
         if entry.is_symlink():
             return "a link to a folder"
         if entry.name in TOOL_FOLDERS or Path(entry.path).resolve() == kept:
@@ -210,6 +217,8 @@ def _are_tables(parts: list[Part]) -> bool:
 def _placed(parts: list[Part], name: str) -> list[Part]:
     """Parts with split and domain, by folders and, for tables, names of files."""
     found = [_named(part) for part in parts]
+    if any(split == "train" for split, _, _ in found):  # then test_hard is a part of the test documents, too
+        found = [_named(part, more=True) for part in parts]
     splits = {split for split, _, _ in found}
     if "train" not in splits or not splits - {"train", None}:  # as a folder of tests beside sources
         found = [(None, part.name.split("/")[:-1], "") for part in parts]
@@ -228,14 +237,19 @@ def _shared(paths: list[list[str]]) -> int:
     )
 
 
-def _named(part: Part) -> tuple[str | None, list[str], str]:
-    """The split that a part's place says, its other folders, and the domain before the split in its name."""
+def _named(part: Part, more: bool = False) -> tuple[str | None, list[str], str]:
+    """The split that a part's place says, its other folders, and the domain before the split in its name.
+
+    After the split there may be a number, as in train-00000-of-00002, and a word if there may be `more`.
+    """
     *folders, file = part.name.split("/")
     for depth, folder in enumerate(folders[:2]):
         if split := SPLIT_NAMES.get(folder.lower()):
             return split, folders[:depth] + folders[depth + 1 :], ""
     match = BY_STEM.fullmatch(SUFFIXES.sub("", file)) if part.is_table else None
-    return (SPLIT_NAMES[match["split"].lower()], folders, match["domain"] or "") if match else (None, folders, "")
+    if not match or not (more or re.match(r"\d|$", match["more"] or "")):
+        return None, folders, ""
+    return SPLIT_NAMES[match["split"].lower()], folders, match["domain"] or ""
 
 
 def _nothing(source: Path, ignored: list[tuple[str, str]]) -> str:

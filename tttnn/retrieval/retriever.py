@@ -231,7 +231,10 @@ class Retriever:
         for position, text in enumerate(texts):
             if not text.strip():
                 raise DocumentError(f"query {position} of {len(texts)} is empty: nothing is near to it")
-        answer = self.index.search(self.embedder.embed(texts), k)
+        vectors = self.embedder.embed(texts)  # (n, dimension)
+        for position in np.flatnonzero(~vectors.any(axis=1)):
+            log.warning("query %d of %d has no word that the embedder knows: no document is near", position, len(texts))
+        answer = self.index.search(vectors, k)
         distances, ids = answer  # two (n, k)
         return [
             Neighbours(map(self._neighbour, found.tolist(), near.tolist()), answer.answered)
@@ -405,9 +408,7 @@ def _memo(corpus: Corpus) -> Path:
 
 def _remembered(corpus: Corpus) -> dict[str, Any]:
     """Size and time of each file of a corpus, and its fingerprint if it was found when they were the same."""
-    files = [path for split in corpus.splits for path in corpus.files(split)]
-    stamps = [[ascii(str(path)), path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    memo = _memo(corpus)
+    stamps, memo = corpus.stamps(), _memo(corpus)
     known = read_json(memo) if memo.exists() else {}
     return known if known.get("stamps") == stamps else {"stamps": stamps}
 
@@ -421,7 +422,26 @@ def _embed(store: Store, embedder: Embedder, start: int) -> Iterator[np.ndarray]
     """Vectors of the documents from `start` on, in order, some at a time: arrays (n, dimension)."""
     batches = _text_batches(store, start)
     many = getattr(embedder, "embed_batches", None)
-    return many(batches) if many else map(embedder.embed, batches)
+    place, unknown = start, 0
+    try:
+        for vectors in many(batches) if many else map(embedder.embed, batches):
+            known = vectors.any(axis=1, keepdims=True)  # (n, 1)
+            yield vectors if known.all() else np.where(known, vectors, _away(vectors.shape[1]))
+            place, unknown = place + len(vectors), unknown + int((~known).sum())
+    except EmbeddingError as error:
+        raise EmbeddingError(f"{error} (in the batch from document {place} on)") from error
+    if unknown:
+        log.warning("%d documents have no word that the embedder knows: they are kept away from all others", unknown)
+
+
+def _away(dimension: int) -> np.ndarray:
+    """A direction for documents of which an embedder knows nothing: a vector (dimension,) of length one.
+
+    Zero would be at distance 1 from all vectors of length one, nearer than most documents are to each other, so that
+    each query would find it. A direction drawn at random is as far as an unrelated text.
+    """
+    drawn = np.random.default_rng(0).standard_normal(dimension)
+    return (drawn / np.linalg.norm(drawn)).astype(np.float32)
 
 
 @lru_cache(1)
@@ -447,8 +467,8 @@ def _text_batches(store: Store, start: int) -> Iterator[list[str]]:
     for place in range(start, len(store)):
         texts.append(store[place].text)
         characters += len(texts[-1])
-        if not texts[-1]:
-            raise EmbeddingError(f"document {place} has an empty text, so it has no vector: leave it out")
+        if not texts[-1].strip():
+            raise EmbeddingError(f"document {place} has an empty or blank text, so it has no vector: leave it out")
         if len(texts) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
             yield texts
             texts, characters = [], 0
