@@ -11,6 +11,7 @@ import pytest
 import torch
 from command_line import called
 from tiny import CONTEXT, HEADS, LAYERS, VOCABULARY, WIDTH, tiny_gpt2, tiny_llama
+from transformers import AutoConfig
 
 from tttnn.files import sha256_file
 from tttnn.models import ModelError, load_model
@@ -26,14 +27,14 @@ def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("TTTNN_HOME", str(tmp_path / "home"))
 
 
-def as_gguf(folder, path, kind, quantise=None, more=(), fields=None):
+def as_gguf(folder, path, kind, quantise=None, more=(), fields=None, words="default", rotary_base=10000.0):
     """Write a tiny model as llama.cpp's converter does: its names, rotary halves of each head interleaved."""
     lm = load_model(folder)
     writer = gguf.GGUFWriter(path, kind)
-    sizes(writer, kind)
+    sizes(writer, kind, rotary_base)
     for name, value in (fields or {}).items():
         writer.add_string(name, value)
-    vocabulary(writer, folder, lm.tokenizer)
+    vocabulary(writer, folder, lm.tokenizer, words)
     names = gguf.get_tensor_name_map({"llama": gguf.MODEL_ARCH.LLAMA, "gpt2": gguf.MODEL_ARCH.GPT2}[kind], LAYERS)
     for name, value in lm.model.state_dict().items():
         if kind == "gpt2" and name == "lm_head.weight":
@@ -57,7 +58,7 @@ def as_gguf(folder, path, kind, quantise=None, more=(), fields=None):
     return path
 
 
-def sizes(writer, kind):
+def sizes(writer, kind, rotary_base):
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
@@ -66,20 +67,20 @@ def sizes(writer, kind):
     if kind == "llama":
         writer.add_head_count_kv(2)
         writer.add_layer_norm_rms_eps(1e-6)
-        writer.add_rope_freq_base(10000.0)
+        writer.add_rope_freq_base(rotary_base)
         writer.add_rope_dimension_count(WIDTH // HEADS)
         writer.add_vocab_size(VOCABULARY)
     else:
         writer.add_layer_norm_eps(1e-5)
 
 
-def vocabulary(writer, folder, tokenizer):
+def vocabulary(writer, folder, tokenizer, words):
     stored = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     tokens = sorted(stored["vocab"], key=stored["vocab"].get)
     special = set(tokenizer.all_special_tokens)
     kinds = (gguf.TokenType.NORMAL, gguf.TokenType.CONTROL)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
+    writer.add_tokenizer_pre(words)
     writer.add_token_list(tokens)
     writer.add_token_types([kinds[token in special] for token in tokens])
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in stored["merges"]])
@@ -121,7 +122,7 @@ def as_stored(name, weight, change):
 def test_it_is_converted_once_and_named_by_its_bytes(tmp_path, monkeypatch):
     file = as_gguf(tiny_llama(tmp_path / "plain"), tmp_path / "it.gguf", "llama")
     folder = prepare(file)
-    assert folder == tmp_path / "home" / "prepared" / sha256_file(file)
+    assert folder == tmp_path / "home" / "converted" / sha256_file(file)
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= set(os.listdir(folder))
     monkeypatch.setattr("tttnn.models.gguf._convert", lambda *_: pytest.fail("converted again"))
     assert prepare(file) == folder
@@ -138,7 +139,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path, monkeypatch):
         patch.setattr("tttnn.models.gguf._convert", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare(file)
-    [left] = (tmp_path / "home" / "prepared").iterdir()
+    [left] = (tmp_path / "home" / "converted").iterdir()
     assert left.name.endswith(".lock")
     assert load_model(file).name == "it.gguf"
 
@@ -183,6 +184,31 @@ def test_what_would_be_left_out_is_refused(how, message, tmp_path):
         load_model(file)
 
 
+def test_a_rotary_base_that_transformers_would_not_take_is_refused(tmp_path, monkeypatch):
+    file = as_gguf(tiny_llama(tmp_path / "plain"), tmp_path / "it.gguf", "llama", rotary_base=5e5)
+    assert load_model(file).model.config.rope_parameters["rope_theta"] == 5e5
+    monkeypatch.setenv("TTTNN_HOME", str(tmp_path / "other"))
+    find = AutoConfig.from_pretrained
+
+    def without_base(**place):  # as for StarCoder2
+        config = find(**place)
+        config.rope_parameters["rope_theta"] = 10_000.0
+        return config
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", without_base)
+    with pytest.raises(ModelError, match=r"has 500,000 as base of its rotary positions, .* takes 10,000"):
+        load_model(file)
+
+
+@pytest.mark.parametrize(("words", "warned"), [("default", False), ("smollm", False), ("qwen2", False), ("own", True)])
+def test_texts_are_cut_as_the_file_names_it(words, warned, tmp_path, caplog):
+    lm = load_model(as_gguf(tiny_llama(tmp_path / "plain"), tmp_path / "it.gguf", "llama", words=words))
+    pieces = [piece for piece, _ in lm.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("if x:\n    12")]
+    alone = ["ĊĠĠĠĠ", "1", "2"] if words == "smollm" else ["1", "2"] if words == "qwen2" else ["Ġ12"]
+    assert pieces[-len(alone) :] == alone
+    assert ("a way, 'own', that transformers does not know" in caplog.text) == warned
+
+
 def test_architectures_that_cannot_be_read_are_named(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "it.gguf", "rwkv7")
     writer.add_tensor("token_embd.weight", np.ones((4, 4), np.float32))
@@ -216,6 +242,6 @@ def test_fetching_a_file_converts_it_too_so_that_two_first_uses_need_not_wait_fo
     monkeypatch.setattr("tttnn.fetch.fetched", lambda name: folder)
     done = called("fetch", "smollm2-135m", home=tmp_path / "home")
     assert done.returncode == 0 and done.stdout == f"smollm2-135m: {folder}\n", done.stderr
-    assert [path.name for path in (tmp_path / "home" / "prepared").iterdir() if path.is_dir()] == [
+    assert [path.name for path in (tmp_path / "home" / "converted").iterdir() if path.is_dir()] == [
         sha256_file(folder / "SmolLM2.gguf")
     ]

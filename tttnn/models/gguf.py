@@ -1,15 +1,17 @@
 """GGUF files as models: dequantised to float32 once, and kept as a folder in Hugging Face format.
 
 transformers reads configuration and tokenizer from the file, and its weights through the `gguf` package's own
-functions. What it would leave out without a word is refused: tensors that it has no place for, scaled rotary positions.
+functions. What it would leave out without a word is refused: tensors that it has no place for, scaled rotary positions,
+another base of them. Where it would cut a text into words in another way, that is mended, or warned of.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tttnn.errors import first_line
 from tttnn.files import home, sha256_file, sole_writer, write_json, writing_folder
@@ -18,11 +20,23 @@ from tttnn.models.loading import LOADING_ERRORS, ModelError, is_gguf
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-ROOM = "prepared"
+ROOM = "converted"
+# Names, as of llama.cpp, of how a byte-level tokenizer cuts a text before it merges: each digit by itself and the rest
+# as GPT-2 does, which transformers does not know; and as GPT-2 does in all.
+DIGITS_ALONE = {"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"}
+AS_GPT2 = {None, "default", "gpt-2", "phi-2", "mpt", "olmo", "jais", "jina-en", "jina-es", "jina-de"}
 CONVERTING = 2  # float32 numbers a weight: those that were read, and a tensor's before it was transposed
 log = logging.getLogger(__name__)
+
+
+class _Facts(NamedTuple):
+    """What a file says of itself: how many numbers its tensors hold, its rotary base, and how it cuts a text."""
+
+    numbers: int
+    rotary_base: float | None
+    words: str | None
 
 
 def find_gguf(path: Path) -> Path | None:
@@ -56,7 +70,7 @@ def prepare(file: Path) -> Path:
     Returns
     -------
     Path
-        ``home()/prepared/<SHA-256 of the file>``: float32 safetensors, configuration, tokenizer.
+        ``home()/converted/<SHA-256 of the file>``: float32 safetensors, configuration, tokenizer.
 
     Raises
     ------
@@ -68,24 +82,24 @@ def prepare(file: Path) -> Path:
     digest = sha256_file(file)
     folder = home() / ROOM / digest
     if not folder.is_dir():
-        numbers = _check(file)
+        facts = _check(file)
         with sole_writer(folder, wait=True, beside=True):
             if not folder.is_dir():  # the other process may have been at it
-                _prepare(file, numbers, digest, folder)
+                _prepare(file, facts, digest, folder)
     return folder
 
 
-def _prepare(file: Path, numbers: int, digest: str, folder: Path) -> None:
-    require(file.name, CONVERTING * numbers, "convert it")
+def _prepare(file: Path, facts: _Facts, digest: str, folder: Path) -> None:
+    require(file.name, CONVERTING * facts.numbers, "convert it")
     log.info("%s: converted once, to float32 in %s", file, folder)
     with writing_folder(folder) as partial:
-        _convert(file, numbers, partial)
+        _convert(file, facts, partial)
         programs = {name: version(name) for name in ("gguf", "transformers")}
         write_json(partial / "origin.json", {"file": file.name, "sha256": digest, "converted_by": programs})
 
 
-def _check(file: Path) -> int:
-    """Refuse what is no GGUF file or cannot be read as it is meant; return how many numbers its tensors hold."""
+def _check(file: Path) -> _Facts:
+    """Refuse what is no GGUF file or cannot be read as it is meant."""
     from gguf import GGUFReader
 
     with open(file, "rb") as opened:
@@ -103,7 +117,9 @@ def _check(file: Path) -> int:
         raise ModelError(
             f"{file}: scales its rotary positions, which transformers would leave out; take the model's safetensors"
         )
-    return sum(int(tensor.n_elements) for tensor in reader.tensors)
+    words = _value(reader, "tokenizer.ggml.pre") if _value(reader, "tokenizer.ggml.model") == "gpt2" else None
+    numbers = sum(int(tensor.n_elements) for tensor in reader.tensors)
+    return _Facts(numbers, _value(reader, f"{architecture}.rope.freq_base"), words)
 
 
 def _value(reader: GGUFReader, key: str) -> Any:
@@ -111,7 +127,7 @@ def _value(reader: GGUFReader, key: str) -> Any:
     return field.contents() if field else None
 
 
-def _convert(file: Path, numbers: int, folder: Path) -> None:
+def _convert(file: Path, facts: _Facts, folder: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -120,6 +136,7 @@ def _convert(file: Path, numbers: int, folder: Path) -> None:
         config = AutoConfig.from_pretrained(**place)
         if config.model_type == "gpt2":
             config.n_positions = config.n_ctx  # transformers sets the one that GPT-2 no longer looks at
+        _check_rotary_base(file, facts, config)
         tokenizer = AutoTokenizer.from_pretrained(**place)
         model, found = AutoModelForCausalLM.from_pretrained(
             config=config, dtype=torch.float32, output_loading_info=True, **place
@@ -127,13 +144,38 @@ def _convert(file: Path, numbers: int, folder: Path) -> None:
     except LOADING_ERRORS as error:
         raise ModelError(f"{file}: cannot be read as a language model: {first_line(error)}") from error
     read = sum(parameter.numel() for parameter in model.parameters())
-    if found["missing_keys"] or read != numbers:
+    if found["missing_keys"] or read != facts.numbers:
         raise ModelError(
-            f"{file}: holds {numbers:,} numbers, of which transformers' {config.model_type} has {read:,}, so another "
-            "model would run; take the model's safetensors"
+            f"{file}: holds {facts.numbers:,} numbers, of which transformers' {config.model_type} has {read:,}, so "
+            "another model would run; take the model's safetensors"
         )
+    _cut_as_meant(file, facts, tokenizer)
     _plain(model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _check_rotary_base(file: Path, facts: _Facts, config: Any) -> None:
+    read = (getattr(config, "rope_parameters", None) or {}).get("rope_theta")
+    if facts.rotary_base and read and not math.isclose(facts.rotary_base, read, rel_tol=1e-6):
+        raise ModelError(
+            f"{file}: has {facts.rotary_base:,.0f} as base of its rotary positions, which transformers leaves out for "
+            f"a {config.model_type} model and takes {read:,.0f}; take the model's safetensors"
+        )
+
+
+def _cut_as_meant(file: Path, facts: _Facts, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a tokenizer cut a text into words as the file names it, where transformers takes GPT-2's way instead."""
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+
+    if facts.words in DIGITS_ALONE:
+        way = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+        tokenizer.backend_tokenizer.pre_tokenizer = way
+    elif facts.words not in AS_GPT2 | set(GGUF_PRE_TOKENIZER_SPLITS):
+        log.warning(
+            "%s: cuts texts in a way, %r, that transformers does not know; GPT-2's is taken, so that some tokens may "
+            "be others than the model learnt: take the model's safetensors where that matters", file, facts.words
+        )  # fmt: skip
 
 
 def _plain(model: PreTrainedModel) -> PreTrainedModel:
