@@ -9,6 +9,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from tiny import LAYERS, NEIGHBOURS, TEXT, WIDTH, tiny_gpt2
 from torch.profiler import profile
+from transformers import MixtralConfig, MixtralForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from tttnn import memory
@@ -85,6 +86,23 @@ def test_what_was_frozen_before_stays_frozen(tmp_path):
     before = state(lm)
     bits(TTT(lm, switches=LORA))
     assert state(lm) == before
+
+
+def test_layers_with_an_adapter_in_an_adapter_are_put_back_too(tmp_path):
+    """As peft has them in a mixture of experts, whose two weights share a module."""
+    model = tiny_mixtral(tmp_path)
+    modules, weights = dict(model.named_modules()), {name: p.clone() for name, p in model.named_parameters()}
+    for _ in range(2):
+        with adapters(model, 2, seed=1) as trained:
+            assert trained
+        assert dict(model.named_modules()) == modules
+        assert all(torch.equal(p, weights[name]) for name, p in model.named_parameters())
+
+
+def tiny_mixtral(folder):
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 3, "num_experts_per_tok": 2}
+    return MixtralForCausalLM(MixtralConfig(**sizes, **heads))
 
 
 def test_runs_repeat_and_leave_other_loops_and_random_numbers_alone(gpt2):

@@ -267,6 +267,18 @@ def test_a_base_is_found_beside_the_adapters_and_by_name(tmp_path):
     assert lm.settings_source == "registry entry gpt2-xxs-general"
 
 
+def test_adapters_in_a_folder_with_a_model_are_refused_and_with_its_configuration_alone_they_are_adapters(tmp_path):
+    base = tiny_gpt2(tmp_path / "base")
+    adapters(tmp_path / "mine", base)
+    alone = load_model(tmp_path / "mine").weight_hash()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        shutil.copy(base / name, tmp_path / "mine")
+        if name != "model.safetensors":
+            assert load_model(tmp_path / "mine").weight_hash() == alone
+    with pytest.raises(ModelError, match=r"mine: holds a model and adapters, .*remove adapter_config\.json"):
+        load_model(tmp_path / "mine")
+
+
 def test_adapters_that_cannot_be_merged_are_refused(tmp_path):
     base = tiny_gpt2(tmp_path / "base")
     adapters(tmp_path / "mine", base)

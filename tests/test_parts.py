@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from tiny import NEIGHBOURS, TEXT, tiny_gpt2, tiny_gpt_neo, tiny_llama, tiny_qwen2
+from transformers import GPTBigCodeForCausalLM, Qwen2MoeForCausalLM
 
 from tttnn.errors import ParameterError
 from tttnn.models import load_model
@@ -113,6 +114,19 @@ def test_queries_are_trained_and_keys_and_values_stay(lm):
                     split[name][..., : leaf.shape[-1]] = leaf
             plain.append(loop.scorer(TEXT)().nats)
     assert nats == pytest.approx(plain, rel=1e-5) and nats[1] != nats[0]
+
+
+@pytest.mark.parametrize(
+    ("part", "model", "settings"),
+    [
+        ("queries", GPTBigCodeForCausalLM, {"n_embd": 16, "n_layer": 1, "n_head": 2}),  # of all heads, then one key
+        ("down", Qwen2MoeForCausalLM, {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+                                       "num_key_value_heads": 2, "num_experts": 2, "intermediate_size": 8}),  # a gate
+    ],
+)  # fmt: skip
+def test_a_model_that_keeps_that_part_elsewhere_is_refused(part, model, settings):
+    with pytest.raises(ParameterError, match=rf"train='{part}': .* has no such weights"):
+        select_part(model(model.config_class(vocab_size=40, **settings)), part)
 
 
 def test_gradients_are_taken_again_whatever_happens(lm):

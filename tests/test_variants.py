@@ -89,6 +89,12 @@ def test_evaluate_gives_the_numbers_of_a_run(ttt, drawn, strategy, split_query):
             one.evaluate(document.text, 3)
 
 
+def test_a_strategy_for_a_method_that_looks_up_no_neighbours_is_refused(ttt, drawn):
+    chosen = TTT(ttt.lm, Selection(ttt.need_retriever(), "random"), ttt.switches)
+    with pytest.raises(ParameterError, match=r"strategy='random' and method='dynamic:8': it looks up no neighbours"):
+        run(chosen, drawn, (0, 1), method="dynamic:8")
+
+
 def test_a_loop_without_a_retriever_is_refused_in_a_sentence(ttt, drawn, tmp_path):
     for name in ("nearest", *(name for name, each in VARIANTS.items() if each.strategy != "nearest")):
         with pytest.raises(ParameterError, match=rf"^variant {name}: .*need a retriever"):

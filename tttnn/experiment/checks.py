@@ -185,6 +185,8 @@ def check_run(
     for name in ("loss", "reuse", "pace", "scoring"):
         if method != METHOD and (value := getattr(switches, name)) is not None:
             raise ParameterError(f"{name}={value!r} and method={method!r}: only method {METHOD!r} goes by it")
+    if not way.uses_neighbours and (strategy := getattr(retriever, "strategy", "nearest")) != "nearest":
+        raise ParameterError(f"strategy={strategy!r} and method={method!r}: it looks up no neighbours; leave one out")
     if places[-1]:
         if retriever is None:
             raise ParameterError(f"ks={places}: neighbours need a retriever: TTT(lm, open_retriever(...))")

@@ -24,7 +24,7 @@ def base_of(folder: Path) -> str | None:
         If they are no LoRA adapters in safetensors, or name no model that is there.
     """
     path = folder / CONFIG
-    if not path.is_file() or (folder / "config.json").is_file():
+    if not path.is_file() or ((folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))):
         return None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

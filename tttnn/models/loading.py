@@ -210,6 +210,11 @@ def _check_folder(folder: Path) -> None:
         )
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder}: no config.json there; give a folder in Hugging Face format, or a name")
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{folder}: holds a model and adapters, which transformers would add to it, once more if it has them; keep "
+            "the model (remove adapter_config.json), or the adapters alone"
+        )
     check_whole(folder, ModelError)
     pickled = sorted(path.name for pattern in PICKLED for path in folder.glob(pattern) if path.stem != "training_args")
     if pickled and not any(folder.glob("*.safetensors")):

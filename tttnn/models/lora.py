@@ -71,7 +71,9 @@ def _drop(model: PreTrainedModel) -> None:
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, LoraLayer):
-                setattr(module, name, child.base_layer)
+                while isinstance(child, LoraLayer):  # of weights that share a module, as experts do, one in another
+                    child = child.base_layer
+                setattr(module, name, child)
     if hasattr(model, "peft_config"):
         del model.peft_config
 

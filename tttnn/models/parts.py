@@ -123,15 +123,19 @@ def _norms(model: PreTrainedModel) -> Iterator[nn.Parameter]:
 
 
 def _down(model: PreTrainedModel) -> Iterator[nn.Parameter]:
-    return _parameters(_last_linear(block) for block in _blocks(model))
+    return _parameters(_last_linear(block, model.config.hidden_size) for block in _blocks(model))
 
 
 def _queries(model: PreTrainedModel) -> Iterable[nn.Parameter]:
+    from transformers.pytorch_utils import Conv1D
+
     from tttnn.models.columns import Columns
 
-    if columns := [Columns(each, each.shape[-1] // 3) for each in _parameters(_named(model, "c_attn"))]:
-        return columns  # GPT-2 has queries, keys and values side by side
-    return _parameters(_named(model, "q_proj"))
+    fused = _named(model, "c_attn")
+    if all(isinstance(each, Conv1D) and each.nf == 3 * each.nx for each in fused):  # GPT-2's: as many of each
+        side_by_side = [Columns(each, each.shape[-1] // 3) for each in _parameters(fused)]
+        return side_by_side or _parameters(_named(model, "q_proj"))
+    return []
 
 
 def _last(model: PreTrainedModel, count: int) -> Iterator[nn.Parameter]:
@@ -169,10 +173,15 @@ def _blocks(model: PreTrainedModel) -> list[nn.Module]:
     return list(lists[0]) if len(lists) == 1 else []
 
 
-def _last_linear(block: nn.Module) -> nn.Module | None:
+def _last_linear(block: nn.Module, width: int) -> nn.Module | None:
+    """The last layer of a block's MLP, if it leads back to the model's width: that of some experts is a gate."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     mlp = getattr(block, "mlp", None)
     layers = [] if mlp is None else [each for each in mlp.modules() if isinstance(each, nn.Linear | Conv1D)]
-    return layers[-1] if layers else None
+    return layers[-1] if layers and _outputs(layers[-1]) == width else None
+
+
+def _outputs(layer: nn.Module) -> int:
+    return int(layer.out_features if hasattr(layer, "out_features") else layer.nf)  # Conv1D's
