@@ -36,10 +36,18 @@ from tttnn.pretraining import (
 )
 from tttnn.pretraining import data as data_module
 from tttnn.pretraining import train as train_module
-from tttnn.pretraining.data import Windows, held_out_files, locate, make_tokenizer, split_of, training_files
+from tttnn.pretraining.data import (
+    Windows,
+    cache_tokens,
+    held_out_files,
+    locate,
+    make_tokenizer,
+    split_of,
+    training_files,
+)
 from tttnn.pretraining.settings import Source, TokenizerSettings
 from tttnn.pretraining.train import build_model, learning_rate
-from tttnn.pretraining.validation import read_validation
+from tttnn.pretraining.validation import read_validation, validate_model
 
 SHIPPED = sorted(Path(train_module.__file__).with_name("settings").glob("*.json"))
 GPT2 = {"model_type": "gpt2", "n_positions": 16, "n_embd": 16, "n_layer": 1, "n_head": 2}
@@ -292,6 +300,40 @@ def test_validation_counts_the_bytes_of_the_tokens_it_scores(bpe, tmp_path: Path
     whole = cut >= max(len(bpe.encode(text).ids) for text in texts)
     limit = sum(len(text.encode()) for text in texts)
     assert found.size == limit if whole else 0 < found.size < limit
+
+
+def cutting(tokenizer) -> None:
+    tokenizer.enable_truncation(8)
+
+
+def padding(tokenizer) -> None:
+    tokenizer.enable_padding(length=500, pad_id=1)
+
+
+def beginning(tokenizer) -> None:
+    from tokenizers import processors
+
+    begin = ("<|endoftext|>", tokenizer.token_to_id("<|endoftext|>"))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<|endoftext|> $A", special_tokens=[begin])
+
+
+@pytest.mark.parametrize("change", [cutting, padding, beginning], ids=lambda change: change.__name__)
+def test_a_tokenizer_that_cuts_pads_or_adds_reads_the_text_itself(bpe, data: Path, tmp_path: Path, change) -> None:
+    """Files of finished models do so by themselves; what is trained on and measured is the whole text alone."""
+    plain, odd = tmp_path / "plain.json", data / "odd.json"
+    bpe.save(str(plain))
+    changed = type(bpe).from_file(str(plain))
+    change(changed)
+    changed.save(str(odd))
+    copied = make_tokenizer(TokenizerSettings(file="odd.json"), [], data, tmp_path / "tokenizer.json")
+    settings = tiny(tokenizer=TokenizerSettings(file="odd.json"))
+    tokens = [
+        cache_tokens(settings, data, each, plain, tmp_path / name)[0]
+        for each, name in ((copied, "odd"), (bpe, "plain"))
+    ]
+    assert np.array_equal(*tokens)
+    model = build_model(settings, data, bpe)
+    assert validate_model(model, settings, data, odd) == validate_model(model, settings, data, plain)
 
 
 # The whole run

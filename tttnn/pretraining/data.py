@@ -130,17 +130,25 @@ def make_tokenizer(settings: TokenizerSettings, train: list[Source], data: Path,
     HeldOutError, FileNotFoundError
         If a file to learn from is not a train split, or is missing.
     """
-    from tokenizers import Tokenizer
-
     if not path.exists():
         if settings.file:
-            tokenizer = Tokenizer.from_file(str(locate(settings.file, data)))
+            tokenizer = read_tokenizer(locate(settings.file, data))
         else:
             patterns = [pattern for source in train for pattern in source.files] + settings.extra
             tokenizer = _train_bpe(texts(training_files(patterns, data)), settings)
         with writing(path) as partial:
             tokenizer.save(str(partial))
-    return Tokenizer.from_file(str(path))
+    return read_tokenizer(path)
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer that neither cuts a text nor pads it, as files of finished models may say."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
 
 
 def _train_bpe(sample: Iterable[str], settings: TokenizerSettings) -> Tokenizer:
@@ -223,7 +231,8 @@ def _tokenize(domain: str, files: list[Path], tokenizer: Tokenizer) -> tuple[np.
     parts, size = [], 0
     documents = (document for path in files for document in read_jsonl(path))
     for document in tqdm(documents, desc=f"tokens of {domain}", unit="doc"):
-        parts.append(np.array([separator, *tokenizer.encode(document.text).ids], dtype=kind))
+        encoding = tokenizer.encode(document.text, add_special_tokens=False)
+        parts.append(np.array([separator, *encoding.ids], dtype=kind))
         licences[_licence(document)] += 1
         size += len(document.text.encode())
     ids = np.concatenate(parts)  # (tokens of the domain,)

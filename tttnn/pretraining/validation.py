@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from tttnn.pretraining.data import end_of_text, find_files, texts
+from tttnn.pretraining.data import end_of_text, find_files, read_tokenizer, texts
 from tttnn.pretraining.settings import Settings, Source
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def read_validation(source: Source, data: Path, tokenizer: Tokenizer, settings: 
     """
     rows, size, context = [], 0, settings.context
     for text in itertools.islice(texts(find_files(source.files, data)), source.documents):
-        encoding = tokenizer.encode(text)
+        encoding = tokenizer.encode(text, add_special_tokens=False)
         ids = [end_of_text(tokenizer), *encoding.ids[: source.tokens]]
         # A byte-level token has one character per byte, so that a cut inside a character counts right.
         size += sum(map(len, encoding.tokens[: source.tokens]))
@@ -112,9 +112,7 @@ def validate(settings: Settings, data: str | Path, folder: str | Path) -> dict[s
 
 def validate_model(model: PreTrainedModel, settings: Settings, data: Path, tokenizer_file: Path) -> dict[str, float]:
     """Like `validate`, for a float32 model in memory."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    tokenizer = read_tokenizer(tokenizer_file)
     sources = [dataclasses.replace(each, documents=settings.final_documents) for each in settings.validation]
     found = (read_validation(source, data, tokenizer, settings) for source in sources)
     return {text.domain: bits_per_byte(model, text, settings) for text in found}
