@@ -507,6 +507,31 @@ def test_an_encoder_is_refused(data: Path, bpe) -> None:
         build_model(tiny(architecture=ROBERTA), data, bpe)
 
 
+SCALED = {
+    "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "max_position_embeddings": 16, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"model_type": "cohere"},
+        {"model_type": "granite", "logits_scaling": 8.0},
+        {"model_type": "gemma2", "head_dim": 8, "final_logit_softcapping": 30.0},
+    ],
+    ids=lambda architecture: architecture["model_type"],
+)
+def test_scaled_and_capped_logits_are_refused(data: Path, bpe, architecture: dict) -> None:
+    """The loss applies the head to hidden states itself, and no other command would take the model either."""
+    with pytest.raises(SettingsError, match=f"architecture: a {architecture['model_type']} model scales or caps"):
+        build_model(tiny(architecture=SCALED | architecture), data, bpe)
+
+
+def test_logits_that_could_be_scaled_and_are_not_are_taken(data: Path, bpe) -> None:
+    build_model(tiny(architecture=SCALED | {"model_type": "granite", "logits_scaling": 1.0}), data, bpe)
+
+
 def test_settings_of_before_with_an_objective_are_read(tmp_path: Path) -> None:
     """Files of models that are there already name the only objective."""
     old = json.loads(json.dumps(dataclasses.asdict(tiny()))) | {"objective": "causal", "masked_share": 0.15}

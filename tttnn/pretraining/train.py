@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 STATE, LOG, SETTINGS = "state.safetensors", "log.jsonl", "settings.json"
 SMOOTHING = 0.98  # of the logged training loss
 LOG_EVERY = 50  # steps
+LARGER = 2.0**12  # a power of two, so that no digit is lost
 INDECISIVE = {"about", "validation", "validations", "final_documents", "checkpoint_minutes"}
 
 
@@ -119,7 +121,7 @@ def build_model(settings: Settings, data: Path, tokenizer: Tokenizer) -> PreTrai
     Raises
     ------
     SettingsError
-        If the architecture is an encoder, or a checkpoint of `settings.init` is of another shape.
+        If the architecture is an encoder or scales its logits, or a checkpoint of `settings.init` is of another shape.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -129,6 +131,7 @@ def build_model(settings: Settings, data: Path, tokenizer: Tokenizer) -> PreTrai
     torch.manual_seed(settings.seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     _require_causal(model.eval())
+    _require_linear_head(model)
     if settings.init:
         _load_mean(model, [locate(each, data) for each in settings.init])
     return model.train()
@@ -142,6 +145,25 @@ def _require_causal(model: PreTrainedModel) -> None:
     if not torch.allclose(first, second, atol=1e-5):
         kind = model.config.model_type
         raise SettingsError(f"architecture: a {kind} model sees the tokens that follow; take a decoder, such as gpt2")
+
+
+@torch.no_grad()
+def _require_linear_head(model: PreTrainedModel) -> None:
+    """Refuse logits that are more than a linear layer on hidden states: the loss applies the head to these itself."""
+    ids, head = torch.tensor([[0, 1, 2]], device=model.device), model.get_output_embeddings()
+    hidden = model.base_model(input_ids=ids).last_hidden_state  # (1, 3, width)
+    # New weights have logits near 0, which a cap leaves as they are; it shows once they are large.
+    larger = head.register_forward_hook(lambda head, given, logits: logits * LARGER)
+    try:
+        logits = model(input_ids=ids).logits  # (1, 3, vocabulary)
+    finally:
+        larger.remove()
+    if not torch.allclose(F.linear(hidden, head.weight) * LARGER, logits, rtol=1e-3, atol=1e-5 * LARGER):
+        kind = model.config.model_type
+        raise SettingsError(
+            f"architecture: a {kind} model scales or caps its logits, or adds to them, and would be trained without "
+            "that; set it so that it does not, or take another, such as gpt2"
+        )
 
 
 @torch.no_grad()
