@@ -90,6 +90,14 @@ def test_a_flat_curve_ends_it():
     assert room._flat([(0, 0, 2.0), (8, 8, 1.4), (16, 16, 1.5), (24, 24, 1.4)], 2)
 
 
+@pytest.mark.parametrize("switches", [{"train": "queries"}, {"lora": 2}])
+def test_parts_of_the_weights_and_adapters_are_refused(folder, tmp_path, switches):
+    name = next(iter(switches))
+    with pytest.raises(ParameterError, match=f"{name}=.*: repair trains all weights; leave {name} out"):
+        repair(_ttt(folder, **switches), TRAIN, LINES, tmp_path / "out", every=8, most=8)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_another_repair_and_too_few_texts_are_refused(folder, tmp_path):
     repair(_ttt(folder), TRAIN, LINES, tmp_path / "out", every=8, most=8)
     with pytest.raises(ParameterError, match="other every"):

@@ -65,10 +65,12 @@ def repair(
     Raises
     ------
     ParameterError
-        If there are too few texts, or `out` holds a run with other settings or texts.
+        If there are too few texts, a switch is `train` or `lora`, or `out` holds a run with other settings or
+        texts.
     BusyError
         If another process is writing to `out`.
     """
+    _require_all_weights(ttt)
     out = Path(out)
     every, patience, most = (
         number(name, value, least=1, whole=True)
@@ -96,6 +98,13 @@ def repair(
         for file in (STATE, BEST):
             (out / file).unlink(missing_ok=True)
     return found
+
+
+def _require_all_weights(ttt: TTT) -> None:
+    """Refuse switches under which no whole model would be trained, kept and read back."""
+    for name in ("train", "lora"):
+        if value := getattr(ttt.switches, name):
+            raise ParameterError(f"{name}={value!r}: repair trains all weights; leave {name} out")
 
 
 def _digest(texts: Sequence[Sequence[str]]) -> str:
