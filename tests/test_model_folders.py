@@ -254,6 +254,24 @@ def test_adapters_are_merged_into_their_model(tmp_path, make, settings):
     assert (lm.name, lm.settings) == ("adapters", plain.settings)
 
 
+def test_adapters_that_begin_otherwise_beside_the_same_weights_are_merged(tmp_path):
+    adapters(tmp_path / "adapters", tiny_gpt2(tmp_path / "base"), init_lora_weights="gaussian")
+    load_model(tmp_path / "adapters")
+
+
+@pytest.mark.parametrize("layer", ["lm_head", "wte"])
+def test_adapters_on_one_of_two_tied_layers_are_refused(tmp_path, layer):
+    """Merged they would be in both: another model than was trained, and peft only warns of it."""
+    adapters(tmp_path / "adapters", tiny_gpt2(tmp_path / "base"), target_modules=["c_attn", layer])
+    with pytest.raises(ModelError, match=r"adapters: merged.*another model.*tie_word_embeddings.*merge them into it"):
+        load_model(tmp_path / "adapters")
+
+
+def test_adapters_on_layers_that_are_not_tied_are_merged(tmp_path):
+    adapters(tmp_path / "adapters", tiny_llama(tmp_path / "base"), target_modules=["q_proj", "lm_head", "embed_tokens"])
+    load_model(tmp_path / "adapters")
+
+
 def test_a_base_is_found_beside_the_adapters_and_by_name(tmp_path):
     adapters(tmp_path / "one", tiny_gpt2(tmp_path / "base"))
     path = tmp_path / "one" / "adapter_config.json"
@@ -295,6 +313,10 @@ def test_adapters_that_cannot_be_merged_are_refused(tmp_path):
     refused("adapters of type IA3, and LORA alone is read", peft_type="IA3")
     refused("of another model|do not fit", base_model_name_or_path=str(tiny_llama(tmp_path / "llama")))
     refused("do not fit the model", r=3)
+    refused(
+        r"init_lora_weights=pissa_niter_4.*changes the weights.*merge them into it", init_lora_weights="pissa_niter_4"
+    )
+    refused("init_lora_weights=olora", init_lora_weights="olora")
     stored = load_file(weights)
     save_file(dict(list(stored.items())[1:]), weights)
     refused(r"of another model .*; the first of them is .*lora_")
