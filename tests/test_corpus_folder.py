@@ -295,7 +295,7 @@ def test_what_looks_like_a_part_and_is_none_is_named(tmp_path, caplog):
         (tmp_path / name).write_text('{"text": "a bird sang"}\n')
     (tmp_path / "folder.train.jsonl").mkdir()
     os.mkfifo(tmp_path / "pipe.train.jsonl")  # to open it would take forever
-    for name in ("README.md", "manifest.json", "LICENSE"):
+    for name in ("README.md", "manifest.json", "LICENSE", "sha256sums.txt"):
         (tmp_path / name).write_text("{}")
     corpus = open_corpus(tmp_path)
     assert (corpus.domains, corpus.sizes()["code"]["train"].documents) == (sorted(DOMAINS), DOMAINS["code"])

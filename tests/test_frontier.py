@@ -156,6 +156,12 @@ def test_the_best_setting_on_validation_documents_is_taken(run):
     assert tuned(str(run), MODEL, grid) == {"TTT-NN": "nearest"}
 
 
+def test_settings_are_chosen_on_the_documents_that_all_of_them_have(run):
+    failed = [counted(1, [400, math.nan, math.nan], 1.0, "b")[0] | {"nats": math.nan, "failure": "no memory"}]
+    written(run, "failing", counted(0, [300, 200, 160], 1.0) + failed)
+    assert tuned(str(run), MODEL, {"TTT-NN": ["failing", "nearest"]}) == {"TTT-NN": "nearest"}
+
+
 def test_archived_variants_are_read_and_drawn():
     """The rows that the package has, of an earlier version."""
     chosen = tuned("variants-val", "gpt2-xs-general")

@@ -47,7 +47,12 @@ def test_no_run_is_the_best_of_runs_without_a_document_in_common():
     assert "has the lowest ratio" not in page and "so their ratios cannot be compared" in page
     first = f"real/nearest: {MODEL}"
     assert other.as_text().splitlines()[-1].endswith(f" against {first}: no document in common: not comparable")
-    assert "has the lowest ratio" in compare_page(side_by_side(REAL))
+    assert "has the lowest ratio" in compare_page(side_by_side(["real/nearest", "real/other-units"]))
+
+
+def test_no_run_is_the_best_where_one_lacks_documents_of_the_other():
+    page = compare_page(side_by_side(REAL))
+    assert "has the lowest ratio" not in page and "on documents that differ: the pairs below tell" in page
 
 
 def test_the_terminal_says_how_many_neighbours_and_what_differs_on_common_documents():

@@ -19,7 +19,7 @@ import pytest
 from command_line import called, started
 from tiny import LINES, tiny_gpt2
 
-from tttnn.analysis.advice import NO, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES, advise
+from tttnn.analysis.advice import NO, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES, advise, surely_better
 from tttnn.analysis.side_by_side import side_by_side
 from tttnn.analysis.statistics import few_ratio
 from tttnn.corpus import Document, open_corpus, write_jsonl
@@ -340,6 +340,7 @@ GAIN = [0.7, 0.75, 0.8, 0.7, 0.72, 0.9, 0.8, 0.75]
         ([0.8, 1.2, 0.9, 1.15, 1.0, 0.95], {}, UNCLEAR),
         (GAIN, {"in-context-0.5": [ratio - 0.1 for ratio in GAIN]}, SIMPLER_YES),
         (GAIN, {"in-context-0.5": [ratio + 0.1 for ratio in GAIN]}, YES),
+        (GAIN, {"in-context-0.5": [ratio - 0.1 for ratio in GAIN[: LEAST - 1]]}, YES),
     ],
 )
 def test_the_verdict_goes_by_intervals(ratios, ways, verdict):
@@ -377,6 +378,15 @@ def test_a_trial_without_a_scored_document_says_why():
     rows = trial.rows.assign(nats=np.nan, failure="cannot score an empty text")
     with pytest.raises(RowsError, match="no document was scored before and after: cannot score an empty text"):
         advise(replace(trial, rows=rows))
+
+
+def test_the_simpler_thing_that_is_named_is_one_that_surely_gains_more():
+    sure, unsure = [ratio - 0.03 for ratio in GAIN], [0.1, *GAIN[1:]]
+    trial = made(GAIN, **{"dynamic-128-rate-1.0": sure, "in-context-0.5": unsure})
+    advice = advise(trial)
+    assert advice.verdict == SIMPLER_YES
+    assert advice.simpler.set_index("way").difference.idxmin() == "in-context-0.5"
+    assert surely_better(advice.simpler)["way"].tolist() == ["dynamic-128-rate-1.0"]
 
 
 def test_a_corpus_that_is_not_there_leaves_no_folder_behind(tmp_path):

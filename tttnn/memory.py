@@ -208,7 +208,7 @@ def give_back(device: str | torch.device) -> None:
         import torch
 
         torch.cuda.empty_cache()
-    elif hasattr(libc := _libc(), "malloc_trim"):  # glibc's
+    elif (libc := _libc()) and hasattr(libc, "malloc_trim"):  # glibc's
         libc.malloc_trim(0)
 
 

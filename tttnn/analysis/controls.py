@@ -60,6 +60,16 @@ def mean_ratios(rows: pd.DataFrame, names: Iterable[str], k: int) -> pd.DataFram
     return pd.DataFrame(made)
 
 
+def on_common_documents(rows: pd.DataFrame, k: int) -> pd.DataFrame:
+    """Rows of documents that all variants scored at 0 and k: one that failed with a single one would favour it."""
+    import pandas as pd
+
+    scored = pd.concat([ends(part, k)[KEY] for _, part in rows.groupby("variant", sort=False)])
+    times = scored.value_counts()
+    common = times[times == rows["variant"].nunique()].index
+    return rows[pd.MultiIndex.from_frame(rows[KEY]).isin(common)]
+
+
 FAMILIES = {"in context": "in-context-0", "unigrams": "unigram-", "dynamic evaluation": "dynamic-"}
 
 
@@ -84,7 +94,8 @@ def chosen_settings(rows: pd.DataFrame, k: int) -> pd.DataFrame:
     for method, start in FAMILIES.items():
         names = [name for name in rows["variant"].unique() if name.startswith(start)]
         if names:
-            tries = mean_ratios(rows, sorted(names, key=_setting), k)
+            tried = on_common_documents(rows[rows["variant"].isin(names)], k)
+            tries = mean_ratios(tried, sorted(names, key=_setting), k)
             best = tries["ratio"].idxmin()
             made.append({"method": method, **tries.loc[best], "edge": best in (0, len(tries) - 1)})
     return pd.DataFrame(made)

@@ -19,7 +19,7 @@ import numpy as np
 
 from tttnn import operations
 from tttnn.analysis.archive import archived, place_of
-from tttnn.analysis.controls import MEAN, effects_and_mean, mean_ratios
+from tttnn.analysis.controls import MEAN, effects_and_mean, mean_ratios, on_common_documents
 from tttnn.analysis.statistics import Interval, interval, resampled_sums
 from tttnn.analysis.variant_effects import KEY, archived_variants
 from tttnn.models.model_registry import find_entry
@@ -59,7 +59,8 @@ def tuned(run: str, model: str, grid: Mapping[str, Sequence[str]] | None = None)
         tried = [name for name in names if name in there]
         if tried:
             part = rows[rows["variant"].isin(tried)]
-            means = mean_ratios(part, tried, int(part.loc[part["nats"].notna(), "k"].max()))
+            k = int(part.loc[part["nats"].notna(), "k"].max())
+            means = mean_ratios(on_common_documents(part, k), tried, k)
             found[method] = str(means.loc[means["ratio"].idxmin(), "variant"])
     return found
 

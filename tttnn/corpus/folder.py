@@ -42,7 +42,7 @@ PART = re.compile(rf".+{PACKED}", re.DOTALL)
 OTHER_FOLDERS = {"val", "valid", "validation", "dev", "test"}  # which the Pile does not have beside train
 LIKE_A_PART = re.compile(r"json|(^|[._-])(train|val|valid|validation|dev|test)([._-]|$)", re.IGNORECASE)
 MANIFEST = "manifest.json"
-ABOUT = re.compile(r"\.|manifest\.json|README|LICEN[CS]E|SOURCES|CITATION|CHANGELOG|NOTICE|dataset_info", re.IGNORECASE)
+ABOUT = re.compile(r"\.|manifest\.json|README|LICEN[CS]E|SOURCES|CITATION|NOTICE|dataset_info|sha|md5", re.IGNORECASE)
 LACKING = "domains_in_train_alone"  # in the manifest of an imported corpus: by val and test
 LAYOUT = (
     "<domain>.<split>.jsonl files (split: train, val, test), or train/*.jsonl (or train.jsonl), val.jsonl and "

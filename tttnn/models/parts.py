@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tttnn.errors import ParameterError
 from tttnn.parameters import number
@@ -183,5 +183,5 @@ def _last_linear(block: nn.Module, width: int) -> nn.Module | None:
     return layers[-1] if layers and _outputs(layers[-1]) == width else None
 
 
-def _outputs(layer: nn.Module) -> int:
+def _outputs(layer: Any) -> int:
     return int(layer.out_features if hasattr(layer, "out_features") else layer.nf)  # Conv1D's

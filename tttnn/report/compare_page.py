@@ -35,6 +35,12 @@ def _lead(found: SideBySide) -> str:
             f"{count} runs after {found.k} neighbours, each on its own documents: {', '.join(found.unpaired)} {verb} "
             f"none in common with {first}, so their ratios cannot be compared."
         )
+    shared = found.pairs["documents"].min() if len(found.pairs) else 0
+    if shared < found.table["documents"].max():
+        return (
+            f"{count} runs after {found.k} neighbours, on documents that differ: the pairs below tell which gains more "
+            "on the documents that both have."
+        )
     return (
         f"Of {count} runs, {best['run']} has the lowest ratio after {found.k} neighbours: {best['ratio']:.1%} of its "
         "bits. Whether that is more than chance, the pairs below tell."

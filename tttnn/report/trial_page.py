@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from tttnn.analysis.advice import ALL, NO, SIMPLER, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES
+from tttnn.analysis.advice import ALL, NO, SIMPLER, SIMPLER_YES, SMALL_YES, TOO_FEW, UNCLEAR, YES, surely_better
 from tttnn.report.charts import compared_chart, gain_curve_chart
 from tttnn.report.one_page import Markup, code, fold, page, section
 from tttnn.report.shaded import compare, token_texts
@@ -108,7 +108,8 @@ def _caution(advice: Advice) -> str:
     if advice.verdict == UNCLEAR:
         return "Chance alone could explain such a difference; more minutes mean more documents."
     if advice.verdict == SIMPLER_YES:
-        best = advice.simpler.loc[advice.simpler["difference"].idxmin()]
+        sure = surely_better(advice.simpler)
+        best = sure.loc[sure["difference"].idxmin()]
         return (
             f"The simpler thing is {SIMPLER[best['way']]}: {100 * best['ratio']:.1f}% on the documents that had both."
         )

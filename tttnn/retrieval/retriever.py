@@ -232,8 +232,8 @@ class Retriever:
             if not text.strip():
                 raise DocumentError(f"query {position} of {len(texts)} is empty: nothing is near to it")
         vectors = self.embedder.embed(texts)  # (n, dimension)
-        for position in np.flatnonzero(~vectors.any(axis=1)):
-            log.warning("query %d of %d has no word that the embedder knows: no document is near", position, len(texts))
+        for place in np.flatnonzero(~vectors.any(axis=1)):
+            log.warning("query %d of %d has no word that the embedder knows: no document is near", place, len(texts))
         answer = self.index.search(vectors, k)
         distances, ids = answer  # two (n, k)
         return [
