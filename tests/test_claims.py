@@ -409,6 +409,18 @@ def test_the_shipped_archive_gives_a_full_ledger():
     assert found.set_index("claim").loc["Bits per byte on Books3 fall to 96%", "origin"].startswith("real/")
 
 
+@pytest.mark.parametrize(("claim", "last"), [("Most of the gain", 5), (STEADY, 10)])
+def test_places_are_those_at_which_every_domain_was_scored(claim, last):
+    """As where the rows of some domains were made elsewhere, at other k."""
+    rows = rows_of(world() | {"trained": world()["main"]})
+    between = rows[rows["k"] == 5].assign(k=last)
+    rows = pd.concat([rows[rows["k"] != 5], between.assign(k=2), between[between["domain"] != "books"]])
+    [chosen] = [each for each in CLAIMS if each.statement.startswith(claim)]
+    [found] = ledger(Evidence(rows, "made up", resamples=RESAMPLES), [chosen]).to_dict("records")
+    assert found["verdict"] == CONFIRMED
+    assert claim == STEADY or "is there at 2" in found["measured"]
+
+
 def test_the_ledger_has_every_claim_with_a_number_or_a_comparison():
     judged = {line for claim in CLAIMS for line in claim.published}
     expected = {f"R{number:02d}" for number in [*range(3, 18), 22]}

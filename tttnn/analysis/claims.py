@@ -292,13 +292,19 @@ class _Early:
     silent: str
 
 
+def _last_place(e: Evidence, model: str, domains: Sequence[str], most: int) -> int | None:
+    """The last k above 0, up to `most`, at which a model was scored in all of these domains; None if there is none."""
+    rows = e.of(model).query("0 < k <= @most and nats.notna()", local_dict={"most": most})
+    places = [set(rows.loc[rows["domain"] == domain, "k"]) for domain in domains]
+    return max(map(int, set.intersection(*places)), default=None) if places else None
+
+
 def _early_of(e: Evidence, model: str) -> _Early | None:
     """None if the model does not surely gain, or was not scored at a few neighbours."""
     spoken, silent = _heard(e, sorted(e.documents(model)), model)
-    ks = e.of(model).query("0 < k <= @FEW and k < @k and nats.notna()", local_dict={"FEW": FEW, "k": e.k})["k"]
-    if not spoken or ks.empty:
+    few = _last_place(e, model, spoken, min(FEW, e.k - 1))
+    if few is None:
         return None
-    few = int(ks.max())
     domains, sums = e.sums([(model, 0), (model, few), (model, e.k)], spoken)
     early, gain = sums[..., 0] - sums[..., 1], sums[..., 0] - sums[..., 2]  # each (1 + resamples, domains)
     if interval(gain.sum(1)).low <= 0:
@@ -343,16 +349,16 @@ class _Steady:
 def _steady_of(e: Evidence, model: str) -> _Steady | None:
     """None if the model was not scored at half of k or less."""
     scored = e.of(model).query("0 <= k <= @k and nats.notna()", local_dict={"k": e.k})
-    half = scored.loc[(scored["k"] > 0) & (scored["k"] <= e.k / 2), "k"].max()
-    if half != half:
-        return None
     counted = tuple(sorted(domain for domain, count in e.documents(model).items() if count >= ENOUGH))
     spoken, silent = _heard(e, sorted(e.documents(model)), model)
+    half = _last_place(e, model, spoken or sorted(e.documents(model)), e.k // 2)
+    if half is None:
+        return None
     wide = scored.pivot(index=["domain", "document"], columns="k", values="nats")
     early = tuple(name for name in counted if wide.loc[name].dropna(axis=1, how="all").dropna().sum().idxmin() < e.k)
     falling = True
     if spoken:
-        _, sums = e.sums([(model, int(half)), (model, e.k)], spoken)
+        _, sums = e.sums([(model, half), (model, e.k)], spoken)
         falling = interval(sums[..., 1].sum(1) / sums[..., 0].sum(1)).high < 1
     return _Steady(model, counted, tuple(spoken), early, falling, silent)
 
