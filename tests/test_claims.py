@@ -388,6 +388,15 @@ def test_models_are_compared_on_the_documents_of_both():
     assert np.array_equal(sums[..., 0], sums[..., 1]), "the same documents, drawn together"
 
 
+def test_another_text_under_the_same_number_is_another_document():
+    rows = rows_of(world())
+    cleaned = rows["model"] == MODELS["trained"]
+    rows.loc[cleaned, "bytes"] -= 1
+    with pytest.raises(Untestable, match="no document has all the scores"):
+        Evidence(rows, "made up").sums([("main", 0), ("trained", 0)])
+    Evidence(rows, "made up", resamples=10).sums([("trained", 0), ("trained", 20)])
+
+
 def test_the_shipped_archive_gives_a_full_ledger():
     rows = pd.concat([archived_rows("seven-domains"), real_rows(20)], ignore_index=True)
     sizes = archived_deflate("seven-domains")

@@ -148,6 +148,8 @@ class Evidence:
     def sums(self, columns: Sequence[tuple[str, int]], domains: Sequence[str] = ()) -> tuple[list[str], np.ndarray]:
         """Nats by domain, as measured and resampled, over the documents that have every one of `columns`.
 
+        Documents of two models are the same if domain, number and size are.
+
         Parameters
         ----------
         columns : sequence of (role, k)
@@ -166,7 +168,7 @@ class Evidence:
         """
         scores = [self._nats(role, k) for role, k in columns]
         shared = set.intersection(*(set(nats.index) for nats in scores))
-        groups = {domain: sorted(d for d in shared if d[0] == domain) for domain, _ in sorted(shared)}
+        groups = {domain: sorted(d for d in shared if d[0] == domain) for domain, *_ in sorted(shared)}
         return self.resample({
             domain: np.column_stack([nats.loc[group] for nats in scores]) for domain, group in groups.items()
         }, domains)  # fmt: skip
@@ -210,7 +212,8 @@ class Evidence:
 
     def _nats(self, role: str, k: int) -> pd.Series:
         rows = self.of(role)
-        scored = rows[(rows["k"] == k) & rows["nats"].notna()].set_index(["domain", "document"])
+        # By size, too: another text under the same number is another document.
+        scored = rows[(rows["k"] == k) & rows["nats"].notna()].set_index(["domain", "document", "bytes"])
         if scored.empty:
             raise Untestable(f"{self.name(role)} was not scored at k = {k}")
         return scored["nats"]
