@@ -101,7 +101,7 @@ def test_a_corpus_is_read_as_json_says_or_refused_by_file_and_line(lines, end, l
 
 def _check_corpus(path: Path, name: str, good: list, bad: int) -> None:
     """A corpus of one file, with and without its bad documents."""
-    filled = [(text, {**meta, "pile_set_name": name}) for text, meta in good if text]
+    filled = [(text, {**meta, "pile_set_name": name}) for text, meta in good if text.strip()]
     kept = path.parent.with_name("kept")
     try:
         store = open_corpus(path.parent).store("train", kept)
