@@ -165,6 +165,12 @@ def test_what_is_there_is_listed():
         given("01_ttt_nn_loop", archived_run="six-domains")
     with pytest.raises(ParameterError, match=r"last=21: .* at k = \[.*20\]"):
         given("05_is_it_retrieval", last=21)
+
+
+@pytest.mark.parametrize("chapter", ["05_is_it_retrieval", "11_which_method", "should_i_use_it"])
+def test_methods_that_were_scored_at_their_end_alone_say_where(chapter):
+    with pytest.raises(ParameterError, match=r"^last=10: .*dynamic-128.* has rows of .* at k = \[0, 20\]"):
+        given(chapter, last=10)
     with pytest.raises(ParameterError, match=r"k=21: seven-domains has rows of .* at k = \[.*20\]"):
         given("00_reproduction_at_a_glance", k=21)
 

@@ -113,6 +113,16 @@ def test_a_sample_is_seeded_and_grows_from_its_start(tmp_path, make):
     assert sorted(number for number, _ in corpus.sample("test", "prose.old", 30, seed=1)) == list(range(30))
 
 
+def test_documents_in_turns_are_the_same_ones_and_each_file_has_its_turn(tmp_path, monkeypatch):
+    monkeypatch.setattr("tttnn.corpus.folder.OPEN_FILES", 2)
+    for domain, count in (("a", 3), ("b", 1), ("c", 2)):
+        write_jsonl(tmp_path / f"{domain}.train.jsonl", (Document(f"{domain}{n}") for n in range(count)))
+    corpus = open_corpus(tmp_path)
+    found = list(corpus.documents_in_turns("train"))
+    assert [each.text for each in found] == ["a0", "b0", "a1", "a2", "c0", "c1"]
+    assert {each.domain for each in found} == {"a", "b", "c"}
+
+
 def test_a_sample_of_short_documents_keeps_their_numbers(tmp_path):
     corpus = _by_domain(tmp_path, "")
     whole = list(corpus.documents("test", "code"))

@@ -73,6 +73,14 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.88 <= covered / 200 <= 0.99
 
 
+def test_one_document_says_nothing_about_how_far_documents_differ():
+    alone = bootstrap_ratio(np.array([0.7]), np.array([1.0]))
+    assert alone.value == pytest.approx(0.7) and np.isnan([alone.low, alone.high]).all() and not alone.clear
+    assert f"{alone:.1%}" == "70.0% (no interval)"
+    sums = resampled_sums([np.ones((1, 2)), np.arange(6.0).reshape(3, 2)], resamples=50)
+    assert np.isfinite(sums[0]).all() and np.isnan(sums[1:, 0]).all() and np.isfinite(sums[1:, 1]).all()
+
+
 def test_interval_is_seeded_and_refuses_nothing_to_resample():
     values = np.array([1.0, 2.0, 4.0])
     assert bootstrap_ratio(values, values[::-1]) == bootstrap_ratio(values, values[::-1])

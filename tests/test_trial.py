@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -294,6 +295,27 @@ def test_an_index_that_would_take_too_long_has_a_part_of_the_documents(place, mo
     trial = run_trial(asked, open_corpus(asked.corpus), tmp_path / "out", Budget(60), said.append)
     assert "of them are indexed" in said[0] and 0 < trial.facts["indexed"] < 80 and not trial.facts["indexed_all"]
     assert "a random part of them" in trial_page(trial, advise(trial))
+
+
+def test_a_corpus_too_large_to_be_read_gives_the_first_documents_of_each_file(place, monkeypatch, tmp_path):
+    monkeypatch.setenv("TTTNN_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(measured, "_seconds_per_byte", lambda *_: 0.03)
+    monkeypatch.setattr(measured, "READING_SHARE", 0.03)
+    clock = count()  # each look at it takes a second
+    asked = request(place)
+    trial = run_trial(asked, open_corpus(asked.corpus), tmp_path / "out", Budget(600, lambda: next(clock)))
+    assert trial.facts["cut_short"] and not trial.facts["indexed_all"]
+    assert "a random part of the first ones in each file" in trial_page(trial, advise(trial))
+
+
+def test_documents_of_a_domain_that_the_index_lacks_are_compared_with_random_ones():
+    there = SimpleNamespace(by_domain={"a": range(50)})
+    retriever = type("R", (), {"store": there, "__len__": lambda _: 50})()
+    ttt = SimpleNamespace(lm=SimpleNamespace(settings=SimpleNamespace(context=1024), positions=2048))
+    drawn = [SimpleNamespace(domain=name, meta={"unit": "u"}) for name in "ab"]
+    assert "random-domain" in measured._ways(ttt, retriever, drawn[:1])
+    ways = measured._ways(ttt, retriever, drawn)
+    assert "random-domain" not in ways and "random" in ways
 
 
 def test_more_is_held_out_of_few_documents(tmp_path, monkeypatch):

@@ -265,7 +265,7 @@ def _reasoning(test: Callable[[Evidence], Finding], e: Evidence) -> Finding:
     role, domain = "reasoning", "dm-mathematics"
     _, sums = e.sums([(role, 0), ("main", 0)], [domain])
     bits = e.bits([role, "main"], domain)
-    if interval(sums[:, 0, 0] / sums[:, 0, 1]).high >= 1:
+    if not interval(sums[:, 0, 0] / sums[:, 0, 1]).high < 1:
         words = ", which read none in pre-training," if domain not in domains_read(e.name("main"), [domain]) else ""
         raise Untestable(
             f"{e.name(role)} starts at {bits[0]:.3f} bits/byte on mathematics and {e.name('main')}{words} at "
@@ -307,7 +307,7 @@ def _early_of(e: Evidence, model: str) -> _Early | None:
         return None
     domains, sums = e.sums([(model, 0), (model, few), (model, e.k)], spoken)
     early, gain = sums[..., 0] - sums[..., 1], sums[..., 0] - sums[..., 2]  # each (1 + resamples, domains)
-    if interval(gain.sum(1)).low <= 0:
+    if not interval(gain.sum(1)).low > 0:
         return None
     gaining = [i for i in range(len(domains)) if interval(gain[:, i]).low > 0]
     late = tuple(domains[i] for i in gaining if interval(early[:, i] / gain[:, i]).low <= 0.5)

@@ -25,7 +25,7 @@ SEED = 1216
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95% interval."""
+    """A value with its 95% interval; its ends are missing (NaN) where too few documents can tell."""
 
     value: float
     low: float
@@ -33,6 +33,8 @@ class Interval:
 
     def __format__(self, spec: str) -> str:
         spec = spec or ".3f"
+        if math.isnan(self.low):
+            return f"{self.value:{spec}} (no interval)"
         return f"{self.value:{spec}} ({self.low:{spec}} to {self.high:{spec}})"
 
     @property
@@ -48,7 +50,7 @@ class Interval:
 def bootstrap_ratio(
     numerator: np.ndarray, denominator: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED
 ) -> Interval:
-    """Ratio of two sums over documents, with a 95% percentile interval over resampled documents.
+    """Ratio of two sums over documents, with a 95% percentile interval over resampled documents; of one, with none.
 
     Parameters
     ----------
@@ -85,13 +87,15 @@ def resampled_sums(groups: Sequence[np.ndarray], resamples: int = RESAMPLES, see
     Returns
     -------
     ndarray, float64, shape (1 + resamples, groups, columns)
-        The first entry is the sum over the documents themselves. See :func:`interval`.
+        The first entry is the sum over the documents themselves; the others are missing (NaN) for a group of a single
+        document, which says nothing about how far documents differ. See :func:`interval`.
     """
     generator = np.random.default_rng(seed)
     sums = []
     for group in groups:
         drawn = generator.integers(len(group), size=(resamples, len(group)))
-        sums.append(np.concatenate([group.sum(0)[None], group[drawn].sum(1)]))  # (1 + resamples, columns)
+        resampled = group[drawn].sum(1) if len(group) > 1 else np.full((resamples, group.shape[1]), math.nan)
+        sums.append(np.concatenate([group.sum(0)[None], resampled]))  # (1 + resamples, columns)
     return np.stack(sums, axis=1)
 
 

@@ -42,6 +42,7 @@ PART = re.compile(rf".+{PACKED}", re.DOTALL)
 OTHER_FOLDERS = {"val", "valid", "validation", "dev", "test"}  # which the Pile does not have beside train
 LIKE_A_PART = re.compile(r"json|(^|[._-])(train|val|valid|validation|dev|test)([._-]|$)", re.IGNORECASE)
 MANIFEST = "manifest.json"
+OPEN_FILES = 64  # at a time, where files are read in turns
 ABOUT = re.compile(r"\.|manifest\.json|README|LICEN[CS]E|SOURCES|CITATION|NOTICE|dataset_info|sha|md5", re.IGNORECASE)
 LACKING = "domains_in_train_alone"  # in the manifest of an imported corpus: by val and test
 LAYOUT = (
@@ -215,6 +216,22 @@ class Corpus:
             for document in self._read(path, named)
             if domain is None or document.domain == domain
         )
+
+    def documents_in_turns(self, split: str) -> Iterator[Document]:
+        """Read the documents of a split, the next one of each file in turn: the first ones are of all its files.
+
+        Raises
+        ------
+        CorpusError
+            As :meth:`documents` does.
+        """
+        parts = self._parts(split)
+        for first in range(0, len(parts), OPEN_FILES):
+            readers = [self._read(path, named) for named, path in parts[first : first + OPEN_FILES]]
+            while readers:
+                turns = [(reader, next(reader, None)) for reader in readers]
+                readers = [reader for reader, document in turns if document is not None]
+                yield from (document for _, document in turns if document is not None)
 
     def sample(
         self, split: str, domain: str, n: int, seed: int, max_bytes: int | None = None

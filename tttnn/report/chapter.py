@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_type_hints
 
-from tttnn.analysis.archive import archived, archived_models
+from tttnn.analysis.archive import archived, archived_models, place_of
 from tttnn.analysis.published import tested_documents
 from tttnn.analysis.variant_effects import variant_models
 from tttnn.embedding.embedder_registry import EMBEDDERS
@@ -40,6 +40,7 @@ RUNS = {"archived_run", "variants_run", "validation_run"}
 LIKE_RUN = "like_run"  # variants that a chapter can do without, if they have no rows of its models
 REAL_RUN, REAL_MODEL = "real_run", "real_main"  # conditions of a pre-trained model, and which model's
 METHOD_RUNS = {"methods_run", "methods_validation"}  # variants that have this model, too
+VARIANT_RUNS = METHOD_RUNS | {"variants_run", "validation_run", REAL_RUN}  # with a folder for each variant
 ARCHIVED = {"main", "small", "large", "trained", "reasoning"}  # models whose rows a chapter reads in them
 BASE = "nearest"  # the variant that others are compared with
 
@@ -269,12 +270,31 @@ def _check_runs(values: dict[str, Any]) -> None:
     for place in _places(values) if last else ():
         models = archived_models(place)
         model = values["main"] if values["main"] in models else models[0]
-        ks = sorted(map(int, archived(place, model).rows["k"].unique()))
+        ks = _scored(place, model)
         if values[last] not in ks:
             raise ParameterError(f"{last}={values[last]}: {place} has rows of {model} at k = {ks}")
+    if last == "last":
+        _check_ends(values)
 
 
 def _places(values: dict[str, Any]) -> list[str]:
     """Runs whose rows a chapter reads at the last neighbour."""
     variants = [f"{values['variants_run']}/{BASE}"] if "variants_run" in values else []
     return [*([values["archived_run"]] if "archived_run" in values else []), *variants]
+
+
+def _check_ends(values: dict[str, Any]) -> None:
+    """A variant with rows beyond the last neighbour has rows there, too: some methods are scored at their end alone."""
+    asked = {str(values[name]) for name in (*ARCHIVED, REAL_MODEL, "real") if name in values}
+    for run in sorted({values[name] for name in VARIANT_RUNS if name in values}):
+        for place in sorted(path.parent for path in place_of(run).glob("*/*/run.json")):
+            ks = _scored(place.parent, place.name) if place.name in asked else [values["last"]]
+            if values["last"] not in ks and values["last"] < max(ks):
+                raise ParameterError(
+                    f"last={values['last']}: {place.parent.name} in the run {run} has rows of {place.name} at k = {ks}"
+                )
+
+
+def _scored(place: str | Path, model: str) -> list[int]:
+    """Numbers of neighbours after which an archived run has scores of a model."""
+    return sorted(map(int, archived(place, model).rows["k"].unique()))

@@ -26,9 +26,14 @@ def points(effect: Mapping[str, Any], spec: str = "+.1f") -> str:
         A row of :func:`tttnn.analysis.controls.effects_and_mean`: difference, low, high.
     spec : str
         Of each number; ``".1f"`` after a verb that says the direction, such as "costs".
+
+    Returns
+    -------
+    str
+        Of a single document, which has no interval: ``+5.6 (no interval)``.
     """
     value, low, high = (format(100 * effect[column], spec) for column in ("difference", "low", "high"))
-    return f"{value} ({low} to {high})"
+    return f"{value} ({low} to {high})" if effect["low"] == effect["low"] else f"{value} (no interval)"  # NaN
 
 
 def standing(effect: Mapping[str, Any]) -> str:

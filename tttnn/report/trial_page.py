@@ -367,7 +367,8 @@ def _limits(trial: Trial, advice: Advice) -> list[Any]:
         if skipped
         else ""
     )
-    part = "" if facts["indexed_all"] else ", a random part of them: a full index finds nearer neighbours"
+    which = "part of the first ones in each file" if facts["cut_short"] else "part of them"
+    part = "" if facts["indexed_all"] else f", a random {which}: a full index finds nearer neighbours"
     items = [
         f"{_counted(advice.documents, 'document')} of the split {asked.split}, drawn with seed {asked.seed}{limit}.",
         f"{_counted(facts['indexed'], 'document')} in the index{part}.",

@@ -19,6 +19,7 @@ import numpy as np
 
 from tttnn.corpus import Corpus, Document, open_corpus, write_jsonl
 from tttnn.corpus.deflate import deflated
+from tttnn.corpus.folder import MANIFEST
 from tttnn.corpus.origin import unit
 from tttnn.embedding import Embedder, LexicalEmbedder, load_embedder
 from tttnn.errors import ParameterError
@@ -264,20 +265,32 @@ def _affordable(request: Request, corpus: Corpus, out: Path, budget: Budget, say
         if share < 1:
             say(f"an index of all documents would take {duration(needed)}, so {share:.0%} of them are indexed")
             with writing_folder(place) as partial:
-                write_jsonl(partial / "train.jsonl", _some(corpus, share, request.seed, budget))
+                some = _Some(corpus, share, request.seed, budget)
+                write_jsonl(partial / "train.jsonl", some)
+                write_json(partial / MANIFEST, {"share": share, "cut_short": some.cut_short})
                 drawn = _drawn(corpus, request)
                 write_jsonl(partial / f"{request.split}.jsonl", (Document(each.text, each.meta) for each in drawn))
     return open_corpus(place) if place.exists() else corpus
 
 
-def _some(corpus: Corpus, share: float, seed: int, budget: Budget) -> Iterator[Document]:
-    """A random share of the documents; of a corpus too large to be read, of its first part."""
-    draw, last = np.random.default_rng(seed), budget.spent + 2 * READING_SHARE * budget.seconds
-    for document in corpus.documents("train"):
-        if draw.random() < share and document.text.strip():
-            yield document
-        if budget.spent > last:
-            return
+@dataclass
+class _Some:
+    """A random share of the documents; of a corpus too large to be read, of the first of each file."""
+
+    corpus: Corpus
+    share: float
+    seed: int
+    budget: Budget
+    cut_short: bool = False
+
+    def __iter__(self) -> Iterator[Document]:
+        draw, last = np.random.default_rng(self.seed), self.budget.spent + 2 * READING_SHARE * self.budget.seconds
+        for document in self.corpus.documents_in_turns("train"):
+            if self.budget.spent > last:
+                self.cut_short = True
+                return
+            if draw.random() < self.share and document.text.strip():
+                yield document
 
 
 def _text_bytes(corpus: Corpus, split: str) -> int:
@@ -321,7 +334,8 @@ def _drawn(corpus: Corpus, request: Request) -> list[DrawnDocument]:
 def _ways(ttt: TTT, retriever: Retriever, drawn: Sequence[DrawnDocument]) -> list[str]:
     """What the gain can be compared with on these documents."""
     ways = list(COMPARED)
-    smallest = min((len(numbers) for numbers in retriever.store.by_domain.values()), default=0)
+    there = retriever.store.by_domain
+    smallest = min(len(there.get(each.domain, ())) for each in drawn)
     if smallest < 2 * max(1, len(retriever) // PART) and smallest < 40:
         ways[ways.index("random-domain")] = "random"
     if not all(unit(each.meta) for each in drawn):
@@ -369,6 +383,7 @@ def _facts(ttt: TTT, corpus: Corpus, used: Corpus, request: Request, budget: Bud
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "corpus_facts": _how_read(corpus),
         "corpus": corpus.name, "indexed": len(ttt.need_retriever()), "indexed_all": used is corpus,
+        "cut_short": used.manifest.get("cut_short", False),
         "documents": sum(size.documents for size in whole) or None, "bytes": sum(size.bytes for size in whole) or None,
         "model": ttt.lm.name, "parameters": ttt.lm.parameters, "chunk": settings.max_length,
         "context": settings.context, "learning_rate": switches.learning_rate or settings.learning_rate,
