@@ -366,6 +366,21 @@ def test_lexical_batches_do_not_matter(lexical, monkeypatch):
     assert LexicalEmbedder.fit(iter([*LINES, *TEXTS]), dimension=64).fingerprint == lexical.fingerprint
 
 
+@pytest.mark.parametrize("script", ["\u4e00", "\u3041", "\u0e01", "\u1000"], ids=["Chinese", "kana", "Thai", "Burmese"])
+def test_texts_without_spaces_are_near_to_others_on_their_subject(script):
+    """Sentences of two-character words without a space between, of ten subjects with words of their own."""
+    draw = np.random.default_rng(0)
+    words = np.array([chr(ord(script) + a) + chr(ord(script) + b) for a, b in draw.integers(40, size=(200, 2))])
+    subjects = np.repeat(np.arange(10), 12)
+    texts = ["".join(draw.choice(words[20 * n : 20 * n + 20], 15)) + "." for n in subjects]
+    embedder = LexicalEmbedder.fit(texts)
+    vectors = embedder.embed(texts)
+    likeness = vectors @ vectors.T - 2 * np.eye(len(texts))
+    assert (subjects[likeness.argmax(1)] == subjects).mean() > 0.95
+    latin = LexicalEmbedder.fit(["plain words of one text", "and \u4e16\u754c in another, which has many more of them"])
+    assert latin.settings.pattern != embedder.settings.pattern
+
+
 def test_projection_keeps_cosines():
     """Against the unprojected vectors, computed here: the error of a random projection is about 1/sqrt(d)."""
     random = np.random.default_rng(0)

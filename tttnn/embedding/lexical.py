@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
 NAME = "lexical"
 BATCH_CHARACTERS = 1 << 22  # text held in memory at a time, counted in characters
 IDF, PROJECTION = "idf.npy", "projection.npz"
+# Scripts that write no space between words: Thai, Lao, Burmese, Khmer, kana, and Chinese characters.
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+UNSPACED_PATTERN = rf"[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]"
+UNSPACED_SHARE = 0.1  # of what is not white space, from which a character of these scripts is a token
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ class LexicalSettings:
     features : int
         Buckets that words and pairs of neighbouring words are hashed into; a power of two.
     pattern : str
-        Regular expression of a token: a word, or a single punctuation sign. Case is folded.
+        Regular expression of a token: a word, or a single punctuation sign. Case is folded. Where the first texts
+        are in scripts without spaces, a character of these is a token, and a pair of them stands for a word.
     min_documents : int
         Features found in fewer documents are dropped: in a projection they add more noise than likeness.
         A corpus of fewer than 6000 documents uses a 300th of their number instead.
@@ -110,9 +117,13 @@ class LexicalEmbedder:
         settings = LexicalSettings(dimension=dimension, seed=seed)
         if not 1 <= dimension <= settings.features:
             raise EmbeddingError(f"dimension={dimension}: must be between 1 and {settings.features}")
+        batches = _by_characters(texts)
+        first = next(batches, [])
+        if _is_unspaced(first):
+            settings = replace(settings, pattern=UNSPACED_PATTERN)
         counter = _counter(settings)
         count, document_frequency = 0, np.zeros(settings.features, dtype=np.int64)
-        for batch in _by_characters(texts):
+        for batch in chain([first] if first else [], batches):
             for number, text in enumerate(batch, count):
                 refuse_surrogates(text, f"text {number} of those to fit on")
             count += len(batch)
@@ -206,6 +217,12 @@ def _counter(settings: LexicalSettings) -> HashingVectorizer:
         token_pattern=settings.pattern, ngram_range=(1, 2), n_features=settings.features, lowercase=True,
         alternate_sign=False, norm=None, dtype=np.float32,
     )  # fmt: skip
+
+
+def _is_unspaced(texts: Iterable[str]) -> bool:
+    """Whether much of some texts is in scripts without spaces, where a sentence would be a word."""
+    unspaced = sum(len(run) for text in texts for run in re.findall(f"[{UNSPACED}]+", text))
+    return unspaced > UNSPACED_SHARE * sum(len(word) for text in texts for word in text.split())
 
 
 def _idf(settings: LexicalSettings, document_frequency: np.ndarray, count: int) -> np.ndarray:

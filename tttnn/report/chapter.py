@@ -259,6 +259,8 @@ def _check_runs(values: dict[str, Any]) -> None:
     # The chapter that looks at archived runs alone says itself of which models there are no rows.
     asked = ARCHIVED if live or "archived_run" not in values else set()
     needed = {run: {REAL_MODEL} for run in (REAL_RUN, *METHOD_RUNS)} | {LIKE_RUN: set()}
+    if not needed.keys() & values.keys():  # its runs are those of the methods
+        asked = asked | {REAL_MODEL}
     for run in (name for name in values if name in {*RUNS, *needed}):
         try:
             models = (archived_models if run == "archived_run" else variant_models)(values[run])
@@ -285,7 +287,7 @@ def _places(values: dict[str, Any]) -> list[str]:
 
 def _check_ends(values: dict[str, Any]) -> None:
     """A variant with rows beyond the last neighbour has rows there, too: some methods are scored at their end alone."""
-    asked = {str(values[name]) for name in (*ARCHIVED, REAL_MODEL, "real") if name in values}
+    asked = {str(values[name]) for name in (*ARCHIVED, REAL_MODEL) if name in values}
     for run in sorted({values[name] for name in VARIANT_RUNS if name in values}):
         for place in sorted(path.parent for path in place_of(run).glob("*/*/run.json")):
             ks = _scored(place.parent, place.name) if place.name in asked else [values["last"]]
