@@ -9,11 +9,11 @@ import torch
 from peft.tuners.lora import LoraLayer
 from tiny import LAYERS, NEIGHBOURS, TEXT, WIDTH, tiny_gpt2
 from torch.profiler import profile
-from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import MambaConfig, MambaForCausalLM, MixtralConfig, MixtralForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from tttnn import memory
-from tttnn.errors import DocumentError
+from tttnn.errors import DocumentError, ParameterError
 from tttnn.methods.dynamic import Dynamic
 from tttnn.models import load_model
 from tttnn.models.lora import SCALE, adapter_size, adapters
@@ -78,6 +78,18 @@ def test_the_model_is_what_it_was_when_adapters_cannot_be_put_in(gpt2, monkeypat
     with pytest.raises(MemoryError):
         next(TTT(gpt2, switches=LORA).adapt(TEXT, [], [0]))
     assert state(gpt2) == before
+
+
+def test_an_architecture_that_the_library_cannot_adapt_is_refused_and_left_as_it_was():
+    model = MambaForCausalLM(MambaConfig(hidden_size=16, num_hidden_layers=2, vocab_size=64, state_size=4))
+    before = [(name, type(module)) for name, module in model.named_modules()]
+    with (
+        pytest.raises(ParameterError, match=r"^lora=2: no adapters for MambaForCausalLM .*give train"),
+        adapters(model, 2, 0),
+    ):
+        pass
+    assert [(name, type(module)) for name, module in model.named_modules()] == before
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_what_was_frozen_before_stays_frozen(tmp_path):

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from tttnn.errors import ParameterError
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -39,6 +41,11 @@ def adapters(model: PreTrainedModel, rank: int, seed: int) -> Iterator[list[nn.P
     ------
     list of Parameter
         What is to be trained: for each layer A (rank, inside) and B (outside, rank), float32. All else is frozen.
+
+    Raises
+    ------
+    ParameterError
+        If the library has no adapters for the architecture, as for Mamba.
     """
     from peft import LoraConfig, LoraModel
     from transformers.pytorch_utils import Conv1D
@@ -50,7 +57,12 @@ def adapters(model: PreTrainedModel, rank: int, seed: int) -> Iterator[list[nn.P
     try:
         with forked_rng(model):
             torch.manual_seed(seed)
-            LoraModel(model, config, "default")
+            try:
+                LoraModel(model, config, "default")
+            except ValueError as error:  # an architecture whose layers are used in ways that peft cannot adapt
+                raise ParameterError(
+                    f"lora={rank}: no adapters for {type(model).__name__} ({error}); leave lora out, or give train"
+                ) from error
         yield [parameter for parameter in model.parameters() if parameter.requires_grad]
     finally:
         _drop(model)
