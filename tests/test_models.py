@@ -42,6 +42,7 @@ def test_bf16_checkpoints_get_float32_master_weights(tmp_path):
 @pytest.mark.parametrize("maker", [tiny_gpt2, tiny_gpt_neo, tiny_qwen2])
 def test_a_continuation_takes_the_likeliest_token_each_time(maker, tmp_path):
     lm, text = load_model(maker(tmp_path)), "The quick brown fox"
+    lm.model.generation_config.update(repetition_penalty=9.0, no_repeat_ngram_size=2, temperature=2.0)  # not asked for
     ids = lm.encode(text)
     for _ in range(5):
         ids.append(int(lm.model(torch.tensor([ids])).logits[0, -1].argmax()))

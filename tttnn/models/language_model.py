@@ -171,7 +171,7 @@ class LanguageModel:
         given = torch.tensor([ids], device=self.device)  # (1, tokens of the text)
         made = self.model.generate(
             given, attention_mask=torch.ones_like(given), max_new_tokens=tokens, do_sample=False, num_beams=1,
-            pad_token_id=self.prefix_id,
+            pad_token_id=self.prefix_id, repetition_penalty=1.0, no_repeat_ngram_size=0,  # whatever its card asks
         )  # fmt: skip
         return str(self.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True))
 
