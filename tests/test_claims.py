@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from tttnn.analysis import claims
-from tttnn.analysis.archive import archived_rows
+from tttnn.analysis.archive import archived, archived_models, archived_rows
 from tttnn.analysis.claims import CLAIMS, LEDGER, ledger
 from tttnn.analysis.deflate import COLUMNS, archived_deflate
 from tttnn.analysis.evidence import MODELS, Evidence, Untestable, Verdict, domains_read, new_domains
@@ -416,6 +416,17 @@ def test_the_shipped_archive_gives_a_full_ledger():
     few = reasons[reasons.index.str.startswith("Most of the gain")].item()
     assert "gpt2-xs-general" in few.partition("no sure gain to take a share of: ")[2], "so says the chapter on the loop"
     assert found.set_index("claim").loc["Bits per byte on Books3 fall to 96%", "origin"].startswith("real/")
+
+
+def test_the_ledger_after_five_neighbours_is_as_the_answer_to_an_exercise_says():
+    """The first exercise of the first chapter."""
+    near, here = "variants/nearest", archived_models("seven-domains")
+    others = [archived(near, name).rows.assign(run=near) for name in archived_models(near) if name not in here]
+    rows = pd.concat([archived_rows("seven-domains"), real_rows(5), *others], ignore_index=True)
+    evidence = Evidence(rows, "seven-domains", 5, deflate=archived_deflate("seven-domains"), resamples=1000)
+    verdicts = ledger(evidence).set_index("claim")["verdict"]
+    starts = {STEADY: NOT, "Most of the gain": DIRECTION, BOOKS: CONFIRMED}
+    assert {start: verdicts[verdicts.index.str.startswith(start)].item() for start in starts} == starts
 
 
 @pytest.mark.parametrize(("claim", "last"), [("Most of the gain", 5), (STEADY, 10)])
