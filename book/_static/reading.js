@@ -50,6 +50,8 @@
       const page = arrow.closest("li")?.querySelector("a")?.textContent.trim();
       arrow.setAttribute("aria-label", "Pages below " + (page || "this one"));
     }
+    /* Folded code is called what it shows: "Show code cell source". */
+    for (const fold of document.querySelectorAll("details.hide > summary")) fold.removeAttribute("aria-label");
     for (const list of document.querySelectorAll(".citation-list, .citation")) list.removeAttribute("role");
   }
 
