@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tttnn.analysis.archive import archived
+from tttnn.analysis.archive import archived, archived_models
 from tttnn.analysis.side_by_side import side_by_side
 from tttnn.analysis.statistics import ends
 from tttnn.analysis.variant_effects import archived_variants, variant_models
@@ -68,8 +68,8 @@ def test_the_terminal_says_how_many_neighbours_and_what_differs_on_common_docume
 
 
 def test_all_models_of_a_run_are_lines():
-    found = side_by_side(["seven-domains"], k=20)
-    assert len(found.table) == 4 and len(found.pairs) == 3 and np.isfinite(found.pairs["low"]).all()
+    found, models = side_by_side(["seven-domains"], k=20), archived_models("seven-domains")
+    assert len(found.table) == len(models) == len(found.pairs) + 1 and np.isfinite(found.pairs["low"]).all()
     assert set(found.domains["domain"]) == set(archived("seven-domains", "gpt2-xs-general").rows["domain"])
 
 
