@@ -504,7 +504,8 @@ def _memory(e: Evidence) -> Finding:
     old = (pile.memory["texts and vectors"] + here["dictionary"]) / 1e9
     new = (pile.vectors["line offsets and vectors"] + here["store"]) / 1e9
     words = f"{new:.1f} GB a server instead of {old:.1f} GB, by arithmetic for the Pile on {servers:.0f} servers"
-    reason = f"measured: {each['store'].iloc[-1]:.0f} bytes a document instead of {each['dictionary'].iloc[-1]:.0f}"
+    store, dictionary = (5 * round(each[kind].iloc[-1] / 5) for kind in ("store", "dictionary"))  # pages come and go
+    reason = f"measured: about {store} bytes a document instead of {dictionary}"
     reason += " and the text; float32 vectors stay in memory in both"
     weak = bool((each["store"] < each["dictionary"]).all() and new < old)
     share, origin = Interval(new / old, np.nan, np.nan), "text store / documents of a few characters"
