@@ -24,6 +24,7 @@ def test_names_are_joined_as_in_a_sentence(names, said):
 def test_a_difference_is_said_in_points():
     assert points({"difference": 0.056, "low": -0.0049, "high": 0.1}) == "+5.6 (-0.5 to +10.0)"
     assert points({"difference": 0.056, "low": 0.01, "high": 0.1}, ".1f") == "5.6 (1.0 to 10.0)"
+    assert points({"difference": 0.056, "low": float("nan"), "high": float("nan")}) == "+5.6 (no interval)"
 
 
 @pytest.mark.parametrize(("low", "high", "said"), [(-1, 1, "level with"), (0.1, 1, "behind"), (-1, -0.1, "ahead of")])

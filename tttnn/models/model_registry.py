@@ -204,7 +204,7 @@ REGISTRY = {
             "no code, mathematics, LaTeX or parliament; encyclopedia and e-mail yes",
             "Apache-2.0",
             "trained by tttnn.pretraining, not shipped; of 1e-4, 2e-4 and 3e-4 the first two are level on validation "
-            "documents (58.4% after 20 neighbours), and the second is ahead after fewer",
+            "documents after 20 neighbours, and the second is ahead after fewer",
             TTTSettings(learning_rate=2e-4, max_length=512, context=512),
         ),
         ModelEntry(

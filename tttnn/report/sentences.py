@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ def points(effect: Mapping[str, Any], spec: str = "+.1f") -> str:
         Of a single document, which has no interval: ``+5.6 (no interval)``.
     """
     value, low, high = (format(100 * effect[column], spec) for column in ("difference", "low", "high"))
-    return f"{value} ({low} to {high})" if effect["low"] == effect["low"] else f"{value} (no interval)"  # NaN
+    return f"{value} (no interval)" if math.isnan(effect["low"]) else f"{value} ({low} to {high})"
 
 
 def standing(effect: Mapping[str, Any]) -> str:
