@@ -1,11 +1,12 @@
 """One visit to a GPU: is what it records equal to what it computes plainly, and how fast is it?
 
 First the checks: the loop in float32 against the published one (bench/reference_loop.py), padded chunks against plain
-ones, CUDA graphs against none, several documents at once against one. Then, for each shape, the published loop, ours as
-a CPU runs it, and ours with graphs; one step alone; documents an hour at 1 to 64 at once; texts embedded a second;
-tokens trained on a second. Each row is printed and kept as it comes. It needs torch, transformers and this repository,
-no index and no corpus: document and neighbours are this package's own files. Shapes are xs, an embedded model, and
-GPT-2's and SmolLM2's smallest with random weights. A step counts as 6 operations per parameter and token.
+ones, CUDA graphs against none, several documents at once against one, adapters if there is peft. Then, for each shape,
+the published loop, ours as a CPU runs it, and ours with graphs; one step alone; documents an hour at 1 to 64 at once;
+texts embedded a second; tokens trained on a second. Each row is printed and kept as it comes. It needs torch,
+transformers and this repository, no index and no corpus: document and neighbours are this package's own files. Shapes
+are xs, an embedded model, and GPT-2's and SmolLM2's smallest with random weights. A step counts as 6 operations per
+parameter and token.
 
     PYTHONPATH=. python bench/gpu.py --out gpu.jsonl
     PYTHONPATH=. python bench/gpu.py --device cpu --quick --out gpu.jsonl
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -231,19 +233,33 @@ def check_shape(visit: Visit, shape: str, lm: LanguageModel, model: PreTrainedMo
     visit.check(f"{shape}: recorded, padded", furthest(scores(visit, recorded), padded))
     visit.check(f"{shape}: again, recorded", furthest(scores(visit, recorded), padded))
     if shape == "xs":
-        documents = [(visit.text, visit.neighbours), (visit.neighbours[0], visit.neighbours[::-1])]
-        together = Together(recorded, 2)
-        for _ in range(2):
-            found = [
-                [step.score.bits_per_byte for step in steps if step.score]
-                for steps in together.adapt(documents, visit.ks)
-            ]
-        visit.check(f"{shape}: at once, alone", furthest(found[0], exact))
+        visit.check(f"{shape}: at once, alone", furthest(at_once(visit, recorded), exact))
+        for rank in ranks()[1:]:
+            tuned = ours(visit, lm, buckets=False, graph=True, lora=rank)
+            visit.check(f"{shape}: adapters at once, alone", furthest(at_once(visit, tuned), scores(visit, tuned)))
     for precision in precisions(visit)[1:]:
         away = furthest(scores(visit, ours(visit, lm, buckets=True, graph=True, precision=precision)), exact)
         autocast = furthest(scores(visit, ours(visit, lm, buckets=False, graph=False, precision=precision)), exact)
         visit.row(f"deviation: {shape}, {precision}", recorded=away, plain=autocast, bits_per_byte=exact[-1])
     visit.check(f"{shape}: weights after all", float(lm.weight_hash() != before), 0)
+
+
+def at_once(visit: Visit, ttt: TTT) -> list[float]:
+    """Bits per byte of the document beside another one; the second time all is recorded."""
+    documents = [(visit.text, visit.neighbours), (visit.neighbours[0], visit.neighbours[::-1])]
+    together = Together(ttt, 2)
+    for _ in range(2):
+        found, _ = together.adapt(documents, visit.ks)
+    return [step.score.bits_per_byte for step in found if step.score]
+
+
+def ranks() -> list[int | None]:
+    """No adapters, then adapters of one rank where there is the library for them."""
+    try:
+        import peft  # noqa: F401
+    except ImportError:
+        return [None]
+    return [None, 8]
 
 
 def time_shape(visit: Visit, shape: str, lm: LanguageModel, model: PreTrainedModel, rates: dict[str, float]) -> None:
@@ -304,13 +320,13 @@ def documents_an_hour(visit: Visit, shape: str, lm: LanguageModel, model: PreTra
     documents = [
         (near[place % len(near)], near[place % len(near) :] + near[: place % len(near)]) for place in range(64)
     ]
-    for precision in precisions(visit):
-        switches = Switches(max_chunks=1, precision=precision)
-        for at_once in AT_ONCE[1:2] if visit.quick else AT_ONCE:
-            together = Together(TTT(lm, switches=switches), at_once)
-            seconds = timed(visit, lambda group=together, n=at_once: group.adapt(documents[:n], visit.ks))
-            hour = 3600 * at_once / seconds
-            visit.row("documents an hour", shape=shape, precision=precision, at_once=at_once, documents=hour)
+    for precision, rank in product(precisions(visit), ranks()):
+        switches = Switches(max_chunks=1, precision=precision, lora=rank)
+        for count in AT_ONCE[1:2] if visit.quick else AT_ONCE:
+            together = Together(TTT(lm, switches=switches), count)
+            seconds = timed(visit, lambda group=together, n=count: group.adapt(documents[:n], visit.ks))
+            told = {"shape": shape, "precision": precision, "lora": rank, "at_once": count}
+            visit.row("documents an hour", **told, documents=3600 * count / seconds)
 
 
 def embed(visit: Visit, name: str) -> None:

@@ -249,7 +249,7 @@ def test_operations_are_counted_by_hand(gpt2):
     alone = steps(gpt2, "dynamic:64", ks=[3])[1].evaluation_operations
     assert alone == 2 * weights * tokens  # one segment, no step
     lora = TTT(gpt2.lm, switches=Switches(max_length=32, lora=2))
-    added = lora._trained
+    added = lora.trained
     stepped = next(step for step in lora.adapt(TEXT, NEIGHBOURS, [1]) if step.k)
     assert stepped.train_operations == (4 * (weights + added) + 2 * added) * stepped.tokens
 

@@ -35,6 +35,40 @@ def test_documents_at_once_are_as_each_alone(lm):
     assert lm.weight_hash() == before
 
 
+@pytest.mark.parametrize("rank", [1, 4])
+def test_adapters_at_once_are_as_each_alone(lm, rank):
+    """One base and an adapter for each document; the second group begins with fresh ones."""
+    ttt = TTT(lm, switches=replace(FAST, lora=rank))
+    names, hashed, together = [*dict(lm.model.named_modules())], lm.weight_hash(), Together(ttt, 3)
+    for group in (DOCUMENTS, DOCUMENTS[1:]):
+        for found, (text, neighbours) in zip(together.adapt(group, KS), group, strict=True):
+            alone = list(ttt.adapt(text, neighbours, KS))
+            assert facts(found) == facts(alone)
+            assert scores(found) == pytest.approx(scores(alone), abs=5e-5)
+            assert scores(found)[-1] != pytest.approx(scores(found)[0], abs=1e-3)  # it learns
+            assert [step.train_operations for step in found] == [step.train_operations for step in alone]
+    assert [*dict(lm.model.named_modules())] == names and lm.weight_hash() == hashed
+
+
+def test_memory_is_asked_for_what_is_trained(gpt2, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tttnn.together.require", lambda name, numbers, *_: asked.append(numbers))
+    for switches in (FAST, replace(FAST, lora=1)):
+        Together(TTT(gpt2, switches=switches), 5)
+    assert asked[0] == 4 * 5 * gpt2.parameters > 10 * asked[1] > 0
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+def test_weights_that_a_loop_has_changed_are_not_begun_with(gpt2, lora):
+    together = Together(TTT(gpt2, switches=replace(FAST, lora=lora)), 1)
+    steps = TTT(gpt2, switches=FAST).adapt(TEXT, NEIGHBOURS, KS)
+    next(steps)
+    with pytest.raises(RuntimeError, match="unfinished"):
+        together.adapt(DOCUMENTS[:1], KS)
+    steps.close()
+    assert together.adapt(DOCUMENTS[:1], [0]) and not gpt2.adapting
+
+
 def test_in_bfloat16_they_are_near(gpt2):
     ttt = TTT(gpt2, switches=replace(FAST, precision="bfloat16"))
     [found] = Together(ttt, 1).adapt(DOCUMENTS[:1], KS)

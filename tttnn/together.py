@@ -1,13 +1,15 @@
 """Many documents adapted at once, each on weights of its own: for small models, of which one leaves a GPU idle.
 
-The weights of all documents are stacked, and one step is made for all of them, one chunk of each. The numbers are those
-of one document at a time, but for rounding. It takes four times the weights for each document, and activations.
+What is trained, weights or adapters, is stacked, and one step is made for all documents, one chunk of each. The numbers
+are those of one document at a time, but for rounding. For each document it takes four times what is trained, and
+activations; adapters stand beside one copy of the weights.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +20,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from tttnn.errors import ParameterError
 from tttnn.memory import require
 from tttnn.models.graphs import Recorded, bucket, one_text, pack, unpack
+from tttnn.models.lora import adapters
 from tttnn.models.precision import tf32
 from tttnn.parameters import number
 from tttnn.scoring import Score, Scorer, Window
@@ -26,20 +29,11 @@ from tttnn.ttt import PRECISIONS, TTT, Step, Switches, check_ks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HELD = 4  # float32 numbers a weight and document: the weight, its gradient, two moments
+HELD = 4  # float32 numbers for each that is trained, and document: itself, its gradient, two moments
 BETAS = 0.9, 0.999  # AdamW's, as torch has them
-ALONE = (
-    "dropout",
-    "keep_optimizer",
-    "lora",
-    "train",
-    "vocabulary",
-    "loss",
-    "reuse",
-    "pace",
-)  # switches that need a document for itself
+ALONE = "dropout", "keep_optimizer", "train", "vocabulary", "loss", "reuse", "pace"  # need a document for itself
 
-Stack = dict[str, Tensor]  # name of a weight -> it for each document, (documents, ...)
+Stack = dict[str, Tensor]  # name of a weight or adapter -> it for each document, (documents, ...)
 
 
 def check_together(switches: Switches, at_once: int, cluster: str | None = None) -> int:
@@ -86,11 +80,11 @@ class Together:
         self._ttt, self._lm, self.at_once = ttt, ttt.lm, check_together(ttt.switches, at_once)
         ttt.check_precision()
         device = self._lm.device
-        require(self._lm.name, HELD * at_once * self._lm.parameters, f"adapt {at_once} documents at once", device)
-        self._initial: Stack = {name: each.detach() for name, each in self._lm.model.named_parameters()}
-        self._weights, self._first, self._second = (
-            {name: each.new_zeros(at_once, *each.shape) for name, each in self._initial.items()} for _ in range(3)
-        )
+        require(self._lm.name, HELD * at_once * ttt.trained, f"adapt {at_once} documents at once", device)
+        with self._initial() as initial:
+            self._weights, self._first, self._second = (
+                {name: each.new_zeros(at_once, *each.shape) for name, each in initial.items()} for _ in range(3)
+            )
         self._steps = torch.zeros(at_once, device=device)
         self._recorded: dict[tuple[str, int, str], tuple[Tensor, Recorded]] = {}
 
@@ -113,20 +107,30 @@ class Together:
         ------
         ParameterError, DocumentError
             See `TTT.adapt`.
+        RuntimeError
+            If a loop on the same model is unfinished.
         """
         wanted = check_ks(ks, min((neighbours for _, neighbours in documents), key=len))
         scorers = [self._ttt.scorer(text) for text, _ in documents]
-        self._begin()
-        made: list[list[Step]] = [[] for _ in documents]
-        for k in range(max(wanted) + 1):
-            for steps, step in zip(made, self._neighbour(k, documents, scorers if k in wanted else None), strict=True):
-                steps.append(step)
-        return made
+        with self._initial() as initial:
+            self._begin(initial)
+            asked = (scorers if k in wanted else None for k in range(max(wanted) + 1))
+            steps = [list(self._neighbour(k, documents, scored)) for k, scored in enumerate(asked)]
+        return [list(own) for own in zip(*steps, strict=True)]
+
+    @contextmanager
+    def _initial(self) -> Iterator[Stack]:
+        """What each document begins with: the model's weights, or adapters, which are in the model while in here."""
+        model, switches = self._lm.model, self._ttt.switches
+        rank = switches.lora
+        with self._lm.taken(), adapters(model, rank, switches.seed) if rank else nullcontext(model.parameters()) as own:
+            trained = set(map(id, own))
+            yield {name: each.detach() for name, each in model.named_parameters() if id(each) in trained}
 
     @torch.no_grad()
-    def _begin(self) -> None:
+    def _begin(self, initial: Stack) -> None:
         for name, stack in self._weights.items():
-            stack.copy_(self._initial[name].expand_as(stack))
+            stack.copy_(initial[name].expand_as(stack))
         torch._foreach_zero_([*self._first.values(), *self._second.values(), self._steps])
 
     def _neighbour(
@@ -179,7 +183,7 @@ class Together:
         return losses.detach()
 
     def _loss(self, weights: Stack, packed: Tensor) -> Tensor:
-        """Mean nats of one document's chunk, under its weights."""
+        """Mean nats of one document's chunk, under what was trained for it."""
         ids, targets, divisors = unpack(packed)
         return (F.cross_entropy(self._logits(weights, ids), targets, reduction="none") / divisors).sum()
 
@@ -190,8 +194,7 @@ class Together:
     @torch.no_grad()
     def _descend(self, gradients: Stack, active: Tensor) -> None:
         """Clip each document's gradient and make its AdamW step, if it is active: (documents,), 1 or 0."""
-        optimizer = self._ttt.optimizer.param_groups[0]
-        rate, eps, decay = optimizer["lr"], optimizer["eps"], optimizer["weight_decay"]
+        rate, eps, decay = self._ttt.adamw
         squares = sum(each.flatten(1).square().sum(1) for each in gradients.values())
         clip = (self._ttt.switches.clip / (torch.as_tensor(squares).sqrt() + 1e-6)).clamp(max=1)  # (documents,)
         self._steps += active

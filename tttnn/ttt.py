@@ -329,6 +329,11 @@ class TTT:
         Needed by :meth:`evaluate` only; :meth:`adapt` takes texts.
     switches : Switches, optional
 
+    Attributes
+    ----------
+    trained : int
+        How many numbers a step changes: the weights, a part of them, or adapters.
+
     Examples
     --------
     >>> ttt = TTT(load_model("gpt2-xs-general"), open_retriever("wheels"))  # doctest: +SKIP
@@ -356,7 +361,7 @@ class TTT:
         weights = select_part(lm.model, part) if part else list(lm.model.parameters())
         self._parameters = [] if rank else weights  # what a step changes; adapters come and go
         self._columns = [each for each in weights if isinstance(each, Columns)]
-        self._trained = trained = adapter_size(lm.model, rank) if rank else sum(p.numel() for p in weights)
+        self.trained = trained = adapter_size(lm.model, rank) if rank else sum(p.numel() for p in weights)
         copied = 0 if rank or lm.has_copy else sum(p.numel() for p in lm.model.parameters())
         own = ADAPTING if rank else ADAPTING - COPY  # adapters are not copied, but are themselves new
         require(lm.name, own * trained + COPY * copied, "adapt it", lm.device)
@@ -537,17 +542,14 @@ class TTT:
         ParameterError
             If TF32 is asked for on a processor.
         """
-        if self.lm.adapting:
-            raise RuntimeError(f"another loop on {self.lm.name} is unfinished: exhaust or close its iterator first")
-        self.check_precision()
-        self.lm.adapting = True
-        try:
+        with self.lm.taken():
+            self.check_precision()
             trained = self._with_adapters(rank) if (rank := self.switches.lora) else self._with_weights()
-            with keeping_freed(self.lm.device), trained:
-                yield
-        finally:
-            self._kept = []
-            self.lm.adapting = False
+            try:
+                with keeping_freed(self.lm.device), trained:
+                    yield
+            finally:
+                self._kept = []
 
     @contextlib.contextmanager
     def _with_weights(self) -> Iterator[None]:
@@ -617,7 +619,7 @@ class TTT:
 
     def operations(self, tokens: int) -> float:
         """Floating-point operations of steps on so many tokens; see `tttnn.operations`."""
-        return operations.training(self.lm.parameters, tokens, self._trained)
+        return operations.training(self.lm.parameters, tokens, self.trained)
 
     def _cut(self, lesson: _Lesson, given: int = 0) -> Cut:
         """Chunks of a neighbour, where it can be on the GPU already."""
@@ -741,15 +743,18 @@ class TTT:
         moments = (each for state in self.optimizer.state.values() for each in state.values())
         return tuple(each.data_ptr() for each in chain(self.lm.model.parameters(), moments))
 
-    def _new_optimizer(self) -> torch.optim.AdamW:
+    @property
+    def adamw(self) -> tuple[float, float, float]:
+        """What AdamW is given: learning rate, eps and weight decay."""
         settings, switches = self.lm.settings, self.switches
+        rate, eps = switches.learning_rate or settings.learning_rate, switches.eps or settings.eps
+        return rate, eps, switches.weight_decay
+
+    def _new_optimizer(self) -> torch.optim.AdamW:
+        rate, eps, decay = self.adamw
+        capturable = self._buckets is not None and self.lm.device.type == "cuda"
         return torch.optim.AdamW(
-            self._parameters,
-            lr=switches.learning_rate or settings.learning_rate,
-            eps=switches.eps or settings.eps,
-            weight_decay=switches.weight_decay,
-            fused=True,
-            capturable=self._buckets is not None and self.lm.device.type == "cuda",
+            self._parameters, lr=rate, eps=eps, weight_decay=decay, fused=True, capturable=capturable
         )
 
     @torch.no_grad()

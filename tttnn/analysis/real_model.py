@@ -28,12 +28,15 @@ def at_chosen_rate(condition: str) -> str:
 
 
 CHOSEN_RATE = (at_chosen_rate("nearest"), at_chosen_rate("nearest") + "-h200")
+BY_MINILM = at_chosen_rate("minilm")  # as the first of them, but the neighbours are the nearest by all-MiniLM-L6-v2
 LABELS = {
     "nearest": "nearest", "nearest-h200": "nearest, on an H200",
     "random-domain": "drawn at random from the domain", "random": "drawn at random from the corpus",
     "other-units": "nearest outside the own unit",
     CHOSEN_RATE[0]: "nearest, chosen rate", CHOSEN_RATE[1]: "nearest, chosen rate, on an H200",
+    BY_MINILM: "nearest by all-MiniLM-L6-v2, chosen rate",
     at_chosen_rate("random-domain"): "drawn at random from the domain, chosen rate",
+    at_chosen_rate("random"): "drawn at random from the corpus, chosen rate",
     at_chosen_rate("other-units"): "nearest outside the own unit, chosen rate",
 }  # fmt: skip
 

@@ -312,20 +312,14 @@ def merged(lm: LanguageModel, experts: Sequence[Mapping[str, Tensor]], shares: S
     """
     from transformers.pytorch_utils import Conv1D
 
-    if lm.adapting:
-        raise RuntimeError(f"another loop on {lm.name} is unfinished: exhaust or close its iterator first")
     operations = 0.0
-    lm.adapting = True
-    try:
-        with lm.restoring():
-            for name in [key.removesuffix(".A") for key in experts[0] if key.endswith(".A")]:
-                layer = lm.model.get_submodule(name)
-                inner = torch.cat([expert[f"{name}.A"] for expert in experts])  # (experts * rank, inside)
-                outer = torch.cat([s * e[f"{name}.B"] for s, e in zip(shares, experts, strict=True)], 1)
-                change = SCALE * outer.to(lm.device) @ inner.to(lm.device)  # (outside, inside)
-                with torch.no_grad():
-                    layer.weight.add_(change.T if isinstance(layer, Conv1D) else change)
-                operations += 2.0 * len(inner) * change.numel()
-            yield operations
-    finally:
-        lm.adapting = False
+    with lm.taken(), lm.restoring():
+        for name in [key.removesuffix(".A") for key in experts[0] if key.endswith(".A")]:
+            layer = lm.model.get_submodule(name)
+            inner = torch.cat([expert[f"{name}.A"] for expert in experts])  # (experts * rank, inside)
+            outer = torch.cat([s * e[f"{name}.B"] for s, e in zip(shares, experts, strict=True)], 1)
+            change = SCALE * outer.to(lm.device) @ inner.to(lm.device)  # (outside, inside)
+            with torch.no_grad():
+                layer.weight.add_(change.T if isinstance(layer, Conv1D) else change)
+            operations += 2.0 * len(inner) * change.numel()
+        yield operations

@@ -95,6 +95,23 @@ class LanguageModel:
         """Where the weights are."""
         return self.model.device
 
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """In here one loop has the model for itself, as `adapting` says.
+
+        Raises
+        ------
+        RuntimeError
+            If another has it: the weights would not be the model's own.
+        """
+        if self.adapting:
+            raise RuntimeError(f"another loop on {self.name} is unfinished: exhaust or close its iterator first")
+        self.adapting = True
+        try:
+            yield
+        finally:
+            self.adapting = False
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, without any special token: one that the text quotes is text like the rest of it.
 
