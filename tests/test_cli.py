@@ -111,9 +111,12 @@ def test_sweep_compares_learning_rates_on_validation_documents(place):
 def test_a_sweep_goes_into_any_model_s_folder(place, tmp_path):
     folder = tiny_gpt2(tmp_path / "mine")
     arguments = ["--corpus", place / "corpus", "--model", folder, "--rates", "1e-3", "--ks", "0,1", "--per-domain", 1]
+    (tmp_path / "short.json").write_text('{"max_length": 16}')
+    arguments += ["--settings", tmp_path / "short.json"]
     done = called("sweep", *arguments, "--card", "--out", tmp_path / "out", home=place / "home")
     assert done.returncode == 0 and load_model(folder).settings.learning_rate == 1e-3, done.stderr
     assert not (folder / "README.md").exists()
+    assert f"keeps the learning rate alone: with this model, give --settings {tmp_path}" in done.stderr
 
 
 def test_sweep_goes_into_a_model_s_card(place):

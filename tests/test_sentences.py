@@ -1,5 +1,7 @@
 """The sentences that depend on rows: each case reads as a sentence, none of them with a hole in it."""
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -27,7 +29,9 @@ def test_a_difference_is_said_in_points():
     assert points({"difference": 0.056, "low": float("nan"), "high": float("nan")}) == "+5.6 (no interval)"
 
 
-@pytest.mark.parametrize(("low", "high", "said"), [(-1, 1, "level with"), (0.1, 1, "behind"), (-1, -0.1, "ahead of")])
+@pytest.mark.parametrize(("low", "high", "said"), [
+    (-1, 1, "level with"), (0.1, 1, "behind"), (-1, -0.1, "ahead of"), (math.nan, math.nan, "not to be told from"),
+])  # fmt: skip
 def test_an_interval_says_who_is_ahead(low, high, said):
     assert standing({"low": low, "high": high}) == said
 

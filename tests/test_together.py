@@ -3,7 +3,8 @@
 from dataclasses import replace
 
 import pytest
-from tiny import NEIGHBOURS, TEXT
+from tiny import NEIGHBOURS, TEXT, VOCABULARY
+from transformers import BloomConfig, BloomForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from tttnn.errors import DocumentError, ParameterError
 from tttnn.together import Together
@@ -89,6 +90,23 @@ def test_what_needs_a_document_for_itself_is_refused(gpt2):
         Together(TTT(gpt2, switches=Switches(precision="tf32")), 2)
     with pytest.raises(ParameterError, match="documents_at_once=0"):
         Together(TTT(gpt2), 0)
+
+
+SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+BLOOM = BloomConfig(**SMALL)
+MIXTRAL = MixtralConfig(**SMALL, num_key_value_heads=1, intermediate_size=32, num_local_experts=2)
+
+
+@pytest.mark.parametrize(
+    ("made", "lora", "named"),
+    [(lambda: BloomForCausalLM(BLOOM), None, "BloomForCausalLM takes"),
+     (lambda: MixtralForCausalLM(MIXTRAL), 2, "MixtralForCausalLM with lora takes")],
+    ids=["bloom", "mixtral"],
+)  # fmt: skip
+def test_layers_that_cannot_be_stacked_are_refused(gpt2, made, lora, named):
+    lm = replace(gpt2, model=made().eval())
+    with pytest.raises(ParameterError, match=f"^documents_at_once=2: {named} one document .*give documents_at_once=1"):
+        Together(TTT(lm, switches=replace(FAST, lora=lora)), 2).adapt(DOCUMENTS[:1], KS)
 
 
 def test_a_document_without_text_is_named(gpt2):

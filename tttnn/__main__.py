@@ -545,6 +545,8 @@ def sweep(
     typer.echo(f"best at k = {max(found['ks'])}: {best:g}; its own rate is {known:g} ({ttt.lm.settings_source})")
     if folder:
         keep_sweep(folder, found)
+    if folder and given:
+        typer.echo(f"the folder keeps the learning rate alone: with this model, give --settings {settings}", err=True)
 
 
 @app.command()

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad_and_value, vmap
 
-from tttnn.errors import ParameterError
+from tttnn.errors import ParameterError, first_line
 from tttnn.memory import require
 from tttnn.models.graphs import Recorded, bucket, one_text, pack, unpack
 from tttnn.models.lora import adapters
@@ -106,7 +106,7 @@ class Together:
         Raises
         ------
         ParameterError, DocumentError
-            See `TTT.adapt`.
+            See `TTT.adapt`; the former also if torch cannot stack the model's layers, as BLOOM's.
         RuntimeError
             If a loop on the same model is unfinished.
         """
@@ -171,7 +171,22 @@ class Together:
             self._recorded[key] = buffer, Recorded(lambda: function(buffer), self._lm.device)
         buffer, recorded = self._recorded[key]
         buffer.copy_(packed.pin_memory() if buffer.is_cuda else packed, non_blocking=True)
-        return recorded()[: len(rows)].clone()
+        with self._stackable():
+            return recorded()[: len(rows)].clone()
+
+    @contextmanager
+    def _stackable(self) -> Iterator[None]:
+        """Refuse an architecture whose layers torch cannot compute for stacked weights, with ParameterError."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "functorch" not in str(error) and "vmap" not in str(error):
+                raise
+            beside = " with lora" if self._ttt.switches.lora else ""
+            raise ParameterError(
+                f"documents_at_once={self.at_once}: {type(self._lm.model).__name__}{beside} takes one document at a "
+                f"time ({first_line(error)}); give documents_at_once=1"
+            ) from error
 
     def _step(self, packed: Tensor) -> Tensor:
         switches = self._ttt.switches

@@ -40,11 +40,15 @@ def points(effect: Mapping[str, Any], spec: str = "+.1f") -> str:
 def standing(effect: Mapping[str, Any]) -> str:
     """Where a variant stands by its interval: ``level with``, ``ahead of`` or ``behind`` what it is compared with.
 
+    Of a single document, which has no interval, it is ``not to be told from`` that.
+
     Parameters
     ----------
     effect : mapping
         As for :func:`points`: a difference above 0 is a smaller gain.
     """
+    if math.isnan(effect["low"]):
+        return "not to be told from"
     return "behind" if effect["low"] > 0 else "ahead of" if effect["high"] < 0 else "level with"
 
 
