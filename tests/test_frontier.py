@@ -129,6 +129,19 @@ def test_who_wins_within_a_budget(costs):
     assert last["k"].to_dict() == {"TTT-NN": 2, "cheap": 1} and last["domains"].to_dict() == {"TTT-NN": 1, "cheap": 1}
 
 
+def test_documents_of_an_earlier_version_are_estimated_beside_later_ones(run):
+    """Their mean would be that of the others alone."""
+    whole = method_costs(str(run), MODEL, {"TTT-NN": "nearest"})
+    path = run / "nearest" / MODEL / "rows.parquet"
+    rows = pd.read_parquet(path)
+    rows.loc[rows["document"] == 0, ["train_operations", "evaluation_operations"]] = math.nan
+    rows.loc[rows["k"] > 0, "train_tokens"] = 3
+    rows.to_parquet(path)
+    found = method_costs(str(run), MODEL, {"TTT-NN": "nearest"}).set_index("document")["operations"]
+    assert found[1].tolist() == whole.set_index("document")["operations"][1].tolist()
+    assert found[0].tolist() == [2 * WEIGHTS * 100 + n * 6 * WEIGHTS * 3 for n in range(3)]
+
+
 @pytest.mark.parametrize(
     ("method", "switches", "train", "evaluation"),
     [

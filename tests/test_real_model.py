@@ -14,6 +14,7 @@ from tttnn.analysis.real_model import (
     LABELS,
     MODEL,
     PUBLISHED_RATE,
+    computed_again,
     fullest,
     prefix_effect,
     rates,
@@ -88,6 +89,15 @@ def test_the_token_before_a_text_changes_little_and_two_machines_agree():
     found = prefix_effect()
     assert set(found["domain"]) == {"books", "wikipedia"}
     assert (found["change"].abs() < 0.005).all() and (found["apart"] < 1e-5).all()
+
+
+def test_scores_of_another_machine_come_out_again():
+    """On an H200 and on a CPU, in bfloat16."""
+    found = computed_again()
+    assert found.groupby(["domain", "document"])["k"].size().tolist() == [9] * 3
+    trained = found[found["k"] > 0]
+    assert (trained["neighbour"] == trained["neighbour_again"]).all()
+    assert found["apart"].max() < 1e-3 and found["apart"].min() > 0
 
 
 def test_page_one_says_what_the_rows_say():

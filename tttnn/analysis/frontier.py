@@ -142,9 +142,13 @@ def method_costs(run: str, model: str, methods: Mapping[str, str], served: int |
 
 
 def _spent(rows: pd.DataFrame, facts: Mapping[str, Any], served: int | None) -> pd.DataFrame:
+    import pandas as pd
+
     rows = rows[rows["failure"] == ""].sort_values([*KEY, "k"])
-    if "train_operations" not in rows or rows["train_operations"].isna().all():
-        rows = _estimated(rows, facts)
+    counts = rows.get("train_operations", pd.Series(index=rows.index, dtype=float))
+    lacking = counts.isna().groupby([rows[name] for name in KEY]).transform("any")  # a run's parts may be of two
+    if lacking.any():
+        rows = pd.concat([rows[~lacking], _estimated(rows[lacking], facts)]).sort_values([*KEY, "k"])
     once = facts["about"].get("offline") or {}
     kept = rows.assign(
         seconds=rows["retrieval_seconds"] + rows["train_seconds"], operations=rows["train_operations"]

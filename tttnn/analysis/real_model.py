@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RUN = "real"
+AGAIN = "real-again"  # a few documents of conditions of RUN, on another machine
 MODEL = "smollm2-135m"
 ENOUGH = 10  # documents of a domain from which a published figure is judged
 # Conditions of the archived run, each learning rate's in the order of preference where both have as many documents.
@@ -115,6 +116,22 @@ def prefix_effect() -> pd.DataFrame:
     each = rows.groupby("domain")
     made = {"documents": each.size(), "change": sums["eos"] / sums["bos"] - 1, "apart": each["apart"].max()}
     return pd.DataFrame(made).reset_index()
+
+
+def computed_again(condition: str = PUBLISHED_RATE[1], model: str = MODEL) -> pd.DataFrame:
+    """Scores of documents that were run anew on another machine, beside those of the archived run.
+
+    Returns
+    -------
+    DataFrame
+        One row a score: domain, document, k, neighbour and neighbour_again, nats and nats_again, apart (the difference
+        of the two as a share of the former).
+    """
+    key = ["domain", "document", "k"]
+    columns = [*key, "neighbour", "nats"]
+    there, anew = (archived(f"{run}/{condition}", model).rows[columns] for run in (RUN, AGAIN))
+    both = there.merge(anew, on=key, suffixes=("", "_again")).dropna(subset=["nats", "nats_again"])
+    return both.assign(apart=(both["nats_again"] / both["nats"] - 1).abs())
 
 
 def rates(run: str = RUN) -> pd.DataFrame:
