@@ -89,7 +89,7 @@ def test_models_come_by_their_number_of_weights(tmp_path, monkeypatch):
 
 
 def test_unknown_archive_lists_the_known_ones():
-    with pytest.raises(ValueError, match="there are real, seven-domains"):
+    with pytest.raises(ValueError, match="there are real, real-again, seven-domains"):
         archived_models("eight-domains")
     with pytest.raises(ValueError, match=r"'gpt5' in 'seven-domains': there are .*gpt2-xs-general"):
         archived("seven-domains", "gpt5")
