@@ -290,6 +290,7 @@ def test_seen_shares():
     assert shares[0] == 1 and shares[1] == 0 and shares[3] == 0
     assert shares[2] == pytest.approx(51 / 151)
     assert seen_shares([old], []).tolist() == [0]
+    assert seen_shares(["short", "shorter", ""], ["a short one", old]).tolist() == [1, 0, 0]
 
 
 # Files as people have them

@@ -226,6 +226,15 @@ def test_what_a_neighbour_teaches_does_not_depend_on_the_text(gpt2, precision, b
     assert losses[0] == losses[1]
 
 
+def test_dynamic_evaluation_of_rounded_weights_begins_with_them(gpt2):
+    """Otherwise the gain would hold what rounding alone changes."""
+    ttt = TTT(gpt2.lm, switches=replace(SWITCHES, weights="bfloat16"))
+    found = Retrieved(TEXT, TEXT, (), 0.0)
+    [alone] = find_method("dynamic:8").steps(ttt, found, [0])
+    assert alone.score.nats == nats(ttt, "ttt", ks=[0])[0] != nats(gpt2, "ttt", ks=[0])[0]
+    assert not gpt2.lm.adapting
+
+
 def test_with_lora_dynamic_evaluation_trains_adapters(gpt2):
     lora = TTT(gpt2.lm, switches=Switches(learning_rate=1e-2, max_length=32, lora=2))
     before = gpt2.lm.weight_hash()

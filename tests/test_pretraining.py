@@ -21,11 +21,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from tttnn.corpus import Document, read_jsonl, write_jsonl
 from tttnn.corpus.reasoning import PROBLEMS, solutions, write_solutions
 from tttnn.errors import ParameterError
 from tttnn.files import read_json, write_json
+from tttnn.models import load_model
 from tttnn.pretraining import (
     HeldOutError,
     Settings,
@@ -36,6 +38,7 @@ from tttnn.pretraining import (
 )
 from tttnn.pretraining import data as data_module
 from tttnn.pretraining import train as train_module
+from tttnn.pretraining.card import keep_sweep
 from tttnn.pretraining.data import (
     Windows,
     cache_tokens,
@@ -433,6 +436,65 @@ def test_finished_run_is_not_trained_again(data: Path, tmp_path: Path, monkeypat
     first = pretrain(tiny(), data, tmp_path / "run", "cpu", 1)
     monkeypatch.setattr(train_module.Run, "_step", lambda *_: pytest.fail("a step was taken"))
     assert pretrain(tiny(), data, tmp_path / "run", "cpu", 1) == first
+
+
+def test_a_sweep_survives_a_finished_run_that_is_called_again(data: Path, tmp_path: Path) -> None:
+    """Its rate is the model's; without it the model would adapt at GPT-2's, without a word."""
+    call = (tiny(), data, tmp_path / "run", "cpu", 1)
+    pretrain(*call)
+    folder = tmp_path / "run" / "model"
+    ratios = {"0.002": {"0": 1.0, "1": 0.9}, "0.001": {"0": 1.0, "1": 0.95}}
+    sweep = {"weights": load_model(folder).weight_hash(), "corpus": "toy", "corpus_fingerprint": "a", "split": "val",
+             "documents": 2, "per_domain": 2, "max_bytes": None, "seed": 1, "max_chunks": None, "ks": [0, 1],
+             "ratio_to_k0": ratios}  # fmt: skip
+    keep_sweep(folder, sweep)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    pretrain(*call)
+    assert load_model(folder).settings.learning_rate == 0.002
+    assert (folder / "README.md").read_text(encoding="utf-8") == card and "0.9000" in card
+
+
+@pytest.mark.parametrize("name", ["toy.train.jsonl.gz", "held.jsonl.gz", "toy.validation.jsonl.gz"])
+def test_training_text_is_no_validation_text(data: Path, tmp_path: Path, name: str) -> None:
+    """Whatever its file is called: the card would say that the figure is of text that was not trained on."""
+    if not (data / name).exists():
+        shutil.copy(data / "toy.train.jsonl.gz", data / name)
+    settings = tiny(validation=[Source("toy", [name], documents=2, tokens=64)])
+    with pytest.raises(
+        HeldOutError, match=r"toy\.train\.jsonl\.gz: this training text is in a validation or test file"
+    ):
+        pretrain(settings, data, tmp_path / "run", "cpu", 1)
+
+
+def test_files_without_documents_are_named(data: Path, tmp_path: Path) -> None:
+    write_jsonl(data / "none.train.jsonl", [])
+    write_jsonl(data / "none.val.jsonl", [])
+    train = [Source("toy", ["toy.train.jsonl.gz"]), Source("none", ["none.train.jsonl"])]
+    with pytest.raises(SettingsError, match=r"train: .*none\.train\.jsonl hold no document"):
+        pretrain(tiny(train=train), data, tmp_path / "run", "cpu", 1)
+    empty = [Source("none", ["none.val.jsonl"], documents=2, tokens=64)]
+    with pytest.raises(SettingsError, match=r"validation: none\.val\.jsonl of none hold no document"):
+        pretrain(tiny(validation=empty), data, tmp_path / "other", "cpu", 1)
+
+
+def test_a_tokenizer_whose_tokens_do_not_tell_their_bytes_is_refused(data: Path, tmp_path: Path) -> None:
+    tokenizer = Tokenizer(
+        models.Unigram([("<unk>", 0.0), *((each, -1.0) for each in "▁abcdefghijklmnopqrstuvwxyz")], 0)
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.add_special_tokens(["<unk>"])
+    tokenizer.save(str(data / "pieces.json"))
+    with pytest.raises(SettingsError, match=r"tokenizer\.file: pieces\.json is not byte-level"):
+        pretrain(tiny(tokenizer=TokenizerSettings(file="pieces.json")), data, tmp_path / "run", "cpu", 1)
+
+
+def test_a_start_whose_tokens_are_others_is_refused(data: Path, tmp_path: Path) -> None:
+    """Each row of its embeddings would stand for another token."""
+    write_jsonl(data / "other.train.jsonl", [Document("QJXZ WKVY " * 20 + text, {}) for text in sentences(9, 40)])
+    other = tiny(train=[Source("other", ["other.train.jsonl"])])
+    pretrain(other, data, data / "first", "cpu", 1)
+    with pytest.raises(SettingsError, match=r"init: .*first/model/tokenizer\.json has other tokens than this run"):
+        pretrain(tiny(init=["first/model"]), data, tmp_path / "second", "cpu", 1)
 
 
 def test_run_folder_of_other_settings_or_other_data_is_refused(data: Path, tmp_path: Path) -> None:

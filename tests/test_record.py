@@ -24,6 +24,16 @@ def drawn(**other):
     return {"corpus": {"fingerprint": "a"}, "drawn": DRAWN | other}
 
 
+def test_rows_of_a_package_that_no_longer_brings_the_method_get_no_others(ttt, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(
+        "tttnn.experiment.record.package_of", lambda group, name: "other 1.2" if name == "ttt" else None
+    )
+    run(ttt, DOCUMENTS[:1], [0, 1], tmp_path, drawn())
+    monkeypatch.undo()
+    with pytest.raises(RowsError, match=r"other package \(other 1\.2, now none\)"):
+        run(ttt, DOCUMENTS, [0, 1], tmp_path, drawn())
+
+
 def test_each_call_that_adds_rows_is_listed(ttt, tmp_path):  # noqa: F811
     run(ttt, DOCUMENTS[:2], [0, 1], tmp_path, drawn())
     first = (tmp_path / "run.json").read_bytes()

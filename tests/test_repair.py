@@ -85,6 +85,12 @@ def test_a_repair_that_diverges_ends_with_the_weights_from_before(folder, tmp_pa
     assert repair(ttt, TRAIN, LINES, tmp_path / "out", every=2, patience=2, most=16) == found
 
 
+def test_a_text_that_is_trained_on_is_not_looked_at(folder, tmp_path):
+    with pytest.raises(ParameterError, match=r"validation: this text is trained on as well; .*lazy dog"):
+        repair(_ttt(folder), [*TRAIN, LINES[0]], LINES, tmp_path / "out", every=8)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_flat_curve_ends_it():
     assert not room._flat([(0, 0, 2.0), (8, 8, 1.5), (16, 16, 1.4)], 2)
     assert room._flat([(0, 0, 2.0), (8, 8, 1.4), (16, 16, 1.5), (24, 24, 1.4)], 2)

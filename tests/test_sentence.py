@@ -206,6 +206,16 @@ def test_settings_that_are_not_understood(file, change, message, tmp_path):
     assert file.split("/")[0] in str(refused.value)
 
 
+@pytest.mark.parametrize("similarity", ["dot", "cosine"])
+def test_a_measure_that_orders_otherwise_is_said(similarity, tmp_path, caplog):
+    for last, said in (([("Normalize", {})], False), ([], True)):
+        folder = sentence_folder(tmp_path / str(said), {LEGACY["mean"]: True}, last)
+        edit(folder / OPTIONS, {"similarity_fn_name": similarity})
+        caplog.clear()
+        load_embedder(folder)
+        assert (f"similarity_fn_name='{similarity}'" in caplog.text) == said
+
+
 @pytest.mark.parametrize(
     "modules, message",
     [

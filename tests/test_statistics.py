@@ -107,6 +107,16 @@ def test_curve_weights_losses_by_steps():
     assert math.isnan(table.loc[0, "loss"])
 
 
+def test_a_step_whose_loss_is_not_known_has_no_part_in_the_mean():
+    """As with a gradient used again: it counted as a step of loss zero."""
+    known = rows([100.0, 10.0], [50.0, 12.0], [1000, 10])
+    last = known.index[(known["k"] == 2)][-1]
+    known.loc[last, "loss"] = math.nan
+    rest = known[(known["k"] == 2) & known["loss"].notna()]
+    expected = (rest["loss"] * rest["steps"]).sum() / rest["steps"].sum()
+    assert curve(known).set_index("k").loc[2, "loss"] == pytest.approx(expected)
+
+
 def test_groups_are_resampled_apart_and_columns_together():
     values = np.random.default_rng(0).uniform(1, 2, (30, 1))
     sums = resampled_sums([np.hstack([values, 2 * values]), np.hstack([values, values])], resamples=2000)

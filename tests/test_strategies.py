@@ -35,6 +35,12 @@ def query(retriever):
     return retriever.store[4].text
 
 
+def test_one_strategy_at_a_time(retriever):
+    """The outer one's identity would stand for both."""
+    with pytest.raises(ParameterError, match=r"strategy='farthest-first': the retriever has 'distinct:0\.2' already"):
+        Selection(Selection(retriever, "distinct:0.2"), "farthest-first")
+
+
 def ids(retriever, strategy, query, k=K, seed=1, meta=None):
     return [each.id for each in Selection(retriever, strategy, seed).neighbours(query, k, meta)]
 

@@ -1,5 +1,7 @@
 """Test-time model merging: one cluster is one LoRA, shares by hand, and a folder that goes on after a kill."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -187,6 +189,14 @@ def test_what_cannot_be_built_is_said(ttt):
             ParameterError, match=r"and lora .*, as --lora 8; train them once: .*--clusters \d+ --lora 8"
         ):
             build(broken, find_method("ttmm:2"))
+
+
+@pytest.mark.parametrize("other", [{"loss": "suffix"}, {"reuse": 2}, {"split_query": True}])
+def test_experts_are_told_apart_by_all_that_trained_them(ttt, other):
+    """A folder's name does not hold these, so that others' experts would be taken for the plain ones."""
+    [name] = other
+    with pytest.raises(ParameterError, match=f"^{name}: experts are trained on all of a document"):
+        build(TTT(ttt.lm, ttt.retriever, replace(SWITCHES, **other)), find_method("ttmm:2"))
 
 
 def test_damaged_experts_are_named(ttt, text):

@@ -180,6 +180,18 @@ def test_documents_at_once_where_a_variant_allows_it(ttt, drawn, tmp_path):
         run_variants(ttt, drawn, KS, names, at_once=0)
 
 
+def test_a_variant_that_cannot_be_stacked_takes_one_after_another(ttt, drawn, tmp_path, monkeypatch, caplog):
+    """As adapters of a mixture of experts: the variants before it are not lost."""
+
+    def refuse(*_):
+        raise RuntimeError("no functorch transform of this")
+
+    monkeypatch.setattr("tttnn.together.vmap", lambda *_: refuse)
+    rows = run_variants(ttt, drawn, KS, ["nearest"], tmp_path, at_once=3)
+    pd.testing.assert_series_equal(rows["nats"], run_variants(ttt, drawn, KS, ["nearest"])["nats"])
+    assert "variant nearest: documents_at_once=3: " in caplog.text and (rows["failure"] == "").all()
+
+
 def test_a_killed_grid_goes_on_where_it_was_and_is_read_back(ttt, drawn, tmp_path, monkeypatch):
     first = run_variants(ttt, drawn, KS, ["nearest"], tmp_path)
     monkeypatch.setattr(TTT, "adapt", lambda *a: pytest.fail("computed again"))

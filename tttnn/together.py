@@ -33,6 +33,11 @@ HELD = 4  # float32 numbers for each that is trained, and document: itself, its 
 BETAS = 0.9, 0.999  # AdamW's, as torch has them
 ALONE = "dropout", "keep_optimizer", "train", "vocabulary", "loss", "reuse", "pace"  # need a document for itself
 
+
+class NotStackable(ParameterError):
+    """A model's layers cannot be computed for stacked weights."""
+
+
 Stack = dict[str, Tensor]  # name of a weight or adapter -> it for each document, (documents, ...)
 
 
@@ -106,7 +111,9 @@ class Together:
         Raises
         ------
         ParameterError, DocumentError
-            See `TTT.adapt`; the former also if torch cannot stack the model's layers, as BLOOM's.
+            See `TTT.adapt`.
+        NotStackable
+            If torch cannot stack the model's layers, as BLOOM's.
         RuntimeError
             If a loop on the same model is unfinished.
         """
@@ -176,14 +183,14 @@ class Together:
 
     @contextmanager
     def _stackable(self) -> Iterator[None]:
-        """Refuse an architecture whose layers torch cannot compute for stacked weights, with ParameterError."""
+        """Refuse an architecture whose layers torch cannot compute for stacked weights."""
         try:
             yield
         except RuntimeError as error:
             if "functorch" not in str(error) and "vmap" not in str(error):
                 raise
             beside = " with lora" if self._ttt.switches.lora else ""
-            raise ParameterError(
+            raise NotStackable(
                 f"documents_at_once={self.at_once}: {type(self._lm.model).__name__}{beside} takes one document at a "
                 f"time ({first_line(error)}); give documents_at_once=1"
             ) from error

@@ -321,7 +321,7 @@ def curve(rows: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         One row per (domain, k): bits_per_byte, byte_perplexity, word_perplexity, ratio (to k = 0), loss
-        (nats/token, mean over gradient steps; missing at 0).
+        (nats/token, mean over gradient steps whose loss is known; missing at 0).
     """
     scored, key = rows[rows["nats"].notna()], ["domain", "k"]
     sums = scored.groupby(key, as_index=False)[["nats", "bytes", "words"]].sum()
@@ -330,7 +330,7 @@ def curve(rows: pd.DataFrame) -> pd.DataFrame:
     sums["word_perplexity"] = np.exp(np.minimum(sums["nats"] / sums["words"], 709))
     zero = sums[sums["k"] == 0].set_index("domain")["bits_per_byte"]
     sums["ratio"] = sums["bits_per_byte"] / sums["domain"].map(zero)
-    stepped = rows[rows["steps"] > 0]
+    stepped = rows[(rows["steps"] > 0) & rows["loss"].notna()]
     weighted = stepped.assign(total=stepped["loss"] * stepped["steps"]).groupby(key)[["total", "steps"]].sum()
     losses = (weighted["total"] / weighted["steps"]).rename("loss").reset_index()
     return sums.drop(columns=["nats", "bytes", "words"]).merge(losses, on=key, how="left")

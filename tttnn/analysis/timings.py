@@ -151,7 +151,8 @@ def first_few(rows: pd.DataFrame, part: float = 0.25) -> tuple[int, float, float
     rows : DataFrame
         Of ``bench/neighbours.py``.
     part : float
-        How many are meant: the largest scored k up to this part of all neighbours, at least 1.
+        How many are meant: the largest scored k up to this part of all neighbours, at least 1; the smallest one if none
+        is scored so early.
 
     Returns
     -------
@@ -165,7 +166,8 @@ def first_few(rows: pd.DataFrame, part: float = 0.25) -> tuple[int, float, float
     scored = ours[ours["bits_per_byte"].notna()]
     bits = (scored["bits_per_byte"] * scored["bytes"]).groupby(scored["k"]).sum()
     last = int(bits.index.max())
-    k = int(bits.index[(bits.index > 0) & (bits.index <= max(1, part * last))].max())
+    few = bits.index[(bits.index > 0) & (bits.index <= max(1, part * last))]
+    k = int(few.max() if len(few) else bits.index[bits.index > 0].min())
     seconds = ours.groupby("k")["train_seconds"].sum().cumsum()
     return k, float(seconds[k] / seconds[last]), float((bits[0] - bits[k]) / (bits[0] - bits[last]))
 

@@ -48,12 +48,17 @@ def seen_shares(texts: Iterable[str], reference: Iterable[str], width: int = WIN
     Returns
     -------
     ndarray of float64, shape (texts,)
-        From 0 (nothing seen) to 1 (all of it); 0 for a text shorter than a window.
+        From 0 (nothing seen) to 1 (all of it). A text shorter than a window is one window: all of it stands in one of
+        the reference texts, or nothing.
     """
+    reference = list(reference)
     known = np.sort(np.concatenate([np.empty(0, np.uint64), *(windows(text, width) for text in reference)]))
     shares = []
     for text in texts:
         own = windows(text, width)
+        if text and not len(own):
+            shares.append(float(any(text in whole for whole in reference)))
+            continue
         # Not numpy's isin, which would sort all known ones again for every text.
         places = np.minimum(np.searchsorted(known, own), len(known) - 1)
         shares.append(float((known[places] == own).mean()) if len(own) and len(known) else 0.0)

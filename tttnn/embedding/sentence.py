@@ -6,6 +6,7 @@ files can ask for is either done or refused by name: embedded another way, a tex
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ from torch import nn
 from tttnn.embedding.base import EmbeddingError
 from tttnn.embedding.pooling import ACTIVATIONS, Dense, Normalize
 from tttnn.files import read_json
+
+log = logging.getLogger(__name__)
 
 MODULES = "modules.json"
 CONFIG = "config.json"  # of a module
@@ -92,6 +95,7 @@ def read_recipe(folder: str | Path) -> Recipe:
         raise EmbeddingError(f"{folder / MODULES}: modules {kinds} are not supported, only Transformer, Pooling, ...")
     prompts, prompt = _prompts(folder / OPTIONS)
     settings = _transformer(transformer)
+    _warn_of_similarity(folder / OPTIONS, modules[-1][0])
     return Recipe(
         transformer=transformer.relative_to(folder).as_posix(),
         max_length=settings.get("max_seq_length"),
@@ -103,6 +107,16 @@ def read_recipe(folder: str | Path) -> Recipe:
         prompts=prompts,
         prompt=prompt,
     )
+
+
+def _warn_of_similarity(source: Path, last: str) -> None:
+    """Say where the authors' measure orders documents otherwise than the squared distance that an index has."""
+    asked = (_json(source) if source.exists() else {}).get("similarity_fn_name")
+    if asked in ("dot", "cosine") and last != "Normalize":
+        log.warning(
+            "%s: similarity_fn_name=%r, but the index compares by squared L2 distance, which orders vectors of "
+            "different lengths otherwise; with a module Normalize at the end the orders would agree", source, asked,
+        )  # fmt: skip
 
 
 def hub_folder(name: str, revision: str) -> Path | None:

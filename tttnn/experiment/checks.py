@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import string
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from tttnn.retrieval import Retriever
     from tttnn.retrieval.strategies import Selection
     from tttnn.ttt import Switches
+
+log = logging.getLogger(__name__)
 
 METHOD = "ttt"
 OF_STEPS = (
@@ -196,6 +199,11 @@ def check_run(
             )
         if hasattr(retriever, "check_k"):  # one that is not ours may lack it
             _check_most(retriever, places)
+        if len(places) > 1 + (places[0] == 0) and not getattr(retriever, "begins", True):
+            log.warning(
+                "strategy=%r chooses %d documents together: scores at fewer are of the first of them, and not of fewer "
+                "that it chose", getattr(retriever, "strategy", ""), places[-1],
+            )  # fmt: skip
     try:
         way.check(lm, retriever, switches)
     except ParameterError as error:

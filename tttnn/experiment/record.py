@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tttnn.retrieval.strategies import Selection
     from tttnn.ttt import Switches
 
+PACKAGES = {"package": "method", "train_package": "switches"}  # other packages' versions, and what they bring
 log = logging.getLogger(__name__)
 
 RECORD = "run.json"
@@ -110,7 +111,9 @@ def check_belongs(journal: RowJournal, settings: Mapping[str, Any]) -> None:
     if not _is_readable(journal.folder / RECORD):
         _write(journal)
     before = calls[0]["settings"]
-    known, asked = _flat({name: before.get(name) for name in settings}), _flat(settings)
+    gone = (name for name, of in PACKAGES.items() if name in before and of in settings)  # no package brings it now
+    compared = {*settings, *gone}
+    known, asked = _flat({name: before.get(name) for name in compared}), _flat(settings)
     other = [name for name in sorted(known.keys() | asked.keys()) if known.get(name) != asked.get(name)]
     if other and not before.keys() & {name.partition(".")[0] for name in other}:
         raise _earlier(journal, f"their {', '.join(other)}")

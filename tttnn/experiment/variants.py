@@ -6,9 +6,11 @@ A variant changes what is trained on (a strategy of `tttnn.retrieval.strategies`
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +21,15 @@ from tttnn.experiment.runner import run, side_by_side
 from tttnn.files import sole_writer
 from tttnn.parameters import names as known_names
 from tttnn.retrieval.strategies import Selection
-from tttnn.together import check_together, need_alone
+from tttnn.together import NotStackable, check_together, need_alone
 from tttnn.ttt import TTT, Switches
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from tttnn.retrieval import Retriever
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -202,8 +206,12 @@ def run_variants(
             facts = {**(about or {}), "variant": name}
             loop = changed(ttt, variant)
             together = at_once > 1 and variant.method == METHOD and not need_alone(loop.switches)
-            evaluate = side_by_side(at_once) if together else None
-            rows = run(loop, ordered, wanted, place, facts, evaluate, variant.method)
+            evaluated = partial(run, loop, ordered, wanted, place, facts, method=variant.method)
+            try:
+                rows = evaluated(evaluate=side_by_side(at_once) if together else None)
+            except NotStackable as error:  # others before it may have taken hours
+                log.warning("variant %s: %s; it takes one after another", name, error)
+                rows = evaluated()
             parts.append(rows.assign(variant=name))
     return pd.concat(parts, ignore_index=True)
 

@@ -59,12 +59,11 @@ class Dynamic(Method):
         wanted = check_ks(ks)
         scorer = ttt.scorer(found.scored)
         _check_segment(self.segment, scorer)
-        yield Step(0, scorer(), evaluation_operations=scorer.operations())
-        if not max(wanted):
-            return
-        with ttt.session():
-            step = _evaluated(ttt, scorer, self.segment, max(wanted))
-        yield step
+        with ttt.session():  # of weights that are rounded, these are scored
+            yield Step(0, scorer(), evaluation_operations=scorer.operations())
+            step = _evaluated(ttt, scorer, self.segment, max(wanted)) if max(wanted) else None
+        if step:
+            yield step
 
 
 @dataclass(frozen=True)

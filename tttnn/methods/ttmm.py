@@ -175,13 +175,18 @@ def build(ttt: TTT, method: TTMM) -> Path:
     Raises
     ------
     ParameterError
-        If there is no retriever or rank, or fewer documents than clusters.
+        If there is no retriever or rank, fewer documents than clusters, or a switch that experts are not told apart by.
     BusyError
         If another process is building the same.
     """
     place = method.folder(ttt.lm, ttt.retriever, ttt.switches)
     if len(ttt.need_retriever()) < method.clusters:
         raise ParameterError(f"clusters={method.clusters}: the corpus has {len(ttt.need_retriever())} documents")
+    for name in ("loss", "reuse", "pace", "split_query"):
+        if getattr(ttt.switches, name):
+            raise ParameterError(
+                f"{name}: experts are trained on all of a document, with each gradient once; leave it out"
+            )
     if (place / RECORD).is_file():
         return place
     with sole_writer(place):

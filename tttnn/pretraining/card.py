@@ -45,6 +45,7 @@ def export(
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+    sweep = read_json(folder / SWEEP) if (folder / SWEEP).is_file() else None  # made since the last export
     shutil.rmtree(folder, ignore_errors=True)  # a rename needs the place free; the run can export again
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     end = tokenizer.id_to_token(end_of_text(tokenizer))
@@ -59,7 +60,9 @@ def export(
         shutil.copyfile(tokenizer_file, partial / "tokenizer.json")
         write_json(partial / "settings.json", settings_as_json(settings))
         write_json(partial / MODEL_FIGURES, figures)
-        (partial / "README.md").write_text(render_card(settings, figures), encoding="utf-8")
+        (partial / "README.md").write_text(render_card(settings, figures, sweep), encoding="utf-8")
+        if sweep is not None:
+            write_json(partial / SWEEP, sweep)
     return figures
 
 

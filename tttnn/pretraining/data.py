@@ -16,12 +16,13 @@ from tttnn.corpus import Document, read_jsonl
 from tttnn.errors import ParameterError, TTTNNError
 from tttnn.files import read_json, sha256_file, write_json, writing
 from tttnn.models.model_registry import CHECKPOINTS
-from tttnn.pretraining.settings import Settings, Source, TokenizerSettings
+from tttnn.pretraining.settings import Settings, SettingsError, Source, TokenizerSettings
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 HELD_OUT = ("val", "test")
+PROBE = "a dög 海\n"  # a byte-level token has as many characters as it has bytes
 
 
 class HeldOutError(TTTNNError):
@@ -129,10 +130,17 @@ def make_tokenizer(settings: TokenizerSettings, train: list[Source], data: Path,
     ------
     HeldOutError, FileNotFoundError
         If a file to learn from is not a train split, or is missing.
+    SettingsError
+        If the settings' file is of a tokenizer that is not byte-level: its tokens do not tell how many bytes they are.
     """
     if not path.exists():
         if settings.file:
             tokenizer = read_tokenizer(locate(settings.file, data))
+            if sum(map(len, tokenizer.encode(PROBE, add_special_tokens=False).tokens)) != len(PROBE.encode()):
+                raise SettingsError(
+                    f"tokenizer.file: {settings.file} is not byte-level, as GPT-2's and Llama 3's are; leave it out, "
+                    "and one is trained"
+                )
         else:
             patterns = [pattern for source in train for pattern in source.files] + settings.extra
             tokenizer = _train_bpe(texts(training_files(patterns, data)), settings)
@@ -184,7 +192,8 @@ def cache_tokens(
     """Tokenize the training text once; later calls map the same array into memory.
 
     Every document is preceded by the end-of-text id. The cache is made anew if a file or the tokenizer
-    changed; before it is made, the text is compared with every held-out file under `data`.
+    changed; before it is made, the text is compared with every held-out file under `data`, and with those that the
+    settings name for validation.
 
     Returns
     -------
@@ -198,7 +207,8 @@ def cache_tokens(
         If a file is not a train split, holds a held-out text, or is missing.
     """
     files = {source.domain: training_files(source.files, data) for source in settings.train}
-    held_out = held_out_files(data)
+    own = [path for source in settings.validation for path in find_files(source.files, data)]
+    held_out = sorted({*held_out_files(data), *own})
     inputs = {
         "tokenizer": sha256_file(tokenizer_file),
         "files": {domain: _hashes(paths, data) for domain, paths in files.items()},
@@ -235,6 +245,8 @@ def _tokenize(domain: str, files: list[Path], tokenizer: Tokenizer) -> tuple[np.
         parts.append(np.array([separator, *encoding.ids], dtype=kind))
         licences[_licence(document)] += 1
         size += len(document.text.encode())
+    if not parts:
+        raise SettingsError(f"train: {', '.join(map(str, files))} hold no document; leave the domain {domain} out")
     ids = np.concatenate(parts)  # (tokens of the domain,)
     return ids, {
         "documents": len(parts),

@@ -65,8 +65,8 @@ def repair(
     Raises
     ------
     ParameterError
-        If there are too few texts, a switch is `train` or `lora`, or `out` holds a run with other settings or
-        texts.
+        If there are too few texts, one is in both lists, a switch is `train` or `lora`, or `out` holds a run with other
+        settings or texts.
     BusyError
         If another process is writing to `out`.
     """
@@ -79,6 +79,8 @@ def repair(
     order = np.random.default_rng(ttt.switches.seed).permutation(len(train))[:most]
     if not validation or len(order) < every:
         raise ParameterError(f"every={every}: there are {len(order)} texts to train on, {len(validation)} to look at")
+    if known := set(train) & set(validation):
+        raise ParameterError(f"validation: this text is trained on as well; take it out of one: {min(known)[:80]!r}")
     scorers = [Scorer(ttt.lm, text) for text in validation]
     settings = {
         "model": ttt.lm.name, "weights": ttt.lm.weight_hash(), "switches": vars(ttt.switches),

@@ -25,7 +25,7 @@ from tttnn.models.cross_entropy import mean_cross_entropy
 from tttnn.models.layers import fast_layers
 from tttnn.pretraining.card import export
 from tttnn.pretraining.checkpoint import read_checkpoint, save_checkpoint
-from tttnn.pretraining.data import Windows, cache_tokens, end_of_text, locate, make_tokenizer
+from tttnn.pretraining.data import Windows, cache_tokens, end_of_text, locate, make_tokenizer, read_tokenizer
 from tttnn.pretraining.settings import Settings, SettingsError, load_settings, settings_as_json
 from tttnn.pretraining.validation import (
     ValidationText,
@@ -133,7 +133,9 @@ def build_model(settings: Settings, data: Path, tokenizer: Tokenizer) -> PreTrai
     _require_causal(model.eval())
     _require_linear_head(model)
     if settings.init:
-        _load_mean(model, [locate(each, data) for each in settings.init])
+        folders = [locate(each, data) for each in settings.init]
+        _require_same_tokens(tokenizer, folders)
+        _load_mean(model, folders)
     return model.train()
 
 
@@ -164,6 +166,13 @@ def _require_linear_head(model: PreTrainedModel) -> None:
             f"architecture: a {kind} model scales or caps its logits, or adds to them, and would be trained without "
             "that; set it so that it does not, or take another, such as gpt2"
         )
+
+
+def _require_same_tokens(tokenizer: Tokenizer, folders: list[Path]) -> None:
+    """Refuse checkpoints in whose embeddings a row is of another token than it is here."""
+    for file in (folder / "tokenizer.json" for folder in folders):
+        if file.is_file() and read_tokenizer(file).get_vocab() != tokenizer.get_vocab():
+            raise SettingsError(f"init: {file} has other tokens than this run; set tokenizer.file to it")
 
 
 @torch.no_grad()

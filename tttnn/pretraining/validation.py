@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from tttnn.pretraining.data import end_of_text, find_files, read_tokenizer, texts
-from tttnn.pretraining.settings import Settings, Source
+from tttnn.pretraining.settings import Settings, SettingsError, Source
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -57,6 +57,9 @@ def read_validation(source: Source, data: Path, tokenizer: Tokenizer, settings: 
         for start in range(0, len(ids) - 1, context):
             row = ids[start : start + context + 1]
             rows.append(row + [PADDING] * (context + 1 - len(row)))
+    if not rows:
+        files = ", ".join(source.files)
+        raise SettingsError(f"validation: {files} of {source.domain} hold no document; leave them out")
     windows = np.array(rows, dtype=np.int64)  # (n, context + 1): each window with the token before it
     return ValidationText(source.domain, windows[:, :-1], windows[:, 1:], size)
 

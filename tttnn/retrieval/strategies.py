@@ -50,7 +50,7 @@ class Selection:
 
     Parameters
     ----------
-    retriever : Retriever or Selection
+    retriever : Retriever
     strategy : str
         A name of `STRATEGIES` or of another package's; those that take a value have it after a colon:
         ``"distinct:0.2"``.
@@ -60,14 +60,19 @@ class Selection:
     Raises
     ------
     ParameterError
-        If there is no such strategy, or its value is missing, too much, or out of range; if the seed is negative.
+        If there is no such strategy, or its value is missing, too much, or out of range; if the seed is negative; if
+        the retriever has a strategy already.
     """
 
     def __init__(self, retriever: Retriever | Selection, strategy: str, seed: int = 1216):
-        self.retriever, self.strategy = retriever, strategy
+        if isinstance(retriever, Selection):
+            other = retriever.strategy
+            raise ParameterError(f"strategy={strategy!r}: the retriever has {other!r} already; give one of the two")
+        self.retriever: Retriever = retriever
+        self.strategy: str = strategy
         self.seed = number("seed", seed, least=0, whole=True)
         rule, self._value = find_strategy(strategy)
-        self._choose, self._most, self.uncertain = rule.choose, rule.most, rule.uncertain
+        self._choose, self._most, self.uncertain, self.begins = rule.choose, rule.most, rule.uncertain, rule.begins
         self.store: Store = retriever.store
         self.index: Index = retriever.index
         self.embedder: Embedder = retriever.embedder
@@ -291,6 +296,9 @@ class Rule:
         Whether it means to choose a document more than once.
     uncertain : bool
         Whether its documents have an `uncertainty`, from 0 to 1 and never rising: see `Neighbour`.
+    begins : bool
+        Whether what it chooses for a larger k begins with what it would choose for a smaller one, or with as good a
+        draw. Otherwise a score at a smaller k of a run is not what the strategy's name says.
     """
 
     about: str
@@ -300,6 +308,7 @@ class Rule:
     default: float | None = None
     repeats: bool = False
     uncertain: bool = False
+    begins: bool = True
 
     def parse(self, strategy: str, value: str) -> float:
         """Return the value of a strategy's name, if it is in range."""
@@ -314,8 +323,8 @@ class Rule:
 
 STRATEGIES = {
     "nearest": Rule("nearest first, as published", _nearest),
-    "farthest-first": Rule("the same documents, farthest first", _farthest_first),
-    "shuffled": Rule("the same documents in random order", _shuffled),
+    "farthest-first": Rule("the same documents, farthest first", _farthest_first, begins=False),
+    "shuffled": Rule("the same documents in random order", _shuffled, begins=False),
     "repeated": Rule("the nearest one, k times", _repeated, repeats=True),
     "random": Rule("random documents of the corpus", _random),
     "random-domain": Rule("random documents of the text's own domain", _random_domain),
@@ -342,7 +351,8 @@ STRATEGIES = {
         partial(_sift, _pool_of_both_signs), NOISES, default=NOISE, repeats=True, uncertain=True,
     ),
     "hullft": Rule(
-        f"HullFT: a mean of k of the {POOL} nearest, some repeated, that lies near the query", _hull, repeats=True
+        f"HullFT: a mean of k of the {POOL} nearest, some repeated, that lies near the query", _hull, repeats=True,
+        begins=False,
     ),
 }  # fmt: skip
 # Others may come: from a notebook, or from a package that enters its own here when imported.
