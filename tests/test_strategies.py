@@ -35,6 +35,16 @@ def query(retriever):
     return retriever.store[4].text
 
 
+@pytest.mark.parametrize("strategy", ["nearest", "farthest-first", "shuffled", "repeated", "distinct:0.9", "share:0.9",
+                                      "shards-lost:2", "sift", "sift-absolute", "hullft"])  # fmt: skip
+def test_whether_fewer_documents_begin_more_of_them_is_known(retriever, strategy):
+    queries = [retriever.store[number].text + retriever.store[number + 20].text for number in range(8)]
+    begin = [ids(retriever, strategy, query, 3) for query in queries]
+    assert ([ids(retriever, strategy, query)[:3] for query in queries] == begin) == STRATEGIES[
+        strategy.partition(":")[0]
+    ].nested
+
+
 def test_one_strategy_at_a_time(retriever):
     """The outer one's identity would stand for both."""
     with pytest.raises(ParameterError, match=r"strategy='farthest-first': the retriever has 'distinct:0\.2' already"):

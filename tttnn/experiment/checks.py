@@ -171,6 +171,15 @@ def _check_most(retriever: Retriever | Selection, places: list[int]) -> None:
         raise ParameterError(f"{error}{cure}") from error
 
 
+def warn_of_beginnings(retriever: Retriever | Selection | None, places: Sequence[int]) -> None:
+    """Say if scores at fewer neighbours than the most are not what the strategy's name says."""
+    if len(places) > 1 + (places[0] == 0) and not getattr(retriever, "nested", True):
+        log.warning(
+            "strategy=%r chooses %d documents together: scores at fewer are of the first of them, and not of fewer that "
+            "it chose", getattr(retriever, "strategy", ""), places[-1],
+        )  # fmt: skip
+
+
 def check_run(
     lm: LanguageModel, retriever: Retriever | Selection | None, switches: Switches, ks: Any, method: str = METHOD
 ) -> list[int]:
@@ -199,11 +208,6 @@ def check_run(
             )
         if hasattr(retriever, "check_k"):  # one that is not ours may lack it
             _check_most(retriever, places)
-        if len(places) > 1 + (places[0] == 0) and not getattr(retriever, "begins", True):
-            log.warning(
-                "strategy=%r chooses %d documents together: scores at fewer are of the first of them, and not of fewer "
-                "that it chose", getattr(retriever, "strategy", ""), places[-1],
-            )  # fmt: skip
     try:
         way.check(lm, retriever, switches)
     except ParameterError as error:

@@ -72,7 +72,7 @@ class Selection:
         self.strategy: str = strategy
         self.seed = number("seed", seed, least=0, whole=True)
         rule, self._value = find_strategy(strategy)
-        self._choose, self._most, self.uncertain, self.begins = rule.choose, rule.most, rule.uncertain, rule.begins
+        self._choose, self._most, self.uncertain, self.nested = rule.choose, rule.most, rule.uncertain, rule.nested
         self.store: Store = retriever.store
         self.index: Index = retriever.index
         self.embedder: Embedder = retriever.embedder
@@ -296,7 +296,7 @@ class Rule:
         Whether it means to choose a document more than once.
     uncertain : bool
         Whether its documents have an `uncertainty`, from 0 to 1 and never rising: see `Neighbour`.
-    begins : bool
+    nested : bool
         Whether what it chooses for a larger k begins with what it would choose for a smaller one, or with as good a
         draw. Otherwise a score at a smaller k of a run is not what the strategy's name says.
     """
@@ -308,7 +308,7 @@ class Rule:
     default: float | None = None
     repeats: bool = False
     uncertain: bool = False
-    begins: bool = True
+    nested: bool = True
 
     def parse(self, strategy: str, value: str) -> float:
         """Return the value of a strategy's name, if it is in range."""
@@ -323,8 +323,8 @@ class Rule:
 
 STRATEGIES = {
     "nearest": Rule("nearest first, as published", _nearest),
-    "farthest-first": Rule("the same documents, farthest first", _farthest_first, begins=False),
-    "shuffled": Rule("the same documents in random order", _shuffled, begins=False),
+    "farthest-first": Rule("the same documents, farthest first", _farthest_first, nested=False),
+    "shuffled": Rule("the same documents in random order", _shuffled, nested=False),
     "repeated": Rule("the nearest one, k times", _repeated, repeats=True),
     "random": Rule("random documents of the corpus", _random),
     "random-domain": Rule("random documents of the text's own domain", _random_domain),
@@ -352,7 +352,7 @@ STRATEGIES = {
     ),
     "hullft": Rule(
         f"HullFT: a mean of k of the {POOL} nearest, some repeated, that lies near the query", _hull, repeats=True,
-        begins=False,
+        nested=False,
     ),
 }  # fmt: skip
 # Others may come: from a notebook, or from a package that enters its own here when imported.
