@@ -175,8 +175,8 @@ def warn_of_beginnings(retriever: Retriever | Selection | None, places: Sequence
     """Say if scores at fewer neighbours than the most are not what the strategy's name says."""
     if len(places) > 1 + (places[0] == 0) and not getattr(retriever, "nested", True):
         log.warning(
-            "strategy=%r chooses %d documents together: scores at fewer are of the first of them, and not of fewer that "
-            "it chose", getattr(retriever, "strategy", ""), places[-1],
+            "strategy=%r chooses %d documents together: scores at fewer are of the first of them, and not of fewer "
+            "that it chose", getattr(retriever, "strategy", ""), places[-1],
         )  # fmt: skip
 
 
