@@ -7,8 +7,10 @@ from tttnn.analysis import frontier
 from tttnn.analysis.archive import FOLDER, archived, archived_rows
 from tttnn.analysis.controls import MEAN
 from tttnn.analysis.deflate import archived_deflate, deflate_of
+from tttnn.analysis.evidence import LEAST_DOCUMENTS
 from tttnn.analysis.published import SEVEN
 from tttnn.analysis.real_model import (
+    BY_MINILM,
     CHOSEN_RATE,
     ENOUGH,
     LABELS,
@@ -98,6 +100,17 @@ def test_scores_of_another_machine_come_out_again():
     trained = found[found["k"] > 0]
     assert (trained["neighbour"] == trained["neighbour_again"]).all()
     assert found["apart"].max() < 1e-3 and found["apart"].min() > 0
+
+
+def test_the_rows_of_another_embedder_differ_by_its_neighbours_alone():
+    lexical, other = (archived(f"real/{name}", MODEL) for name in (CHOSEN_RATE[0], BY_MINILM))
+    told = [each.facts["settings"] | {"retriever": None} for each in (lexical, other)]
+    for name in told[0].keys() & told[1].keys() - {"switches"}:
+        assert told[0][name] == told[1][name], name
+    starts = [each.rows.query("k == 0").set_index(["domain", "document"])["nats"] for each in (lexical, other)]
+    assert (starts[1] / starts[0].reindex(starts[1].index) - 1).abs().max() < 1e-6
+    counts = other.rows.query("k == 20 and nats.notna()")["domain"].value_counts()
+    assert set(counts.index) == set(SEVEN) and counts.min() >= LEAST_DOCUMENTS
 
 
 def test_page_one_says_what_the_rows_say():
