@@ -6,6 +6,7 @@ import pytest
 from tttnn.corpus import Document, write_jsonl
 from tttnn.corpus.overlap import seen_shares
 from tttnn.errors import DocumentError, ParameterError
+from tttnn.experiment.checks import warn_of_beginnings
 from tttnn.retrieval import open_retriever
 from tttnn.retrieval.conformance import ConformanceError, check_strategy
 from tttnn.retrieval.hull import hull
@@ -42,6 +43,16 @@ def test_whether_fewer_documents_begin_more_of_them_is_known(retriever, strategy
     begin = [ids(retriever, strategy, query, 3) for query in queries]
     same = begin == [ids(retriever, strategy, query)[:3] for query in queries]
     assert same == STRATEGIES[strategy.partition(":")[0]].nested
+
+
+@pytest.mark.parametrize(
+    ("strategy", "places", "said"),
+    [("shuffled", [0, 1, 3], True), ("shuffled", [0, 3], False), ("sift", [1, 3], False)],
+)
+def test_scores_that_are_not_what_a_strategy_says_are_said(retriever, strategy, places, said, caplog):
+    warn_of_beginnings(Selection(retriever, strategy), places)
+    known = "strategy='shuffled' chooses 3 documents together: scores at fewer are of the first of them"
+    assert (known in caplog.text) == said
 
 
 def test_one_strategy_at_a_time(retriever):

@@ -180,14 +180,6 @@ def test_documents_at_once_where_a_variant_allows_it(ttt, drawn, tmp_path):
         run_variants(ttt, drawn, KS, names, at_once=0)
 
 
-def test_scores_that_are_not_what_a_strategy_says_are_said(ttt, drawn, caplog):
-    said = "strategy='shuffled' chooses 3 documents together: scores at fewer are of the first of them"
-    for ks, warned in (([0, 3], False), ([0, 1, 3], True)):
-        caplog.clear()
-        run_variants(ttt, drawn[:1], ks, ["shuffled", "nearest"])
-        assert (said in caplog.text) == warned and caplog.text.count("together") == warned
-
-
 def test_a_variant_that_cannot_be_stacked_takes_one_after_another(ttt, drawn, tmp_path, monkeypatch, caplog):
     """As adapters of a mixture of experts: the variants before it are not lost."""
 

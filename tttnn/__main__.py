@@ -317,7 +317,7 @@ def run(
     from tttnn.corpus import open_corpus
     from tttnn.experiment import run as run_documents
     from tttnn.experiment import run_facts
-    from tttnn.experiment.checks import METHOD, Asked, check_steps, with_zero
+    from tttnn.experiment.checks import METHOD, Asked, check_steps, warn_of_beginnings, with_zero
     from tttnn.experiment.ray_runner import run_on_cluster
     from tttnn.experiment.runner import side_by_side
     from tttnn.ray_cluster import cluster as connected
@@ -347,6 +347,7 @@ def run(
     ttt = _loop(
         model, opened, embedder, switches, threads, device, strategy, embedder_type, "cpu" if cluster else device, given
     )
+    warn_of_beginnings(ttt.retriever, asked.ks)
     origin = run_facts(opened, ttt.need_retriever(), **asked.drawn)
     if cluster:
         with connected(cluster, workers):

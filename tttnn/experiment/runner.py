@@ -22,7 +22,7 @@ from tttnn.corpus.overlap import seen_shares
 from tttnn.corpus.siblings import origin_columns, sibling_columns
 from tttnn.embedding import EmbeddingError
 from tttnn.errors import DocumentError, ParameterError
-from tttnn.experiment.checks import METHOD, check_run, warn_of_beginnings
+from tttnn.experiment.checks import METHOD, check_run
 from tttnn.experiment.drawing import DrawnDocument
 from tttnn.experiment.record import asked_for, identity, recorded
 from tttnn.files import expand
@@ -123,7 +123,6 @@ def run(
     by_key = {_key(ttt, document): document for document in documents}
     if not by_key:
         raise ParameterError("documents: there is none to evaluate")
-    warn_of_beginnings(ttt.retriever, places)
     offline = find_method(method).offline(ttt.lm, ttt.retriever, ttt.switches)
     about = {**(about or {}), **({"offline": offline} if offline else {})}
     how = {"model_device": str(ttt.lm.device), **getattr(evaluate, "how", {})}

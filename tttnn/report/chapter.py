@@ -271,7 +271,7 @@ def _check_runs(values: dict[str, Any]) -> None:
     last = "last" if "last" in values else "" if live else "k"
     for place in _places(values) if last else ():
         models = archived_models(place)
-        model = values["main"] if values["main"] in models else models[0]
+        model = next(name for name in (values.get("main"), values.get(REAL_MODEL), models[0]) if name in models)
         ks = _scored(place, model)
         if values[last] not in ks:
             raise ParameterError(f"{last}={values[last]}: {place} has rows of {model} at k = {ks}")
@@ -282,7 +282,8 @@ def _check_runs(values: dict[str, Any]) -> None:
 def _places(values: dict[str, Any]) -> list[str]:
     """Runs whose rows a chapter reads at the last neighbour."""
     variants = [f"{values['variants_run']}/{BASE}"] if "variants_run" in values else []
-    return [*([values["archived_run"]] if "archived_run" in values else []), *variants]
+    found = [*([values["archived_run"]] if "archived_run" in values else []), *variants]
+    return found or [f"{values[REAL_RUN]}/{BASE}"] if {REAL_RUN, "last"} <= values.keys() else found
 
 
 def _check_ends(values: dict[str, Any]) -> None:
