@@ -7,6 +7,7 @@ from tttnn.analysis import frontier
 from tttnn.analysis.archive import FOLDER, archived, archived_rows
 from tttnn.analysis.controls import MEAN
 from tttnn.analysis.deflate import archived_deflate, deflate_of
+from tttnn.analysis.embedders import compared_neighbours
 from tttnn.analysis.evidence import LEAST_DOCUMENTS
 from tttnn.analysis.published import SEVEN
 from tttnn.analysis.real_model import (
@@ -26,6 +27,7 @@ from tttnn.analysis.real_model import (
 )  # fmt: skip
 from tttnn.analysis.siblings import archived_without_siblings
 from tttnn.analysis.statistics import before_after
+from tttnn.analysis.variant_effects import archived_variants
 
 
 def rows(counts, k=20):
@@ -111,6 +113,8 @@ def test_the_rows_of_another_embedder_differ_by_its_neighbours_alone():
     assert (starts[1] / starts[0].reindex(starts[1].index) - 1).abs().max() < 1e-6
     counts = other.rows.query("k == 20 and nats.notna()")["domain"].value_counts()
     assert set(counts.index) == set(SEVEN) and counts.min() >= LEAST_DOCUMENTS
+    rows = archived_variants("real", MODEL, [CHOSEN_RATE[0], BY_MINILM])
+    assert compared_neighbours(rows, CHOSEN_RATE[0], BY_MINILM, 20).iloc[-1].low <= 0, "chapter 2 asks why not more"
 
 
 def test_page_one_says_what_the_rows_say():
